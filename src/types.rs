@@ -1,0 +1,347 @@
+//! Plain data that the stages hand to one another. No I/O and no policy here.
+#![forbid(unsafe_code)]
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Stable name of what ended a call; `data.code` of the envelope.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Code {
+    /// The method raised.
+    PluginRaised,
+    /// The plugin ended without a frame.
+    PluginExited,
+    /// The plugin broke the frame protocol.
+    ProtocolViolation,
+    /// The method returned what JSON cannot hold.
+    ResultNotSerializable,
+    /// A frame was longer than `result`.
+    ResultTooLarge,
+    /// The command line was wrong.
+    Usage,
+    /// The arguments do not fit their outer shape or the method's schema.
+    ArgumentsInvalid,
+    /// The deadline passed.
+    Timeout,
+    /// The configuration cannot be used.
+    ConfigInvalid,
+    /// A layer cannot be had on this host.
+    SandboxUnavailable,
+    /// A step of confinement failed.
+    SandboxFailed,
+    /// The audit record could not be stored.
+    AuditUnavailable,
+    /// The engine itself failed.
+    Internal,
+    /// The configuration does not name this plugin.
+    PluginNotAllowed,
+    /// The configuration does not allow this method.
+    MethodNotAllowed,
+    /// The plugin's files are not those that were signed or pinned.
+    DigestMismatch,
+    /// The caller is not one of the plugin's callers.
+    CallerNotAllowed,
+    /// The plugin's module or executable is not there.
+    ModuleNotFound,
+    /// The module has no class of that name.
+    ClassNotFound,
+    /// The class has no such method.
+    MethodNotFound,
+    /// A signal killed the plugin.
+    PluginKilled,
+    /// The call used more memory than its grant.
+    MemoryExceeded,
+    /// The call used more processor time than its grant.
+    CpuTimeExceeded,
+    /// The plugin tried something denied and `on_violation = "kill"`.
+    Violation,
+    /// The caller cancelled the call by a signal.
+    Cancelled,
+}
+
+/// Why a call did not return a result. Every stage's error ends as one of these, in `call.rs`.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    /// Stable name.
+    pub code: Code,
+    /// The sentence for people: names the path or value first, ends with what to do.
+    pub message: String,
+    /// What a program may want to read.
+    pub details: Map<String, Value>,
+    /// The plugin's traceback, without the runner's own frames.
+    pub traceback: Option<String>,
+    /// The signal, for `plugin_killed` and `cancelled`.
+    pub signal: Option<i32>,
+}
+
+impl Failure {
+    /// A failure without details.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Failure { code, message: message.into(), details: Map::new(), traceback: None, signal: None }
+    }
+
+    /// The same with one more detail.
+    #[must_use]
+    pub fn detail(mut self, key: &str, value: impl Into<Value>) -> Self {
+        self.details.insert(key.to_owned(), value.into());
+        self
+    }
+}
+
+/// Something the plugin tried and a layer stopped.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Denial {
+    /// `seccomp`, `egress`, `limits`, …
+    pub layer: String,
+    /// Stable name of the act: a system call, `resolve`, `connect`, a limit's name.
+    pub operation: String,
+    /// What it was done to, escaped for no one: a name, an address, arguments as values.
+    pub object: Value,
+    /// The grant that decides.
+    pub rule: String,
+    /// The configuration line that would allow it, or that nothing can.
+    pub remedy: String,
+    /// How often.
+    pub count: u64,
+    /// The process inside, as the plugin's pid namespace numbers it, when known.
+    pub pid: Option<i32>,
+    /// Its command name, when known.
+    pub comm: Option<String>,
+}
+
+/// One connection that the gateway carried or refused after accepting it; an entry of `data.egress`.
+#[derive(Debug, Clone, PartialEq, Serialize, serde::Deserialize)]
+pub struct EgressRecord {
+    /// The granted name that was dialled.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// Bytes from the plugin to the host.
+    pub bytes_sent: u64,
+    /// Bytes from the host to the plugin.
+    pub bytes_received: u64,
+    /// Microseconds from accept to the end.
+    pub duration_us: u64,
+    /// How it ended: `closed`, `refused`, `resolve_failed`, `address_refused`, `tls_name`, `tls_missing`, `limit`, `error: …`, ….
+    pub end: String,
+}
+
+/// What `on_violation` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnViolation {
+    /// The system call fails with `EPERM` and the call goes on.
+    Deny,
+    /// The call ends with `violation`.
+    Kill,
+}
+
+/// How the gateway reaches the outside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Proxy {
+    /// Directly.
+    None,
+    /// By the supervisor's own `https_proxy`/`http_proxy`/`no_proxy`.
+    Env,
+    /// By CONNECT through this URL (`http://[user:password@]host:port`).
+    Url(String),
+}
+
+/// A package manager's client whose own configuration names the hosts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Client {
+    /// Python's pip.
+    Pip,
+    /// Node's npm.
+    Npm,
+}
+
+/// `name:port` or `*.name:port` of an egress group. `name` is lower-case ASCII without the trailing dot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HostPattern {
+    /// True for `*.name`: one or more labels left of `.name`.
+    pub wildcard: bool,
+    /// The name to compare with.
+    pub name: String,
+    /// TCP port, 1–65535 and not 53.
+    pub port: u16,
+}
+
+/// Where an egress group's hosts come from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EgressSource {
+    /// Named in the configuration.
+    Hosts(Vec<HostPattern>),
+    /// What this client is configured to use on this host.
+    Client(Client),
+}
+
+/// One `[egress.NAME]` table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct EgressGroup {
+    /// The table's name.
+    pub name: String,
+    /// Its hosts.
+    pub source: EgressSource,
+    /// Whether private, loopback and link-local answers are allowed.
+    pub allow_private: bool,
+    /// How the gateway gets out.
+    pub proxy: Proxy,
+    /// Whether a ClientHello naming the host is demanded on every port but 80.
+    pub tls: bool,
+}
+
+/// One granted destination, resolved from a group: what the gateway decides by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct EgressRule {
+    /// The `[egress.NAME]` it comes from.
+    pub group: String,
+    /// The destination.
+    pub pattern: HostPattern,
+    /// Private answers allowed (granted by the configuration, or the client's own private index).
+    pub allow_private: bool,
+    /// Loopback answers allowed: only by an explicit `allow_private = true`, never by a client's configuration.
+    pub allow_loopback: bool,
+    /// How the gateway gets out.
+    pub proxy: Proxy,
+    /// ClientHello demanded.
+    pub tls: bool,
+}
+
+/// Where a grant's value was written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Origin {
+    /// `method`, `plugin`, `defaults` or `built-in`.
+    pub level: &'static str,
+    /// 1-based line in the configuration file; `None` for built-in values.
+    pub line: Option<usize>,
+}
+
+/// What the configuration allows one method, every key resolved. Paths have their variables replaced and are absolute.
+#[derive(Debug, Clone, Serialize)]
+pub struct Grant {
+    /// Python interpreter of the plugin.
+    pub interpreter: PathBuf,
+    /// Whether site-packages are imported (`false` adds `-S`).
+    pub site: bool,
+    /// Paths granted read-only.
+    pub read: Vec<PathBuf>,
+    /// Paths granted read-write.
+    pub write: Vec<PathBuf>,
+    /// Egress groups, in the order granted.
+    pub egress: Vec<EgressGroup>,
+    /// Variables set.
+    pub env: BTreeMap<String, String>,
+    /// Variables passed from the caller.
+    pub env_pass: Vec<String>,
+    /// System calls added to the filter.
+    pub syscalls: Vec<String>,
+    /// What a denied system call does.
+    pub on_violation: OnViolation,
+    /// Handed to the plugin as `policy`.
+    pub policy: Map<String, Value>,
+    /// Whether `cryptography.fernet` is handed to the plugin.
+    pub fernet: bool,
+    /// Wall-clock limit.
+    pub timeout: Duration,
+    /// Processor time limit of each process.
+    pub cpu_time: Duration,
+    /// Bytes of memory of the call.
+    pub memory: u64,
+    /// Processes and threads at once.
+    pub processes: u64,
+    /// Descriptors of each process.
+    pub open_files: u64,
+    /// Bytes of a file written.
+    pub file_size: u64,
+    /// Bytes of `/tmp`.
+    pub tmp: u64,
+    /// Bytes kept of stdout, and of stderr.
+    pub output: u64,
+    /// Bytes of the JSON arguments.
+    pub arguments: u64,
+    /// Bytes of a frame.
+    pub result: u64,
+    /// Bytes carried by the gateway, both ways together.
+    pub egress_bytes: u64,
+    /// Oldest landlock ABI that is accepted.
+    pub landlock_min_abi: u32,
+    /// User that the plugin runs as when root calls: a name or a number.
+    pub run_as: Option<String>,
+    /// Where each key's value comes from.
+    pub origins: BTreeMap<&'static str, Origin>,
+}
+
+/// How a plugin is started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Entry {
+    /// `module = "a.b"`, a class in a module under `plugin_paths`.
+    Python {
+        /// Dotted module name.
+        module: String,
+    },
+    /// `exec = "path"`, absolute.
+    Exec {
+        /// The executable on the host.
+        path: PathBuf,
+    },
+}
+
+/// What was kept of the plugin's stdout and stderr.
+#[derive(Debug, Clone, Default)]
+pub struct Output {
+    /// First bytes of stdout.
+    pub stdout: Vec<u8>,
+    /// First bytes of stderr.
+    pub stderr: Vec<u8>,
+    /// Bytes of stdout that were dropped.
+    pub stdout_dropped: u64,
+    /// Bytes of stderr that were dropped.
+    pub stderr_dropped: u64,
+}
+
+/// What the call used.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Usage {
+    /// Microseconds from clone to the end.
+    pub wall_us: u64,
+    /// Microseconds of user processor time.
+    pub cpu_user_us: u64,
+    /// Microseconds of system processor time.
+    pub cpu_system_us: u64,
+    /// Bytes of the largest process's resident set (`getrusage(2)`, `ru_maxrss`).
+    pub max_rss_bytes: u64,
+    /// Bytes that went out through the gateway.
+    pub egress_bytes_sent: u64,
+    /// Bytes that came in through the gateway.
+    pub egress_bytes_received: u64,
+}
+
+/// Everything known of a plugin that was started.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// The method's value, or why there is none.
+    pub result: Result<Value, Failure>,
+    /// From the plugin's `version` or `__version__`.
+    pub plugin_version: Option<Value>,
+    /// Captured output.
+    pub output: Output,
+    /// Resources used.
+    pub usage: Usage,
+    /// What was tried and stopped.
+    pub denials: Vec<Denial>,
+    /// Denials beyond those listed.
+    pub denials_dropped: u64,
+    /// Connections that left.
+    pub egress: Vec<EgressRecord>,
+    /// Each layer as asked and as read back.
+    pub sandbox: Value,
+}

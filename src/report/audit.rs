@@ -38,7 +38,7 @@ pub enum Event {
     /// The call was not allowed; nothing was started.
     CallRefused,
     /// A layer stopped something that the plugin tried.
-    Denial(Denial),
+    Denial(Box<Denial>),
 }
 
 impl Event {
@@ -190,11 +190,11 @@ impl Record {
     }
 
     /// The line for the file, with its newline.
-    fn line(&self, host: &str) -> String {
+    fn line(&self, hostname: &str, pid: u32) -> String {
         let mut object = Map::new();
         object.insert("timestamp".into(), timestamp().into());
-        object.insert("hostname".into(), host.into());
-        object.insert("pid".into(), std::process::id().into());
+        object.insert("hostname".into(), hostname.into());
+        object.insert("pid".into(), pid.into());
         for (name, value) in self.members() {
             object.insert(name.into(), value);
         }
@@ -318,7 +318,9 @@ pub struct Sinks {
     file_always: bool,
     /// Why there is no standing-in file.
     file_failed: Option<AuditError>,
+    /// Both are asked for once: confined, there may be no `uname` and no `getpid`.
     hostname: String,
+    pid: u32,
 }
 
 impl Sinks {
@@ -345,6 +347,7 @@ impl Sinks {
             file_always: file.is_some() || mode == JournaldMode::Off,
             file_failed: None,
             hostname: hostname(),
+            pid: std::process::id(),
         };
         if mode != JournaldMode::Off {
             match Journald::connect(socket) {
@@ -395,7 +398,7 @@ impl Sinks {
         if let Some(file) = &self.file
             && (self.file_always || !journald_stored)
         {
-            match file.append(record.line(&self.hostname).as_bytes(), start + DEADLINE) {
+            match file.append(record.line(&self.hostname, self.pid).as_bytes(), start + DEADLINE) {
                 Ok(()) => stored.sinks.push(file.path().display().to_string()),
                 Err(error) => stored.failed.push(error),
             }
@@ -562,7 +565,7 @@ pub(super) mod tests {
         let mut sinks = host.open(JournaldMode::Off, None).unwrap();
         let mut long = denial();
         long.remedy = "é".repeat(5000);
-        let _ = sinks.store(&record(Event::Denial(long))).unwrap();
+        let _ = sinks.store(&record(Event::Denial(Box::new(long)))).unwrap();
         let line = lines(&host.default_file()).remove(0);
         assert_eq!(line["event"], "denial");
         assert_eq!(line["object"], "evil\nUPM_CODE=ok");

@@ -222,7 +222,7 @@ mod tests {
 
     #[test]
     fn hostile_values_inject_no_field() {
-        let mut refused = record(Event::Denial(denial()));
+        let mut refused = record(Event::Denial(Box::new(denial())));
         refused.plugin = Some("X\nUPM_CALLER_UID=0\nUPM_CODE\n\u{1}\0\0\0\0\0\0\0x\n".into());
         let (journald, _directory) = send(&refused);
         let mut buffer = vec![0; 65536];
@@ -266,7 +266,7 @@ mod tests {
 
     #[test]
     fn each_event_has_its_own_message_id() {
-        let events = [Event::CallStarted, Event::CallFinished, Event::CallRefused, Event::Denial(denial())];
+        let events = [Event::CallStarted, Event::CallFinished, Event::CallRefused, Event::Denial(Box::new(denial()))];
         let ids: std::collections::BTreeSet<_> = events.iter().map(message_id).collect();
         assert_eq!(ids.len(), 4);
         assert!(ids.iter().all(|id| id.len() == 32 && uuid::Uuid::parse_str(id).is_ok()));

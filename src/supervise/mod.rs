@@ -57,6 +57,10 @@ pub struct Job<'a> {
     pub frame: Vec<u8>,
     /// Source of the runner.
     pub runner: &'static [u8],
+    /// From [`signals::take`], taken before anything else of the call.
+    pub signals: SignalFd,
+    /// When it must be over.
+    pub deadline: Instant,
 }
 
 /// Runs the call. Afterwards nothing of it is left.
@@ -68,7 +72,6 @@ pub fn run(job: Job<'_>, watcher: &mut dyn Watcher) -> Result<Outcome, Failure> 
     // Descriptor 3 must be taken before the channels are made: in the child it becomes the frame socket.
     let reserve = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)
         .map_err(|error| StepError::new(Step::Prepare, "descriptor 3", error))?;
-    let signals = signals::take().map_err(|error| StepError::new(Step::Prepare, "signals", error))?;
     own::prepare(as_root)?;
     let prepared = confine::prepare(job.plan, job.runner, as_root)?;
     let filter = (prepared.filter.name, prepared.filter.program.len(), prepared.filter.sha256());
@@ -94,10 +97,10 @@ pub fn run(job: Job<'_>, watcher: &mut dyn Watcher) -> Result<Outcome, Failure> 
         as_root,
         watcher,
         started,
-        deadline: started + Duration::from_millis(job.plan.limits.timeout_ms),
+        deadline: job.deadline,
         pid,
         pidfd,
-        signals,
+        signals: job.signals,
         status: Some(parent.status),
         failure: Some(parent.failure),
         frames: Some(parent.frames),

@@ -140,7 +140,8 @@ fn killed(signal: i32) -> Failure {
     failure
 }
 
-fn cancelled(signal: i32) -> Failure {
+/// The caller's signal as a failure.
+pub fn cancelled(signal: i32) -> Failure {
     let name = nix::sys::signal::Signal::try_from(signal).map_or("signal", nix::sys::signal::Signal::as_str);
     let mut failure = Failure::new(Code::Cancelled, format!("cancelled by {name}")).detail("signal", name);
     failure.signal = Some(signal);

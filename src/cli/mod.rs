@@ -1,4 +1,4 @@
-//! The command line: words and options as they were typed ([`low`]), then what they ask for ([`Request`]).
+//! The command line: words and options as they were typed (`low`), then what they ask for ([`Request`]).
 //!
 //! A call and the commands share one set of options, which may stand anywhere; the first word decides: names of
 //! plugins begin with a capital letter and commands do not, so the two never meet.

@@ -3,4 +3,8 @@
 //! Imports point one way: `cli → call → {config, decide, supervise, report} → types`;
 //! `confine` sees the plan, `sys` and its own steps; `report` sees plain data.
 
+pub mod config;
+pub mod decide;
+pub mod json;
+pub mod quote;
 pub mod types;

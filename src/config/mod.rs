@@ -67,6 +67,11 @@ impl Config {
         self.protected.iter().find(|protected| protected.is_touched_by(write)).map(|protected| protected.what.as_str())
     }
 
+    /// The configuration file itself, as named and as it really lies.
+    pub(crate) fn protected_paths(&self) -> Vec<PathBuf> {
+        vec![self.path.clone(), self.dir.clone()]
+    }
+
     /// The cache of one plugin.
     pub fn plugin_cache_dir(&self, plugin: &str) -> PathBuf {
         self.cache_dir.join(plugin)

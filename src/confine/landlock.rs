@@ -13,7 +13,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 fn fail(what: &str, error: impl std::fmt::Display) -> StepError {
-    StepError::new(Step::Landlock, format!("{what}: {error}"), io::Error::from_raw_os_error(libc::EINVAL))
+    StepError::new(Step::Landlock, format!("{what}: {error}"), nix::Error::EINVAL.into())
 }
 
 /// The crate's name for an ABI: rights newer than it knows are not there to be handled.
@@ -53,7 +53,7 @@ pub fn unscoped(number: u32) -> Result<RulesetCreated, StepError> {
 fn create(number: u32, scopes: BitFlags<Scope>) -> Result<RulesetCreated, StepError> {
     let abi = abi(number);
     if abi == ABI::Unsupported {
-        return Err(StepError::new(Step::Landlock, "landlock", io::Error::from_raw_os_error(libc::EOPNOTSUPP)));
+        return Err(StepError::new(Step::Landlock, "landlock", nix::Error::EOPNOTSUPP.into()));
     }
     let build = || {
         let mut ruleset =

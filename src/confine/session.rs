@@ -29,7 +29,7 @@ pub fn die_with(supervisor: BorrowedFd<'_>, step: Step) -> Result<(), StepError>
     let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
     match poll(&mut fds, Some(&now)) {
         Ok(0) => Ok(()),
-        Ok(_) => Err(StepError::new(step, "supervisor", io::Error::from_raw_os_error(libc::ESRCH))),
+        Ok(_) => Err(StepError::new(step, "supervisor", nix::Error::ESRCH.into())),
         Err(errno) => Err(StepError::new(step, "supervisor", errno)),
     }
 }

@@ -32,6 +32,8 @@ pub struct Decision {
     pub schemas: Option<PathBuf>,
     /// The plugin's allowed methods.
     pub allowed: Vec<String>,
+    /// The configuration and what else rules plugins: no plugin is shown a directory that holds one of them.
+    pub protected: Vec<PathBuf>,
 }
 
 /// Why a method may not be called, or not so.
@@ -169,7 +171,9 @@ pub fn grant(
         Some(dir) => named_project(config, dir.path())?,
     };
     let cache_dir = config.plugin_cache_dir(plugin);
-    let grant = resolve(config, found, method, &project_root, &cache_dir);
+    let levels = [("method", found.methods.get(method)), ("plugin", Some(&found.keys)), ("defaults", Some(&config.defaults))];
+    let levels: Vec<(&'static str, &GrantKeys)> = levels.into_iter().filter_map(|(level, keys)| Some((level, keys?))).collect();
+    let grant = resolve(&levels, &config.egress, &project_root, &cache_dir);
     if project.is_some() {
         // with the configured project this was checked when the file was read
         if let Some(what) = grant.write.iter().find_map(|path| config.ruled_by(path)) {
@@ -190,6 +194,7 @@ pub fn grant(
         cache_dir,
         schemas: found.schemas.clone(),
         allowed: found.allowed_methods.clone(),
+        protected: config.protected_paths(),
     })
 }
 
@@ -203,22 +208,28 @@ fn named_project(config: &Config, dir: &Path) -> Result<PathBuf, DecideError> {
     Err(DecideError::ProjectNotAllowed { project: dir.to_owned(), allowed })
 }
 
-fn resolve(config: &Config, plugin: &Plugin, method: &str, project_root: &Path, cache_dir: &Path) -> Grant {
-    let mut levels: Vec<(&'static str, &GrantKeys)> = Vec::with_capacity(3);
-    levels.extend(plugin.methods.get(method).map(|keys| ("method", keys)));
-    levels.push(("plugin", &plugin.keys));
-    levels.push(("defaults", &config.defaults));
+/// The built-in value of every key: what a method without any line of configuration gets.
+pub fn built_in() -> Grant {
+    resolve(&[], &BTreeMap::new(), Path::new("/"), Path::new("/"))
+}
+
+fn resolve(
+    levels: &[(&'static str, &GrantKeys)],
+    groups: &BTreeMap<String, EgressGroup>,
+    project_root: &Path,
+    cache_dir: &Path,
+) -> Grant {
     let mut origins = BTreeMap::new();
     macro_rules! pick {
         ($field:ident, $built_in:expr) => {
-            pick(&levels, stringify!($field), |keys| keys.$field.as_ref(), &mut origins)
+            pick(levels, stringify!($field), |keys| keys.$field.as_ref(), &mut origins)
                 .cloned()
                 .unwrap_or_else(|| $built_in)
         };
     }
     let expand =
         |specs: Vec<crate::config::PathSpec>| specs.iter().map(|spec| spec.expand(project_root, cache_dir)).collect();
-    let interpreter = pick(&levels, "interpreter", |keys| keys.interpreter.as_ref(), &mut origins)
+    let interpreter = pick(levels, "interpreter", |keys| keys.interpreter.as_ref(), &mut origins)
         .map_or_else(|| PathBuf::from(DEFAULT_INTERPRETER), |spec| spec.expand(project_root, cache_dir));
     let egress: Vec<String> = pick!(egress, Vec::new());
     Grant {
@@ -227,7 +238,7 @@ fn resolve(config: &Config, plugin: &Plugin, method: &str, project_root: &Path, 
         read: expand(pick!(read, Vec::new())),
         write: expand(pick!(write, Vec::new())),
         // names that no group has are refused when the file is read
-        egress: egress.iter().filter_map(|name| config.egress.get(name).cloned()).collect(),
+        egress: egress.iter().filter_map(|name| groups.get(name).cloned()).collect(),
         env: pick!(env, BTreeMap::new()),
         env_pass: pick!(env_pass, Vec::new()),
         syscalls: pick!(syscalls, Vec::new()),
@@ -246,7 +257,7 @@ fn resolve(config: &Config, plugin: &Plugin, method: &str, project_root: &Path, 
         result: pick!(result, 16 * MIB),
         egress_bytes: pick!(egress_bytes, 4096 * MIB),
         landlock_min_abi: pick!(landlock_min_abi, 2),
-        run_as: pick(&levels, "run_as", |keys| keys.run_as.as_ref(), &mut origins).cloned(),
+        run_as: pick(levels, "run_as", |keys| keys.run_as.as_ref(), &mut origins).cloned(),
         origins,
     }
 }

@@ -186,7 +186,7 @@ fn whole_call() -> Trial {
     };
     let tried = in_child_with_text(move || {
         let attempt = || -> Result<(), Failure> {
-            let grant = Grant { timeout: Duration::from_secs(10), ..Grant::built_in() };
+            let grant = Grant { timeout: Duration::from_secs(10), ..crate::decide::grant::built_in() };
             let entry = Entry::Exec { path: program.clone() };
             let facts = crate::host::facts::gather(&grant, &entry, &[], &[])?;
             let facts = Facts { code: PluginCode { path: program.clone(), search: PathBuf::new(), embedded: None }, ..facts };

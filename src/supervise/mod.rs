@@ -20,6 +20,7 @@ use crate::types::{Code, EgressRecord, Failure, OnViolation, Outcome};
 use capture::Capture;
 use denials::Denials;
 use frames::{Frame, Reader};
+use nix::sched::CloneFlags;
 use nix::sys::signalfd::SignalFd;
 use outcome::Ending;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -36,6 +37,16 @@ const TICK: Duration = Duration::from_millis(100);
 const GATEWAY_GRACE: Duration = Duration::from_millis(500);
 /// Bytes read at once.
 const CHUNK: usize = 64 << 10;
+
+/// The seven namespaces that every call gets, as clone3 takes them.
+pub const NAMESPACE_FLAGS: u64 = CloneFlags::CLONE_NEWUSER
+    .union(CloneFlags::CLONE_NEWNS)
+    .union(CloneFlags::CLONE_NEWPID)
+    .union(CloneFlags::CLONE_NEWNET)
+    .union(CloneFlags::CLONE_NEWIPC)
+    .union(CloneFlags::CLONE_NEWUTS)
+    .union(CloneFlags::CLONE_NEWCGROUP)
+    .bits() as u64;
 
 /// Who looks on while a call runs.
 pub trait Watcher {
@@ -76,15 +87,8 @@ pub fn run(job: Job<'_>, watcher: &mut dyn Watcher) -> Result<Outcome, Failure> 
     let prepared = confine::prepare(job.plan, job.runner, as_root)?;
     let filter = (prepared.filter.name, prepared.filter.program.len(), prepared.filter.sha256());
     let (parent, child) = channels::make().map_err(|error| StepError::new(Step::Prepare, "channels", error))?;
-    let flags = libc::CLONE_NEWUSER
-        | libc::CLONE_NEWNS
-        | libc::CLONE_NEWPID
-        | libc::CLONE_NEWNET
-        | libc::CLONE_NEWIPC
-        | libc::CLONE_NEWUTS
-        | libc::CLONE_NEWCGROUP;
     let started = Instant::now();
-    let forked = fork_into(flags as u64, None).map_err(|error| StepError::new(Step::Clone, "clone3", error))?;
+    let forked = fork_into(NAMESPACE_FLAGS, None).map_err(|error| StepError::new(Step::Clone, "clone3", error))?;
     let Forked::Parent { pid, pidfd } = forked else {
         drop(parent);
         confine::enter(job.plan, prepared, child);
@@ -181,7 +185,7 @@ enum Source {
 
 impl Supervision<'_> {
     fn send(&self, tag: Tag) -> Result<(), StepError> {
-        let status = self.status.as_ref().ok_or_else(|| StepError::new(Step::IdMap, "status channel", io::Error::from_raw_os_error(libc::EPIPE)))?;
+        let status = self.status.as_ref().ok_or_else(|| StepError::new(Step::IdMap, "status channel", Errno::PIPE.into()))?;
         channels::send(status.as_fd(), tag, b"", &[]).map_err(|error| StepError::new(Step::IdMap, "status channel", error))
     }
 
@@ -189,7 +193,7 @@ impl Supervision<'_> {
     fn finish(mut self, begun: Result<(), StepError>, filter: &(&str, usize, String)) -> Result<Outcome, Failure> {
         if let Err(error) = begun {
             // A child that failed first says more than the pipe that broke.
-            if error.source.raw_os_error() != Some(libc::EPIPE) {
+            if error.source.raw_os_error() != Some(Errno::PIPE.raw_os_error()) {
                 self.end(Ending::Engine(error.into()));
             }
         }
@@ -312,7 +316,7 @@ impl Supervision<'_> {
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
             // A peer that died with unread packets.
-            Err(error) if error.raw_os_error() == Some(libc::ECONNRESET) => {
+            Err(error) if error.raw_os_error() == Some(Errno::CONNRESET.raw_os_error()) => {
                 self.status = None;
                 Ok(())
             }
@@ -440,12 +444,10 @@ impl Supervision<'_> {
     fn serve_listener(&mut self) -> Result<(), Failure> {
         let Some(listener) = &self.listener else { return Ok(()) };
         let notification = match sys::seccomp::notif_recv(listener.as_fd()) {
-            Ok(notification) => notification,
+            Ok(Some(notification)) => notification,
             // The process ended in between, or the last one has (poll then says hang-up).
-            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINTR | libc::EAGAIN)) => {
-                if self.wait_status.is_some() {
-                    self.listener = None;
-                }
+            Ok(None) => {
+                self.listener = None;
                 return Ok(());
             }
             Err(error) => return Err(StepError::new(Step::Seccomp, "listener", error).into()),
@@ -457,11 +459,10 @@ impl Supervision<'_> {
             return Ok(());
         }
         self.denials.add(denial);
-        match sys::seccomp::notif_send_errno(listener.as_fd(), notification.id, libc::EPERM) {
-            Ok(()) => Ok(()),
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
-            Err(error) => Err(StepError::new(Step::Seccomp, "listener", error).into()),
-        }
+        // False: whoever asked has ended.
+        sys::seccomp::notif_send_errno(listener.as_fd(), notification.id, Errno::PERM.raw_os_error())
+            .map(drop)
+            .map_err(|error| StepError::new(Step::Seccomp, "listener", error).into())
     }
 
     fn refuse(&mut self, query: &[u8]) -> Option<Vec<u8>> {

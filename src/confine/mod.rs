@@ -1,0 +1,2 @@
+//! Confinement.
+pub mod filter;

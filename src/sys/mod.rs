@@ -1,0 +1,2 @@
+//! Thin wrappers of system calls.
+pub mod seccomp;

@@ -318,8 +318,7 @@ impl Profile {
         if raw.rules.is_empty() {
             return fail("the profile has no rules: it would refuse every call");
         }
-        let action =
-            |name: &str| Action::parse(name).ok_or_else(|| ProfileError(format!("{name:?} is not an action")));
+        let action = |name: &str| Action::parse(name).ok_or_else(|| ProfileError(format!("{name:?} is not an action")));
         let mut profile = Profile {
             arch,
             newest: match arch {

@@ -147,11 +147,8 @@ fn programs_say_what_seccompiler_says() {
                 });
                 let one = BTreeMap::from([(i64::from(*nr), rules.collect())]);
                 let filter = SeccompFilter::new(one, SeccompAction::Trap, SeccompAction::Allow, target).unwrap();
-                let theirs: Vec<Insn> = BpfProgram::try_from(filter)
-                    .unwrap()
-                    .into_iter()
-                    .map(|i| (i.code, i.jt, i.jf, i.k))
-                    .collect();
+                let theirs: Vec<Insn> =
+                    BpfProgram::try_from(filter).unwrap().into_iter().map(|i| (i.code, i.jt, i.jf, i.k)).collect();
                 for args in probes(verdict) {
                     let ours = interpreter::run(&program, arch.audit(), *nr, &args).0 == Action::Allow.value();
                     let other = interpreter::run(&theirs, arch.audit(), *nr, &args).0 == Action::Allow.value();
@@ -242,9 +239,18 @@ fn only_files_and_fifos_are_made() {
 fn socket_families_types_and_protocols() {
     const NONBLOCK_CLOEXEC: u64 = 0o2_004_000;
     both(|f| {
-        for (family, kind, protocol) in
-            [(1, 1, 0), (1, 2, 0), (1, 5, 0), (2, 1, 0), (2, 1, 6), (2, 2, 0), (2, 2, 17), (10, 1, 0), (10, 1, 6), (10, 2, 17)]
-        {
+        for (family, kind, protocol) in [
+            (1, 1, 0),
+            (1, 2, 0),
+            (1, 5, 0),
+            (2, 1, 0),
+            (2, 1, 6),
+            (2, 2, 0),
+            (2, 2, 17),
+            (10, 1, 0),
+            (10, 1, 6),
+            (10, 2, 17),
+        ] {
             f.expect(Action::Allow, "socket", &[family, kind, protocol]);
             f.expect(Action::Allow, "socket", &[family, kind | NONBLOCK_CLOEXEC, protocol]);
         }
@@ -321,14 +327,65 @@ fn terminals_processes_and_leases() {
 fn what_no_plugin_may_call() {
     both(|f| {
         for name in [
-            "ptrace", "process_vm_readv", "process_vm_writev", "process_madvise", "pidfd_getfd", "kcmp", "bpf",
-            "perf_event_open", "userfaultfd", "keyctl", "add_key", "request_key", "unshare", "setns", "mount", "umount2",
-            "pivot_root", "chroot", "fsopen", "fsmount", "fsconfig", "fspick", "move_mount", "open_tree",
-            "open_tree_attr", "mount_setattr", "kexec_load", "kexec_file_load", "init_module", "finit_module",
-            "delete_module", "swapon", "swapoff", "reboot", "quotactl", "quotactl_fd", "acct", "syslog", "seccomp",
-            "open_by_handle_at", "name_to_handle_at", "fanotify_init", "lookup_dcookie", "vhangup", "clock_settime",
-            "settimeofday", "adjtimex", "clock_adjtime", "setuid", "setresuid", "setgroups", "capset", "iopl", "ioperm",
-            "modify_ldt", "uselib", "sethostname", "sync", "syncfs",
+            "ptrace",
+            "process_vm_readv",
+            "process_vm_writev",
+            "process_madvise",
+            "pidfd_getfd",
+            "kcmp",
+            "bpf",
+            "perf_event_open",
+            "userfaultfd",
+            "keyctl",
+            "add_key",
+            "request_key",
+            "unshare",
+            "setns",
+            "mount",
+            "umount2",
+            "pivot_root",
+            "chroot",
+            "fsopen",
+            "fsmount",
+            "fsconfig",
+            "fspick",
+            "move_mount",
+            "open_tree",
+            "open_tree_attr",
+            "mount_setattr",
+            "kexec_load",
+            "kexec_file_load",
+            "init_module",
+            "finit_module",
+            "delete_module",
+            "swapon",
+            "swapoff",
+            "reboot",
+            "quotactl",
+            "quotactl_fd",
+            "acct",
+            "syslog",
+            "seccomp",
+            "open_by_handle_at",
+            "name_to_handle_at",
+            "fanotify_init",
+            "lookup_dcookie",
+            "vhangup",
+            "clock_settime",
+            "settimeofday",
+            "adjtimex",
+            "clock_adjtime",
+            "setuid",
+            "setresuid",
+            "setgroups",
+            "capset",
+            "iopl",
+            "ioperm",
+            "modify_ldt",
+            "uselib",
+            "sethostname",
+            "sync",
+            "syncfs",
         ] {
             assert!(Arch::ALL.iter().any(|a| f.table.number(name, *a).is_some()), "{name}");
             f.expect(Action::Notify, name, &[]);
@@ -369,7 +426,19 @@ fn the_engines_own_filters() {
             assert_eq!(interpreter::run(&f.program, audit, nr, &[0; 6]).0, Action::KillProcess.value());
             let refused = load(name, arch).otherwise;
             assert_eq!(refused, if name == "supervisor" { Action::Errno(1) } else { Action::KillProcess });
-            for call in ["execve", "execveat", "ptrace", "mount", "unshare", "setns", "bpf", "fork", "vfork", "chmod", "io_uring_enter"] {
+            for call in [
+                "execve",
+                "execveat",
+                "ptrace",
+                "mount",
+                "unshare",
+                "setns",
+                "bpf",
+                "fork",
+                "vfork",
+                "chmod",
+                "io_uring_enter",
+            ] {
                 f.expect(refused, call, &[]);
             }
             f.expect(refused, "clone", &[17]);
@@ -385,9 +454,9 @@ fn the_engines_own_filters() {
         gateway.expect(EAFNOSUPPORT, "socket", &[16, 3, 0]);
         let supervisor = Asked::of("supervisor", arch);
         supervisor.expect(EAFNOSUPPORT, "socket", &[2, 1, 0]);
-        supervisor.expect(Action::Allow, "ioctl", &[9, libc::SECCOMP_IOCTL_NOTIF_RECV as u64]);
-        supervisor.expect(Action::Allow, "ioctl", &[9, libc::SECCOMP_IOCTL_NOTIF_SEND as u64]);
-        supervisor.expect(Action::Allow, "ioctl", &[9, libc::SECCOMP_IOCTL_NOTIF_ID_VALID as u64]);
+        supervisor.expect(Action::Allow, "ioctl", &[9, libc::SECCOMP_IOCTL_NOTIF_RECV]);
+        supervisor.expect(Action::Allow, "ioctl", &[9, libc::SECCOMP_IOCTL_NOTIF_SEND]);
+        supervisor.expect(Action::Allow, "ioctl", &[9, libc::SECCOMP_IOCTL_NOTIF_ID_VALID]);
     }
 }
 
@@ -413,8 +482,14 @@ fn loading_is_strict() {
         (r#"{"syscalls": ["raed"], "comment": "c"}"#, r#"rule of "raed" ("c"): "raed" is no system call of x86_64"#),
         (r#"{"syscalls": ["open"], "comment": "c"}"#, r#"rule of "open" ("c"): "open" is no system call of aarch64"#),
         (r#"{"syscalls": ["read"], "comment": " "}"#, r#"rule of "read" (" "): it has no comment"#),
-        (r#"{"syscalls": ["read"], "comment": "c", "action": "yes"}"#, r#"rule of "read" ("c"): "yes" is not an action"#),
-        (r#"{"syscalls": ["read"], "comment": "c", "when": []}"#, r#"rule of "read" ("c"): `when` is empty: leave it out"#),
+        (
+            r#"{"syscalls": ["read"], "comment": "c", "action": "yes"}"#,
+            r#"rule of "read" ("c"): "yes" is not an action"#,
+        ),
+        (
+            r#"{"syscalls": ["read"], "comment": "c", "when": []}"#,
+            r#"rule of "read" ("c"): `when` is empty: leave it out"#,
+        ),
         (
             r#"{"syscalls": ["read"], "comment": "c", "action": "EPERM", "when": [{"arg": 0, "eq": 1}]}"#,
             r#"rule of "read" ("c"): a rule with `when` allows; give what happens otherwise a rule without"#,
@@ -435,7 +510,10 @@ fn loading_is_strict() {
             r#"{"syscalls": ["read", "read"], "comment": "c"}"#,
             r#"rule of "read" ("c"): "read" has a rule without `when` already"#,
         ),
-        (r#"{"syscalls": ["read"], "comment": "c", "action": "notify"}"#, "system call 0 of x86_64: its rule says what `otherwise` says"),
+        (
+            r#"{"syscalls": ["read"], "comment": "c", "action": "notify"}"#,
+            "system call 0 of x86_64: its rule says what `otherwise` says",
+        ),
     ] {
         assert_eq!(error(&profile(rules)), want, "{rules}");
     }
@@ -445,7 +523,10 @@ fn loading_is_strict() {
         (profile(r#"{"syscalls": ["read"], "comment": "c", "args": 1}"#), "unknown field `args`"),
         (profile(r#"{"syscalls": ["read"], "comment": "c", "arch": "riscv64"}"#), "unknown variant `riscv64`"),
         (profile(r#"{"syscalls": ["read"], "comment": "c", "when": [{"arg": 0, "eq": "12"}]}"#), "neither 0x nor 0o"),
-        (profile(r#"{"syscalls": ["read"], "comment": "c", "when": [{"arg": 0, "eq": 4294967296}]}"#), "more than 32 bits"),
+        (
+            profile(r#"{"syscalls": ["read"], "comment": "c", "when": [{"arg": 0, "eq": 4294967296}]}"#),
+            "more than 32 bits",
+        ),
         (profile(good).replace("469", "400, \"x86_64\": 3"), "duplicate field `x86_64`"),
         (profile(good).replacen("\"comment\"", "\"newer\": \"EPERM\", \"comment\"", 1), "duplicate field `newer`"),
         (profile(good).replace(r#""otherwise": "notify""#, r#""otherwise": "allow""#), "a profile is an allow list"),

@@ -22,7 +22,7 @@ pub use trust::{Trusted, check_trusted, check_trusted_tree, forget_verified, rea
 use crate::types::EgressGroup;
 use path::{Protected, Resolver};
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -58,6 +58,8 @@ pub struct Config {
     /// Plugins by class.
     pub plugins: BTreeMap<String, Plugin>,
     protected: Vec<Protected>,
+    /// `project_root` without symbolic links, to know it again in `--project`.
+    real_project_root: PathBuf,
 }
 
 impl Config {
@@ -70,6 +72,13 @@ impl Config {
     /// The configuration file itself, as named and as it really lies.
     pub(crate) fn protected_paths(&self) -> Vec<PathBuf> {
         vec![self.path.clone(), self.dir.clone()]
+    }
+
+    /// Whether `dir` is `project_root`, or one of `projects`, or reserved and therefore neither.
+    pub(crate) fn is_project(&self, dir: &ProjectDir) -> bool {
+        let named =
+            |dir: &Path| dir == self.real_project_root || self.projects.iter().any(|pattern| pattern.matches(dir));
+        !is_reserved(&dir.0) && named(&dir.0)
     }
 
     /// The cache of one plugin.
@@ -179,6 +188,7 @@ fn understand(
     let is_json = path.extension().is_some_and(|extension| extension == "json");
     let root = if is_json { source.parse_json()? } else { source.parse_toml()? };
     let model = model::read(&source, &root, dir, resolver)?;
+    let real_project_root = resolver.real(&model.project_root);
     let mut config = Config {
         path: path.to_owned(),
         dir: dir.to_owned(),
@@ -192,6 +202,7 @@ fn understand(
         egress: model.egress,
         plugins: model.plugins,
         protected: Vec::new(),
+        real_project_root,
     };
     config.protected = protected(&config, real, env, is_root, resolver);
     check_writes(&config, resolver)?;
@@ -206,15 +217,15 @@ fn protected(
     is_root: bool,
     resolver: &mut Resolver,
 ) -> Vec<Protected> {
-    let mut list = vec![Protected {
-        what: format!("the configuration {}", config.path.display()),
-        paths: [config.path.clone(), real.to_owned()],
-        below_too: false,
-    }];
+    let mut paths = resolver.trail(&config.path);
+    paths.push(real.to_owned());
+    let what = format!("the configuration {}", config.path.display());
+    let mut list = vec![Protected { what, paths, below_too: false }];
+    let mut known = HashSet::new();
     let mut add = |kind: &str, path: &Path, below_too: bool| {
         let what = format!("{kind} {}", path.display());
-        if !list.iter().any(|known| known.what == what) {
-            list.push(Protected { what, paths: [path.to_owned(), resolver.real(path)], below_too });
+        if known.insert(what.clone()) {
+            list.push(Protected { what, paths: resolver.trail(path), below_too });
         }
     };
     for dir in &config.plugin_paths {

@@ -113,6 +113,19 @@ pub(crate) struct Resolver {
 
 impl Resolver {
     pub(crate) fn real(&mut self, path: &Path) -> PathBuf {
+        self.walk(path, &mut |_| {})
+    }
+
+    /// `path` as it is written, each symbolic link that leads from it to where it ends, and that end.
+    pub(crate) fn trail(&mut self, path: &Path) -> Vec<PathBuf> {
+        let mut trail = vec![normalize(path)];
+        let real = self.walk(path, &mut |link| trail.push(link.to_owned()));
+        trail.push(real);
+        trail.dedup();
+        trail
+    }
+
+    fn walk(&mut self, path: &Path, on_link: &mut dyn FnMut(&Path)) -> PathBuf {
         let mut todo: Vec<OsString> = Vec::new();
         let push = |todo: &mut Vec<OsString>, path: &Path| {
             for part in path.components().rev() {
@@ -139,6 +152,7 @@ impl Resolver {
                 // a loop resolves to nothing; the kernel refuses it when it is opened
                 Ok(target) if links < 40 => {
                     links += 1;
+                    on_link(&real);
                     if target.is_absolute() {
                         real = PathBuf::from("/");
                     } else {
@@ -155,13 +169,20 @@ impl Resolver {
     }
 }
 
+/// Whether normal absolute `path` is `dir` or below it. By bytes: `Path::starts_with` takes components apart, and every
+/// `write` is held against everything protected.
+fn is_within(path: &Path, dir: &Path) -> bool {
+    let (path, dir) = (path.as_os_str().as_bytes(), dir.as_os_str().as_bytes());
+    path.strip_prefix(dir).is_some_and(|rest| rest.is_empty() || rest[0] == b'/' || dir == b"/")
+}
+
 /// Something that decides what a plugin may do or is, and that no plugin may therefore write.
 #[derive(Debug, Clone)]
 pub(crate) struct Protected {
     /// What it is, for the message.
     pub what: String,
-    /// Its path as configured, and without symbolic links.
-    pub paths: [PathBuf; 2],
+    /// Its path as configured, the symbolic links that lead from there to it, and its real path; all normal.
+    pub paths: Vec<PathBuf>,
     /// Whether a writable path below it is as bad as one above it.
     pub below_too: bool,
 }
@@ -169,7 +190,7 @@ pub(crate) struct Protected {
 impl Protected {
     /// Whether whoever may write `write` could change this.
     pub(crate) fn is_touched_by(&self, write: &Path) -> bool {
-        self.paths.iter().any(|path| path.starts_with(write) || (self.below_too && write.starts_with(path)))
+        self.paths.iter().any(|path| is_within(path, write) || (self.below_too && is_within(write, path)))
     }
 }
 
@@ -301,6 +322,8 @@ mod tests {
         ] {
             assert_eq!(resolver.real(&root.join(path)), root.join(real), "{path}");
         }
+        let trail: Vec<_> = ["rel/b", "rel", "a/b"].iter().map(|path| root.join(path)).collect();
+        assert_eq!(resolver.trail(&root.join("rel/b")), trail);
     }
 
     #[test]
@@ -339,7 +362,7 @@ mod tests {
     #[test]
     fn protection_looks_up_and_down() {
         let protected =
-            |below_too| Protected { what: String::new(), paths: ["/a/b".into(), "/real/b".into()], below_too };
+            |below_too| Protected { what: String::new(), paths: vec!["/a/b".into(), "/real/b".into()], below_too };
         for write in ["/", "/a", "/a/b", "/real"] {
             assert!(protected(false).is_touched_by(Path::new(write)), "{write}");
         }

@@ -1,7 +1,7 @@
 //! A method's JSON Schema and the files it refers to, read where only trusted hands write.
 
 use super::error::{ConfigError, ConfigErrorKind};
-use super::trust::read_trusted;
+use super::trust::{check_trusted, read_trusted};
 use crate::json::parse_strict;
 use crate::quote::quote;
 use serde_json::Value;
@@ -29,14 +29,16 @@ pub struct Schema {
     pub files: BTreeMap<String, Value>,
 }
 
-/// Reads `<dir>/<method>.json` and what its `$ref`s name in the same directory. `None` when there is no such file.
+/// Reads `<dir>/<method>.json` and what its `$ref`s name in the same directory. `None` when there is no such file in the
+/// folder; a missing folder is an error.
 /// References stay in the directory: no `..`, no absolute path, no URL, no symbolic link that leads out.
 pub fn load_schema(dir: &Path, method: &str) -> Result<Option<Schema>, ConfigError> {
     let root = format!("{method}.json");
     let path = dir.join(&root);
     let mut files = BTreeMap::new();
     let mut todo = vec![root.clone()];
-    let mut home: Option<PathBuf> = None;
+    // a folder that is named but missing is a mistake; without this, a slip in its name would drop all schemas in silence
+    let home = check_trusted(dir)?.real;
     while let Some(name) = todo.pop() {
         if files.contains_key(&name) {
             continue;
@@ -47,15 +49,11 @@ pub fn load_schema(dir: &Path, method: &str) -> Result<Option<Schema>, ConfigErr
         }
         let (trusted, bytes) = match read_trusted(&file, MAX_BYTES) {
             Ok(read) => read,
-            Err(error) if error.kind == ConfigErrorKind::NotFound && name == root => return Ok(None),
+            // not so when the file is a link to nowhere
+            Err(error) if error.kind == ConfigErrorKind::NotFound && error.path == home.join(&root) => return Ok(None),
             Err(error) => return Err(error),
         };
-        let home = match &home {
-            Some(home) => home,
-            // wherever the method's own file is, the directory is where the configuration says
-            None => home.insert(super::trust::check_trusted(dir)?.real),
-        };
-        if !trusted.real.starts_with(home) {
+        if !trusted.real.starts_with(&home) {
             return Err(invalid(
                 &file,
                 format!("leads out of the schema folder to {}; put the file itself there", trusted.real.display()),

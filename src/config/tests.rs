@@ -232,6 +232,12 @@ fn links_do_not_hide_what_is_written() {
     // the other way round: the plugin folder is the link
     fs::write(&path, format!("plugin_paths = [\"data\"]\n{X}write = [\"plugins\"]\n")).unwrap();
     assert!(load(Some(&path)).unwrap_err().message.starts_with("write lets a plugin change the plugin folder"));
+    // a link half way to the interpreter
+    fs::create_dir(root.join("alt")).unwrap();
+    symlink("/usr/bin/python3", root.join("alt/python")).unwrap();
+    symlink("alt/python", root.join("python")).unwrap();
+    fs::write(&path, format!("{X}write = [\"alt\"]\ninterpreter = \"python\"\n")).unwrap();
+    assert!(load(Some(&path)).unwrap_err().message.starts_with("write lets a plugin change the interpreter"));
     // the configuration is a link into what is written
     fs::create_dir(root.join("w")).unwrap();
     fs::write(root.join("w/real.toml"), format!("{X}write = [\"w\"]\n")).unwrap();
@@ -275,6 +281,10 @@ fn projects_are_real_directories_that_are_named() {
         );
         assert_eq!(Failure::from(error).code, Code::Usage);
     }
+    fs::write(&path, format!("project_root = \"alias\"\n{X}")).unwrap();
+    let linked = load(Some(&path)).unwrap();
+    let alias = ProjectDir::resolve(&root.join("alias")).unwrap();
+    assert_eq!(grant(&linked, "X", "m", Some(&alias)).unwrap().project_root, root.join("srv/a"));
     assert!(matches!(with("plugins").unwrap_err(), DecideError::ProjectRules { .. }));
     assert_eq!(ProjectDir::resolve(&root.join("none")).unwrap_err().kind, ConfigErrorKind::NotFound);
     assert_eq!(ProjectDir::resolve(&path).unwrap_err().kind, ConfigErrorKind::Invalid);

@@ -61,26 +61,35 @@ impl Data {
 pub(super) struct Source {
     pub path: PathBuf,
     text: String,
+    /// Where each line begins: a place is asked for with every grant key.
+    lines: Vec<usize>,
 }
 
 impl Source {
     pub fn new(path: &Path, bytes: Vec<u8>) -> Result<Self, ConfigError> {
         match String::from_utf8(bytes) {
-            Ok(text) => Ok(Source { path: path.to_owned(), text }),
+            Ok(text) => Ok(Source::of(path, text)),
             Err(error) => {
                 let valid = error.utf8_error().valid_up_to();
                 let text = String::from_utf8_lossy(&error.as_bytes()[..valid]).into_owned();
-                let source = Source { path: path.to_owned(), text };
+                let source = Source::of(path, text);
                 Err(source.error(valid, "bytes that are not UTF-8; save the file as UTF-8"))
             }
         }
     }
 
+    fn of(path: &Path, text: String) -> Self {
+        let newlines = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
+        let lines = std::iter::once(0).chain(newlines.map(|(at, _)| at + 1)).collect();
+        Source { path: path.to_owned(), text, lines }
+    }
+
     /// 1-based line, and column in characters.
     pub fn place(&self, at: usize) -> (usize, usize) {
-        let before = self.text.get(..at).unwrap_or(&self.text);
-        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        (1 + before.bytes().filter(|b| *b == b'\n').count(), 1 + before[line_start..].chars().count())
+        let at = at.min(self.text.len());
+        let line = self.lines.partition_point(|start| *start <= at);
+        let before = self.text.get(self.lines[line - 1]..at).unwrap_or_default();
+        (line, 1 + before.chars().count())
     }
 
     pub fn error(&self, at: usize, message: impl Into<String>) -> ConfigError {

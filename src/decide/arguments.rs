@@ -370,6 +370,10 @@ mod tests {
             assert_eq!(load_schema(dir.path(), "m").unwrap_err().kind, ConfigErrorKind::Invalid, "{text}");
         }
         assert!(load_schema(schemas(&[]).path(), "m").unwrap().is_none());
+        let dir = schemas(&[]);
+        assert_eq!(load_schema(&dir.path().join("none"), "m").unwrap_err().kind, ConfigErrorKind::NotFound);
+        std::os::unix::fs::symlink("gone.json", dir.path().join("m.json")).unwrap();
+        assert_eq!(load_schema(dir.path(), "m").unwrap_err().kind, ConfigErrorKind::NotFound);
         // false is a schema: nothing passes
         assert!(matches!(validate(&Arguments::default(), &one("false")), Err(ArgumentsError::Mismatch { .. })));
     }

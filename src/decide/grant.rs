@@ -168,7 +168,7 @@ pub fn grant(
     }
     let project_root = match project {
         None => config.project_root.clone(),
-        Some(dir) => named_project(config, dir.path())?,
+        Some(dir) => named_project(config, dir)?,
     };
     let cache_dir = config.plugin_cache_dir(plugin);
     let levels = [("method", found.methods.get(method)), ("plugin", Some(&found.keys)), ("defaults", Some(&config.defaults))];
@@ -198,14 +198,13 @@ pub fn grant(
     })
 }
 
-fn named_project(config: &Config, dir: &Path) -> Result<PathBuf, DecideError> {
-    let reserved = crate::config::is_reserved(dir);
-    if !reserved && (dir == config.project_root || config.projects.iter().any(|pattern| pattern.matches(dir))) {
-        return Ok(dir.to_owned());
+fn named_project(config: &Config, dir: &ProjectDir) -> Result<PathBuf, DecideError> {
+    if config.is_project(dir) {
+        return Ok(dir.path().to_owned());
     }
     let root = config.project_root.display().to_string();
     let allowed = std::iter::once(root).chain(config.projects.iter().map(|pattern| pattern.text.clone())).collect();
-    Err(DecideError::ProjectNotAllowed { project: dir.to_owned(), allowed })
+    Err(DecideError::ProjectNotAllowed { project: dir.path().to_owned(), allowed })
 }
 
 /// The built-in value of every key: what a method without any line of configuration gets.

@@ -265,7 +265,7 @@ impl Log {
     /// Every denial, then the end. A record that no sink takes fails the call: what it did would go unrecorded.
     fn finished(&mut self, outcome: &Outcome) -> Result<(), Failure> {
         for denial in &outcome.denials {
-            self.store(&Record { event: Event::Denial(denial.clone()), ..self.record.clone() })?;
+            self.store(&Record { event: Event::Denial(Box::new(denial.clone())), ..self.record.clone() })?;
         }
         let failure = outcome.result.as_ref().err();
         let denials = outcome.denials.iter().map(|denial| denial.count).sum::<u64>() + outcome.denials_dropped;
@@ -299,7 +299,10 @@ impl Log {
         let Some(sinks) = &mut self.sinks else {
             return Err(Failure::new(Code::AuditUnavailable, "no audit sink is open"));
         };
-        sinks.store(record)?;
+        let stored = sinks.store(record)?;
+        for failed in stored.failed {
+            eprintln!("upm: audit: {failed}");
+        }
         Ok(())
     }
 }

@@ -1,8 +1,8 @@
 //! The grant: what the configuration allows one method of one plugin.
 
-use crate::config::{At, Config, DEFAULT_INTERPRETER, EntrySpec, GrantKeys, Plugin, ProjectDir};
+use crate::config::{At, Config, DEFAULT_INTERPRETER, EntrySpec, GrantKeys, ProjectDir};
 use crate::quote::quote;
-use crate::types::{Code, Entry, Failure, Grant, OnViolation, Origin};
+use crate::types::{Code, EgressGroup, Entry, Failure, Grant, OnViolation, Origin};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};

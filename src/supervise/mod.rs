@@ -9,7 +9,7 @@ pub mod outcome;
 pub mod own;
 pub mod signals;
 
-use crate::confine::channels::{self, ParentEnds, Tag};
+use crate::confine::channels::{self, Tag};
 use crate::confine::step::{Step, StepError};
 use crate::confine::{self, id_map, verify};
 use crate::decide::plan::{INSIDE_ID, Plan};
@@ -185,7 +185,7 @@ enum Source {
 
 impl Supervision<'_> {
     fn send(&self, tag: Tag) -> Result<(), StepError> {
-        let status = self.status.as_ref().ok_or_else(|| StepError::new(Step::IdMap, "status channel", Errno::PIPE.into()))?;
+        let status = self.status.as_ref().ok_or_else(|| StepError::new(Step::IdMap, "status channel", Errno::PIPE))?;
         channels::send(status.as_fd(), tag, b"", &[]).map_err(|error| StepError::new(Step::IdMap, "status channel", error))
     }
 
@@ -234,13 +234,14 @@ impl Supervision<'_> {
             wait = wait.min(TICK);
         }
         let timeout = Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: wait.subsec_nanos().into() };
-        match poll(&mut fds, Some(&timeout)) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => self.end(Ending::Engine(Failure::new(Code::Internal, format!("poll: {error}")))),
-        }
+        let polled = poll(&mut fds, Some(&timeout));
         let ready: Vec<Source> =
             sources.iter().zip(&fds).filter(|(_, fd)| !fd.revents().is_empty()).map(|((source, ..), _)| *source).collect();
-        drop(fds);
+        if let Err(error) = polled
+            && error != Errno::INTR
+        {
+            self.end(Ending::Engine(internal("poll")(error)));
+        }
         for source in &ready {
             self.serve(*source);
         }

@@ -9,6 +9,24 @@ import posix
 import sys
 
 RARE = '''
+def failed(error):
+    """The line that tells why there is no result."""
+    if isinstance(error, Refused):
+        return encode({"type": "error", "kind": error.args[0], "message": clean(error.args[1], 8192), "traceback": None})
+    try:
+        message = str(error)
+    except BaseException:
+        message = "(its message cannot be had)"
+    frame = {"type": "error", "kind": "plugin_raised", "traceback": None}
+    frame["message"] = clean(type(error).__name__ + (": " if message else "") + message, 8192)
+    try:
+        if isinstance(error, OSError) and isinstance(error.errno, int):
+            frame["details"] = details_of(error)
+        frame["traceback"] = traceback_of(error)
+    except BaseException:  # out of memory, or the plugin's own __str__, __repr__
+        pass
+    return encode(frame)
+
 def details_of(error):
     """What a program wants to know of an OSError."""
     import errno, os
@@ -143,7 +161,9 @@ def load(plugin, init):
 def accepted(function, names):
     """Those of `names` that a Python function takes by keyword."""
     while True:
-        inner = getattr(function, "__wrapped__", None) or getattr(function, "__func__", None) or getattr(function, "func", None)
+        inner = getattr(function, "__wrapped__", None)
+        if inner is None and not hasattr(function, "__code__"):
+            inner = getattr(function, "func", None)  # functools.partial
         if inner is None:
             break
         function = inner
@@ -227,29 +247,12 @@ def run(call):
     try:
         check(value)
         text = encode(value)
+    except MemoryError:
+        raise
     except Exception as error:
         raise Refused("result_not_serializable", "the result of %s cannot be JSON: %s" % (name, clean(str(error), 1024))) from None
     version = text if name == "version" and not args and not kwargs and len(text) <= 1024 else version_of(plugin, init["module"])
     return b'{"type":"result","result":%b,"plugin_version":%b}' % (text, version)
-
-
-def failed(error):
-    """The line that tells why there is no result."""
-    if isinstance(error, Refused):
-        return encode({"type": "error", "kind": error.args[0], "message": clean(error.args[1], 8192), "traceback": None})
-    try:
-        message = str(error)
-    except BaseException:
-        message = "(its message cannot be had)"
-    frame = {"type": "error", "kind": "plugin_raised", "traceback": None}
-    frame["message"] = clean(type(error).__name__ + (": " if message else "") + message, 8192)
-    try:
-        if isinstance(error, OSError) and isinstance(error.errno, int):
-            frame["details"] = rare("details_of")(error)
-        frame["traceback"] = rare("traceback_of")(error)
-    except BaseException:  # out of memory, or the plugin's own __str__, __repr__
-        pass
-    return encode(frame)
 
 
 def main():
@@ -267,7 +270,11 @@ def main():
     except BaseException as error:
         if posix.getpid() != OWN_PID:
             raise
-        line = failed(error)
+        try:
+            line = rare("failed")(error)
+        except MemoryError:  # the plugin's frames hold it
+            error.__traceback__ = error.__context__ = error.__cause__ = None
+            line = rare("failed")(error)
     # Sent before the handlers run, so that one of them that hangs or raises cannot take the result away.
     send(line)
     try:

@@ -8,10 +8,10 @@ which the engine hands in as `PIP_*` variables; nothing here names a host.
 import os
 import sys
 
-# What a requirement may be: the same as schemas/install.json says. No URL, path, marker, option, or space.
-NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?"
-CLAUSE = r"(?:==|!=|<=|>=|~=|<|>)[A-Za-z0-9][A-Za-z0-9.*+!_-]{0,63}"
-REQUIREMENT = r"(%s)(?:\[%s(?:,%s){0,15}\])?(?:%s(?:,%s){0,7})?" % (NAME, NAME, NAME, CLAUSE, CLAUSE)
+# What a requirement may be, as in schemas/install.json, for a configuration that names no schema. No URL, path, marker, option, space.
+NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
+CLAUSE = r"(?:==|!=|<=|>=|~=|<|>)[A-Za-z0-9][A-Za-z0-9.*+!_-]*"
+REQUIREMENT = r"(%s)(?:\[%s(?:,%s)*\])?(?:%s(?:,%s)*)?" % (NAME, NAME, NAME, CLAUSE, CLAUSE)
 HASH = r"sha256:[0-9a-f]{64}|sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128}"
 # pip takes a name that ends so for a file when there is one.
 ARCHIVE = r"(?i).*\.(?:whl|zip|egg|tar(?:\.[a-z0-9]+)?|t(?:gz|bz|lz|xz))"

@@ -3,4 +3,6 @@
 //! Imports point one way: `cli → call → {config, decide, supervise, report} → types`;
 //! `confine` sees the plan, `sys` and its own steps; `report` sees plain data.
 
+pub mod gateway;
+pub mod sys;
 pub mod types;

@@ -38,7 +38,6 @@ use hello::{HelloError, Missing};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt};
-use proxy::ProxyEnv;
 use relay::{Budget, Counters};
 use rustix::event::{EventfdFlags, eventfd};
 use std::collections::HashMap;
@@ -54,7 +53,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 pub use events::{Event, denial};
-pub use proxy::{connect_ports, parse_proxy};
+pub use proxy::{ProxyEnv, connect_ports, parse_proxy};
 
 /// Connections at once.
 pub const MAX_CONNECTIONS: usize = 64;
@@ -162,7 +161,7 @@ pub fn run(sockets: Sockets, rules: Vec<EgressRule>, limit_bytes: u64, events: O
         sys::gateway::ignore_sigpipe()?;
         serve(sockets, rules, limit_bytes, events, Host::real())
     }));
-    sys::gateway::exit_now(if matches!(served, Ok(Ok(()))) { 0 } else { 1 })
+    sys::process::exit_now(if matches!(served, Ok(Ok(()))) { 0 } else { 1 })
 }
 
 /// What all threads share.

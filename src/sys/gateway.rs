@@ -1,12 +1,5 @@
 //! What the gateway process needs from libc and no crate offers safely.
 
-/// Ends the process with `code` at once: no destructors, no `atexit` handlers, no stdio flush. The gateway is a fork
-/// of the supervisor, so anything that those would do belongs to the supervisor.
-pub fn exit_now(code: i32) -> ! {
-    // SAFETY: `_exit(2)` takes no pointers, does not return, and is safe to call from any thread.
-    unsafe { libc::_exit(code) }
-}
-
 /// Sets `SIGPIPE` to be ignored. `splice(2)` into a socket whose peer is gone raises it and, unlike `send(2)`, has no
 /// flag that prevents this.
 ///

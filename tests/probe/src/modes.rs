@@ -82,7 +82,7 @@ fn by_call(how: &str, p: i64, mode: i64, create: i64, regular: i64) -> Result<i6
     }
 }
 
-/// `mknod KIND PATH [mknodat]`: `reg fifo sock chr blk null whiteout`.
+/// `mknod KIND PATH [mknodat]`: `reg fifo sock chr blk dev_null whiteout`.
 pub fn mknod(args: Args) -> Answer {
     let path = c(args.text(1)?)?;
     let (kind, device) = match args.text(0)? {
@@ -90,7 +90,7 @@ pub fn mknod(args: Args) -> Answer {
         "fifo" => (libc::S_IFIFO, 0),
         "sock" => (libc::S_IFSOCK, 0),
         "chr" => (libc::S_IFCHR, libc::makedev(5, 1)),
-        "null" => (libc::S_IFCHR, libc::makedev(1, 3)),
+        "dev_null" => (libc::S_IFCHR, libc::makedev(1, 3)),
         "whiteout" => (libc::S_IFCHR, 0),
         "blk" => (libc::S_IFBLK, libc::makedev(8, 0)),
         other => return Err(Trouble::usage(format!("no kind is called {other}"))),

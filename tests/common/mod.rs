@@ -289,7 +289,9 @@ impl Fixture {
     /// Runs one act of the probe on the host, as the caller of this fixture.
     pub fn control(&self, act: &str, args: Value) -> Value {
         let mut command = self.as_caller(&self.path("plugins/upm-probe"));
-        for word in words(act, args).as_array().unwrap() {
+        command.arg(act);
+        // JSON all through, so that a word like `null` or `7` stays the string it is
+        for word in &words(act, args).as_array().unwrap()[1..] {
             command.arg(word.to_string());
         }
         let output = command.current_dir(self.dir()).output().unwrap();

@@ -3,4 +3,7 @@
 //! Imports point one way: `cli → call → {config, decide, supervise, report} → types`;
 //! `confine` sees the plan, `sys` and its own steps; `report` sees plain data.
 
+pub mod cli;
+pub mod report;
 pub mod types;
+pub mod units;

@@ -345,3 +345,15 @@ pub struct Outcome {
     /// Each layer as asked and as read back.
     pub sandbox: Value,
 }
+
+/// SHA-256 as lower-case hexadecimal.
+#[must_use]
+pub fn sha256_hex(bytes: &[u8]) -> String {
+    use sha2::{Digest, Sha256};
+    use std::fmt::Write;
+    Sha256::digest(bytes).iter().fold(String::with_capacity(64), |mut text, byte| {
+        // Writing to a String cannot fail.
+        write!(text, "{byte:02x}").expect("a string grows");
+        text
+    })
+}

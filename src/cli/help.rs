@@ -1,0 +1,152 @@
+//! The help texts.
+
+use super::low::Low;
+use clap::CommandFactory;
+
+const USAGE: &str = "upm [OPTIONS] <Plugin> <method> [JSON | -]
+       upm list [Plugin]
+       upm explain <Plugin> <method>
+       upm check
+       upm doctor";
+
+const ABOUT: &str = "\
+Runs one allowed method of one allowed plugin in a sandbox, and answers with one JSON document on stdout.
+Everything else goes to stderr.";
+
+const AFTER: &str = r#"Words:
+  <Plugin>  A class that the configuration names; it begins with a capital letter
+  <method>  One of its allowed methods
+  [JSON]    {"args": [...], "kwargs": {...}}, both optional; `-` reads it from stdin [default: {}]
+
+Commands (text; --json for JSON):
+  list      The configured plugins and their methods
+  explain   What a call would be allowed, and which line of the configuration says so
+  check     Whether the configuration can be used; exit status 0 yes, 1 no, 125 could not tell
+  doctor    What this host offers and what is missing, with the remedy; exit status as check
+  `upm COMMAND --help` tells more.
+
+Configuration, the first of:
+  --config FILE, $UPM_CONFIG_PATH, ./upm_config.toml, ./upm_config.json,
+  $XDG_CONFIG_HOME/upm/upm_config.toml (not as root), /etc/upm/upm_config.toml
+
+Exit status:
+  0      the method returned
+  1      the method failed          plugin_raised, plugin_exited, protocol_violation,
+                                    result_not_serializable, result_too_large
+  2      the caller's mistake       usage, arguments_invalid
+  124    out of time                timeout
+  125    the engine could not       config_invalid, sandbox_unavailable, sandbox_failed,
+                                    audit_unavailable, internal
+  126    refused                    plugin_not_allowed, method_not_allowed, digest_mismatch,
+                                    caller_not_allowed
+  127    not there                  module_not_found, class_not_found, method_not_found
+  128+N  killed by signal N         plugin_killed, memory_exceeded (137), cpu_time_exceeded (152),
+                                    violation (159), cancelled (129, 130, 143)
+  The names are data.code of the answer; response.schema.json describes it whole.
+
+Environment:
+  UPM_CONFIG_PATH  Configuration file
+  NO_COLOR         No colour on a terminal, when set and not empty
+
+Examples:
+  upm PipPlugin install '{"args": ["requests"]}'
+  upm PipPlugin list --project /srv/shop | jq .data.result
+  echo '{"kwargs": {"name": "requests"}}' | upm PipPlugin info - --timeout 30s
+  upm explain PipPlugin install --may connect=index.example:443 && echo yes
+"#;
+
+const LIST: &str = "\
+List the configured plugins and their allowed methods.
+
+Usage: upm list [Plugin] [--config FILE] [--json]
+
+Words:
+  [Plugin]  Only this one
+
+Options:
+  --config FILE  Configuration file
+  --json         Print JSON instead of text
+";
+
+const EXPLAIN: &str = "\
+Print what a call would be allowed: paths, egress, limits, system calls, and the line of the configuration
+that each comes from. It is the very plan that would be enforced. Nothing is run.
+
+Usage: upm explain <Plugin> <method> [--project DIR] [--may ACT] [--config FILE] [--json]
+
+Options:
+  --project DIR  Directory to work on, instead of the configured project_root
+  --may ACT      Only whether the call may do this: read=/PATH, write=/PATH, connect=HOST:PORT, syscall=NAME
+  --config FILE  Configuration file
+  --json         Print JSON instead of text
+
+Exit status with --may: 0 yes, 1 no, 125 could not tell
+
+Examples:
+  upm explain PipPlugin install
+  upm explain PipPlugin install --may write=/etc/passwd || echo no
+";
+
+const CHECK: &str = "\
+Check the configuration, its plugins, schemas and audit sinks, and who could change them. Nothing is run.
+
+Usage: upm check [--config FILE] [--json]
+
+Options:
+  --config FILE  Configuration file
+  --json         Print JSON instead of text
+
+Exit status: 0 it can be used, 1 it cannot, 125 could not tell
+";
+
+const DOCTOR: &str = "\
+Print what this host offers for each layer of the sandbox, what is missing, and what an administrator can do.
+
+Usage: upm doctor [--json]
+
+Options:
+  --json  Print JSON instead of text
+
+Exit status: 0 every layer can be had, 1 one cannot, 125 could not tell
+";
+
+/// The help of a command, or of `upm` itself for any other word.
+pub(super) fn text(word: Option<&str>) -> String {
+    match word {
+        Some("list") => LIST.to_owned(),
+        Some("explain") => EXPLAIN.to_owned(),
+        Some("check") => CHECK.to_owned(),
+        Some("doctor") => DOCTOR.to_owned(),
+        _ => Low::command()
+            .override_usage(USAGE)
+            .about(ABOUT)
+            .after_help(AFTER)
+            .help_template("{about}\n\nUsage: {usage}\n\nOptions:\n{options}{after-help}")
+            .render_help()
+            .to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::code;
+
+    #[test]
+    fn the_help_names_every_code_command_and_option() {
+        let help = text(None);
+        for code in code::ALL {
+            assert!(help.contains(code::name(code)), "{}", code::name(code));
+        }
+        for command in super::super::COMMANDS {
+            assert!(help.contains(&format!("upm {command}")), "{command}");
+            assert!(text(Some(command)).contains(&format!("Usage: upm {command}")), "{command}");
+        }
+        for argument in Low::command().get_opts() {
+            let option = format!("--{}", argument.get_long().unwrap());
+            assert!(help.contains(&option), "{option}");
+        }
+        assert!(help.ends_with('\n') && !help.ends_with("\n\n"));
+        assert!(help.lines().all(|line| line.chars().count() <= 110));
+    }
+}

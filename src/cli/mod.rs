@@ -1,0 +1,606 @@
+//! The command line: words and options as they were typed ([`low`]), then what they ask for ([`Request`]).
+//!
+//! A call and the commands share one set of options, which may stand anywhere; the first word decides: names of
+//! plugins begin with a capital letter and commands do not, so the two never meet.
+
+mod help;
+mod low;
+pub mod terminal;
+
+use crate::report::text::quote;
+use crate::types::{Code, Failure};
+use low::Low;
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// How every complaint about an incomplete call begins.
+pub const USAGE: &str = "Usage: upm <Plugin> <method> [json-args]";
+
+/// The commands that are no call.
+pub const COMMANDS: [&str; 4] = ["list", "explain", "check", "doctor"];
+
+/// Bytes of a method's name at most; a plugin's have [`is_plugin_name`].
+const METHOD_LIMIT: usize = 256;
+
+/// What the command line asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// Run a method.
+    Call(CallArgs),
+    /// The configured plugins and their methods.
+    List {
+        /// `--config`.
+        config: Option<PathBuf>,
+        /// Only this plugin.
+        plugin: Option<String>,
+        /// JSON instead of text.
+        json: bool,
+    },
+    /// What a call would be allowed.
+    Explain {
+        /// `--config`.
+        config: Option<PathBuf>,
+        /// The plugin.
+        plugin: String,
+        /// The method.
+        method: String,
+        /// `--project`.
+        project: Option<PathBuf>,
+        /// JSON instead of text.
+        json: bool,
+        /// `--may`: only whether the call may do this.
+        may: Option<May>,
+    },
+    /// Whether the configuration can be used.
+    Check {
+        /// `--config`.
+        config: Option<PathBuf>,
+        /// JSON instead of text.
+        json: bool,
+    },
+    /// What this host offers.
+    Doctor {
+        /// JSON instead of text.
+        json: bool,
+    },
+    /// Print this text.
+    Help(String),
+    /// Print this text.
+    Version(String),
+}
+
+/// A call as the command line gives it; nothing of it has been looked up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallArgs {
+    /// `--config`.
+    pub config: Option<PathBuf>,
+    /// Matches [`is_plugin_name`].
+    pub plugin: String,
+    /// Not empty, at most 256 bytes, without control characters.
+    pub method: String,
+    /// Where the arguments are.
+    pub json: JsonSource,
+    /// `--project`.
+    pub project: Option<PathBuf>,
+    /// `--timeout`; it may only shorten the grant's.
+    pub timeout: Option<Duration>,
+    /// `--request-id`.
+    pub request_id: Option<Uuid>,
+    /// `-v`: the plugin's stderr goes to stderr as it comes.
+    pub verbose: bool,
+}
+
+/// Where a call's JSON arguments are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum JsonSource {
+    /// None were given: `{}`.
+    Default,
+    /// On the command line.
+    Text(String),
+    /// `-`: on stdin.
+    Stdin,
+}
+
+/// What `explain --may` asks about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum May {
+    /// `read=PATH`
+    Read(PathBuf),
+    /// `write=PATH`
+    Write(PathBuf),
+    /// `connect=HOST:PORT`
+    Connect {
+        /// As typed.
+        host: String,
+        /// 1–65535.
+        port: u16,
+    },
+    /// `syscall=NAME`
+    Syscall(String),
+}
+
+/// The command line cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UsageError {
+    /// The sentence for people.
+    pub message: String,
+    /// What was probably meant.
+    pub suggestion: Option<String>,
+    /// The caller's request id, when one could be read.
+    pub request_id: Option<Uuid>,
+}
+
+impl UsageError {
+    fn new(message: impl Into<String>) -> Self {
+        UsageError { message: message.into(), suggestion: None, request_id: None }
+    }
+
+    /// An incomplete or overfull call.
+    fn call(reason: &str) -> Self {
+        UsageError::new(format!("{USAGE}: {reason}"))
+    }
+}
+
+impl fmt::Display for UsageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for UsageError {}
+
+impl From<UsageError> for Failure {
+    fn from(error: UsageError) -> Self {
+        let failure = Failure::new(Code::Usage, error.message).detail("usage", USAGE);
+        match error.suggestion {
+            Some(suggestion) => failure.detail("suggestion", suggestion),
+            None => failure,
+        }
+    }
+}
+
+/// Whether this is the name of a plugin: `[A-Z][A-Za-z0-9_]{0,63}`.
+#[must_use]
+pub fn is_plugin_name(name: &str) -> bool {
+    name.len() <= 64
+        && name.starts_with(|c: char| c.is_ascii_uppercase())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}
+
+/// Reads a command line. `args` begins with the program's own name, as `std::env::args_os` does.
+///
+/// # Errors
+/// What is wrong with it and what to type instead; its failure has the code `usage`.
+pub fn parse(args: impl Iterator<Item = OsString>, stdout_is_terminal: bool) -> Result<Request, UsageError> {
+    let args: Vec<OsString> = args.skip(1).collect();
+    read(&args, stdout_is_terminal).map_err(|error| UsageError { request_id: request_id(&args), ..error })
+}
+
+fn read(args: &[OsString], stdout_is_terminal: bool) -> Result<Request, UsageError> {
+    let low = low::parse(args)?;
+    let first = low.words.first().map(OsString::as_os_str);
+    if low.version {
+        return Ok(Request::Version(format!("upm {}\n", env!("CARGO_PKG_VERSION"))));
+    }
+    if low.help {
+        return Ok(Request::Help(help::text(first.and_then(OsStr::to_str))));
+    }
+    let Some(first) = first else {
+        return if args.is_empty() && stdout_is_terminal {
+            Ok(Request::Help(help::text(None)))
+        } else {
+            Err(UsageError::call("the plugin and its method are missing; `upm --help` tells more"))
+        };
+    };
+    match first.to_str() {
+        Some("list") => list(&low),
+        Some("explain") => explain(&low),
+        Some("check") => check(&low),
+        Some("doctor") => doctor(&low),
+        Some(plugin) if is_plugin_name(plugin) => call(&low, plugin),
+        _ => Err(unknown(first)),
+    }
+}
+
+fn call(low: &Low, plugin: &str) -> Result<Request, UsageError> {
+    low.refuse("a call", &[("--json", low.json), ("--may", low.may.is_some())])?;
+    let words = &low.words[1..];
+    if words.len() > 2 {
+        return Err(UsageError::call(&format!(
+            "{} is one word too many; put the JSON between single quotes",
+            shown(&words[2])
+        )));
+    }
+    let Some(method) = words.first() else {
+        return Err(UsageError::call(&format!("the method of {plugin} is missing; `upm list {plugin}` shows them")));
+    };
+    let json = match words.get(1) {
+        None => JsonSource::Default,
+        Some(text) if text == "-" => JsonSource::Stdin,
+        Some(text) => match text.to_str() {
+            Some(text) => JsonSource::Text(text.to_owned()),
+            None => return Err(UsageError::new(format!("{}: the JSON is not UTF-8", shown(text)))),
+        },
+    };
+    let timeout = match &low.timeout {
+        None => None,
+        Some(text) => {
+            let text = text.to_string_lossy();
+            Some(crate::units::duration(&text).map_err(|error| UsageError::new(format!("--timeout {error}")))?)
+        }
+    };
+    Ok(Request::Call(CallArgs {
+        config: low.config.clone(),
+        plugin: plugin.to_owned(),
+        method: method_name(method)?,
+        json,
+        project: low.project.clone(),
+        timeout,
+        request_id: low.request_id.as_deref().map(parse_request_id).transpose()?,
+        verbose: low.verbose,
+    }))
+}
+
+fn list(low: &Low) -> Result<Request, UsageError> {
+    low.refuse("upm list", &[low.of_call(), low.of_project(), low.of_may()].concat())?;
+    let plugin = match &low.words[1..] {
+        [] => None,
+        [plugin] => Some(plugin_name(plugin)?),
+        _ => return Err(UsageError::new("Usage: upm list [Plugin] [--config FILE] [--json]")),
+    };
+    Ok(Request::List { config: low.config.clone(), plugin, json: low.json })
+}
+
+fn explain(low: &Low) -> Result<Request, UsageError> {
+    low.refuse("upm explain", &low.of_call())?;
+    let [_, plugin, method] = low.words.as_slice() else {
+        return Err(UsageError::new(
+            "Usage: upm explain <Plugin> <method> [--project DIR] [--may ACT] [--config FILE] [--json]",
+        ));
+    };
+    Ok(Request::Explain {
+        config: low.config.clone(),
+        plugin: plugin_name(plugin)?,
+        method: method_name(method)?,
+        project: low.project.clone(),
+        json: low.json,
+        may: low.may.as_deref().map(parse_may).transpose()?,
+    })
+}
+
+fn check(low: &Low) -> Result<Request, UsageError> {
+    low.refuse("upm check", &[low.of_call(), low.of_project(), low.of_may()].concat())?;
+    match low.words.len() {
+        1 => Ok(Request::Check { config: low.config.clone(), json: low.json }),
+        _ => Err(UsageError::new("Usage: upm check [--config FILE] [--json]")),
+    }
+}
+
+fn doctor(low: &Low) -> Result<Request, UsageError> {
+    let config = vec![("--config", low.config.is_some())];
+    low.refuse("upm doctor", &[low.of_call(), low.of_project(), low.of_may(), config].concat())?;
+    match low.words.len() {
+        1 => Ok(Request::Doctor { json: low.json }),
+        _ => Err(UsageError::new("Usage: upm doctor [--json]")),
+    }
+}
+
+fn plugin_name(word: &OsStr) -> Result<String, UsageError> {
+    match word.to_str() {
+        Some(name) if is_plugin_name(name) => Ok(name.to_owned()),
+        _ => Err(UsageError::new(format!("{}: {NO_PLUGIN}", shown(word)))),
+    }
+}
+
+const NO_PLUGIN: &str = "no name of a plugin, which is a capital letter and up to 63 letters, digits and underscores; \
+                         `upm list` shows the configured ones";
+
+fn method_name(word: &OsStr) -> Result<String, UsageError> {
+    let wrong = |reason: &str| Err(UsageError::new(format!("{}: {reason}", shown(word))));
+    match word.to_str() {
+        None => wrong("the method's name is not UTF-8"),
+        Some("") => wrong("the method's name is empty"),
+        Some(name) if name.len() > METHOD_LIMIT => wrong("the method's name is longer than 256 bytes"),
+        Some(name) if name.contains(char::is_control) => wrong("the method's name has control characters"),
+        Some(name) => Ok(name.to_owned()),
+    }
+}
+
+/// A first word that is neither a command nor a plugin's name.
+fn unknown(word: &OsStr) -> UsageError {
+    let Some(text) = word.to_str() else {
+        return UsageError::new(format!("{}: {NO_PLUGIN}", shown(word)));
+    };
+    if !text.starts_with(|c: char| c.is_ascii_lowercase()) {
+        return UsageError::new(format!("{}: {NO_PLUGIN}", shown(word)));
+    }
+    let commands = COMMANDS.join(", ");
+    let mut error = UsageError::new(format!(
+        "{}: no command (they are {commands}), and names of plugins begin with a capital letter; `upm list` shows the \
+         configured ones",
+        shown(word)
+    ));
+    if let Some(command) = low::similar_command(text) {
+        error.message = format!("{}: no command; did you mean `upm {command}`?", shown(word));
+        error.suggestion = Some(format!("upm {command}"));
+    } else if text.len() <= 32 && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
+        // `pip` is what people type who mean the class PipPlugin.
+        let class = format!("{}{}Plugin", text[..1].to_ascii_uppercase(), &text[1..]);
+        error.message.push_str(&format!("; did you mean `upm {class}`?"));
+        error.suggestion = Some(format!("upm {class}"));
+    }
+    error
+}
+
+fn parse_request_id(text: &OsStr) -> Result<Uuid, UsageError> {
+    uuid_of(text).ok_or_else(|| {
+        UsageError::new(format!(
+            "--request-id {}: no UUID; write it like cdb3458d-0b84-491a-9c4e-709f30e11111",
+            shown(text)
+        ))
+    })
+}
+
+/// Only the form with hyphens, which is what the envelope carries.
+fn uuid_of(text: &OsStr) -> Option<Uuid> {
+    text.to_str().filter(|text| text.len() == 36).and_then(|text| Uuid::try_parse(text).ok())
+}
+
+/// The caller's request id from a command line that could not be read, so that its answer can be found.
+fn request_id(args: &[OsString]) -> Option<Uuid> {
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        if arg == "--" {
+            return None;
+        }
+        if arg == "--request-id" {
+            return args.next().and_then(|value| uuid_of(value));
+        }
+        if let Some(value) = arg.to_str().and_then(|arg| arg.strip_prefix("--request-id=")) {
+            return uuid_of(OsStr::new(value));
+        }
+    }
+    None
+}
+
+fn parse_may(text: &OsStr) -> Result<May, UsageError> {
+    let parsed = text.to_str().and_then(|text| match text.split_once('=')? {
+        ("read", path) if path.starts_with('/') => Some(May::Read(path.into())),
+        ("write", path) if path.starts_with('/') => Some(May::Write(path.into())),
+        ("connect", address) => {
+            let (host, port) = address.rsplit_once(':')?;
+            let port = port.parse().ok().filter(|port| *port > 0)?;
+            (!host.is_empty()).then(|| May::Connect { host: host.to_owned(), port })
+        }
+        ("syscall", name) if !name.is_empty() => Some(May::Syscall(name.to_owned())),
+        _ => None,
+    });
+    parsed.ok_or_else(|| {
+        UsageError::new(format!(
+            "--may {}: unknown act; write read=/PATH, write=/PATH, connect=HOST:PORT or syscall=NAME",
+            shown(text)
+        ))
+    })
+}
+
+/// A word of the command line, bounded and without what a terminal would act on.
+fn shown(word: &OsStr) -> String {
+    if word.is_empty() { "''".to_owned() } else { quote(&word.to_string_lossy(), 80) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::ffi::OsStrExt;
+
+    fn parsed(words: &[&str]) -> Result<Request, UsageError> {
+        parse(std::iter::once("upm").chain(words.iter().copied()).map(OsString::from), false)
+    }
+
+    fn message(words: &[&str]) -> String {
+        parsed(words).unwrap_err().message
+    }
+
+    fn plain(plugin: &str, method: &str) -> CallArgs {
+        CallArgs {
+            config: None,
+            plugin: plugin.into(),
+            method: method.into(),
+            json: JsonSource::Default,
+            project: None,
+            timeout: None,
+            request_id: None,
+            verbose: false,
+        }
+    }
+
+    #[test]
+    fn a_call_with_and_without_arguments() {
+        let call = plain("PipPlugin", "install");
+        assert_eq!(parsed(&["PipPlugin", "install"]), Ok(Request::Call(call.clone())));
+        for (text, json) in [
+            ("{\"args\":[]}", JsonSource::Text("{\"args\":[]}".into())),
+            ("-", JsonSource::Stdin),
+            ("-1", JsonSource::Text("-1".into())),
+            ("-1.5e3", JsonSource::Text("-1.5e3".into())),
+            ("", JsonSource::Text(String::new())),
+        ] {
+            let expected = CallArgs { json, ..call.clone() };
+            assert_eq!(parsed(&["PipPlugin", "install", text]), Ok(Request::Call(expected)), "{text}");
+        }
+        assert_eq!(parsed(&["--", "PipPlugin", "install"]), Ok(Request::Call(call)));
+    }
+
+    #[test]
+    fn options_stand_anywhere() {
+        let id = "CDB3458D-0b84-491a-9c4e-709f30e11111";
+        let expected = Request::Call(CallArgs {
+            config: Some("c.toml".into()),
+            json: JsonSource::Text("{}".into()),
+            project: Some("/p".into()),
+            timeout: Some(Duration::from_millis(1500)),
+            request_id: Some(Uuid::parse_str(id).unwrap()),
+            verbose: true,
+            ..plain("P", "m")
+        });
+        for words in [
+            ["--config", "c.toml", "--project", "/p", "--timeout", "1500ms", "--request-id", id, "-v", "P", "m", "{}"],
+            ["P", "--config", "c.toml", "m", "--project", "/p", "-v", "{}", "--timeout", "1500ms", "--request-id", id],
+            ["P", "m", "{}", "--config", "c.toml", "--project", "/p", "--timeout", "1500ms", "--request-id", id, "-v"],
+        ] {
+            assert_eq!(parsed(&words), Ok(expected.clone()));
+        }
+        assert_eq!(parsed(&["-vv", "P", "m"]), Ok(Request::Call(CallArgs { verbose: true, ..plain("P", "m") })));
+        assert_eq!(parsed(&["P", "m", "--timeout=2s"]).map(|r| matches!(r, Request::Call(_))), Ok(true));
+    }
+
+    #[test]
+    fn an_incomplete_call_begins_with_the_usage() {
+        for words in [&[][..], &["--"], &["-v"], &["PipPlugin"], &["P", "m", "{}", "x"], &["--config", "x"]] {
+            let message = message(words);
+            assert!(message.starts_with("Usage: upm <Plugin> <method> [json-args]: "), "{message}");
+        }
+        let failure = Failure::from(parsed(&["PipPlugin"]).unwrap_err());
+        assert_eq!((failure.code, crate::report::code::exit_code(&failure)), (Code::Usage, 2));
+        assert_eq!(failure.details["usage"], USAGE);
+    }
+
+    #[test]
+    fn commands() {
+        let (config, json) = (None, true);
+        assert_eq!(parsed(&["list"]), Ok(Request::List { config: None, plugin: None, json: false }));
+        assert_eq!(
+            parsed(&["list", "PipPlugin", "--json", "--config", "x"]),
+            Ok(Request::List { config: Some("x".into()), plugin: Some("PipPlugin".into()), json })
+        );
+        assert_eq!(
+            parsed(&["explain", "P", "m", "--json"]),
+            Ok(Request::Explain { config, plugin: "P".into(), method: "m".into(), project: None, json, may: None })
+        );
+        assert_eq!(parsed(&["check"]), Ok(Request::Check { config: None, json: false }));
+        assert_eq!(parsed(&["--json", "doctor"]), Ok(Request::Doctor { json }));
+        assert_eq!(parsed(&["--version"]), Ok(Request::Version("upm 0.1.0\n".into())));
+        for (words, text) in [
+            (&["explain", "P"][..], "Usage: upm explain <Plugin> <method>"),
+            (&["check", "x"], "Usage: upm check "),
+            (&["doctor", "x"], "Usage: upm doctor "),
+            (&["list", "P", "Q"], "Usage: upm list "),
+            (&["list", "pip"], "pip: no name of a plugin"),
+            (&["list", "--timeout", "1s"], "--timeout: no option of upm list"),
+            (&["check", "--project", "x"], "--project: no option of upm check"),
+            (&["doctor", "--config", "x"], "--config: no option of upm doctor"),
+            (&["P", "m", "--json"], "--json: no option of a call"),
+            (&["P", "m", "--may", "read=/x"], "--may: no option of a call"),
+        ] {
+            assert!(message(words).starts_with(text), "{words:?}: {}", message(words));
+        }
+    }
+
+    #[test]
+    fn what_explain_may_asks() {
+        let may = |act: &str| match parsed(&["explain", "P", "m", "--may", act]) {
+            Ok(Request::Explain { may, .. }) => Ok(may.unwrap()),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => Err(error.message),
+        };
+        assert_eq!(may("read=/a=b"), Ok(May::Read("/a=b".into())));
+        assert_eq!(may("write=/a"), Ok(May::Write("/a".into())));
+        assert_eq!(may("connect=index.example:443"), Ok(May::Connect { host: "index.example".into(), port: 443 }));
+        assert_eq!(may("syscall=bpf"), Ok(May::Syscall("bpf".into())));
+        for act in ["read=a", "connect=a", "connect=a:0", "connect=:1", "connect=a:65536", "syscall=", "x=y", ""] {
+            assert!(may(act).unwrap_err().starts_with("--may "), "{act}");
+        }
+    }
+
+    #[test]
+    fn help_for_people_only() {
+        let alone = |terminal| parse(std::iter::once(OsString::from("upm")), terminal);
+        assert!(matches!(alone(true), Ok(Request::Help(_))));
+        assert!(alone(false).is_err());
+        for words in [&["--help"][..], &["-h"], &["list", "--help"], &["P", "m", "--help"]] {
+            assert!(matches!(parsed(words), Ok(Request::Help(_))), "{words:?}");
+        }
+    }
+
+    #[test]
+    fn unknown_words_get_a_suggestion() {
+        for (word, suggestion) in
+            [("pip", "upm PipPlugin"), ("lst", "upm list"), ("docter", "upm doctor"), ("explian", "upm explain")]
+        {
+            let error = parsed(&[word, "install"]).unwrap_err();
+            assert_eq!(error.suggestion.as_deref(), Some(suggestion));
+            assert!(error.message.starts_with(&format!("{word}: no command")), "{error}");
+            assert_eq!(Failure::from(error).details["suggestion"], suggestion);
+        }
+        assert!(
+            message(&["P", "m", "--timout", "1s"]).starts_with("--timout: unknown option; did you mean --timeout?")
+        );
+    }
+
+    #[test]
+    fn hostile_first_words_are_refused_in_a_short_sentence() {
+        let long = "A".repeat(10_000);
+        let lower = "a".repeat(10_000);
+        for word in ["../x", "/etc", "", "_P", "P-x", "P\nx", "Ünicode", "PipPluginé", "1P", "\x1b[2J", &long, &lower]
+        {
+            let error = parsed(&[word, "m"]).unwrap_err();
+            assert!(error.message.len() < 500, "{error}");
+            assert!(!error.message.contains(char::is_control), "{error}");
+        }
+        let bytes = [OsString::from("upm"), OsStr::from_bytes(b"P\xff").to_owned(), "m".into()];
+        assert!(parse(bytes.into_iter(), true).unwrap_err().message.starts_with("P\u{fffd}: no name of a plugin"));
+        let bytes = [OsString::from("upm"), "P".into(), OsStr::from_bytes(b"m\xff").to_owned()];
+        assert_eq!(parse(bytes.into_iter(), true).unwrap_err().message, "m\u{fffd}: the method's name is not UTF-8");
+        let bytes = [OsString::from("upm"), "P".into(), "m".into(), OsStr::from_bytes(b"\xff").to_owned()];
+        assert_eq!(parse(bytes.into_iter(), true).unwrap_err().message, "\u{fffd}: the JSON is not UTF-8");
+        assert_eq!(message(&["P", ""]), "'': the method's name is empty");
+        assert_eq!(message(&["P", "m\nx"]), "m\\nx: the method's name has control characters");
+        assert!(message(&["P", &lower]).ends_with("…: the method's name is longer than 256 bytes"));
+        assert!(is_plugin_name(&"A".repeat(64)) && !is_plugin_name(&"A".repeat(65)));
+    }
+
+    #[test]
+    fn option_values_are_checked() {
+        for (words, text) in [
+            (&["--timeout", "5"][..], "--timeout 5: has no unit"),
+            (&["--timeout", "0s"], "--timeout 0s: is zero"),
+            (&["--request-id", "7"], "--request-id 7: no UUID"),
+            (
+                &["--request-id", "cdb3458d0b84491a9c4e709f30e11111"],
+                "--request-id cdb3458d0b84491a9c4e709f30e11111: no UUID",
+            ),
+            (&["--nope"], "--nope: unknown option"),
+            (&["--verbose=3"], "--verbose: takes no value"),
+            (&["-x"], "-x: unknown option"),
+            (&["--config"], "--config: a value is missing"),
+            (&["--config", "a", "--config", "b"], "--config: given more than once"),
+            (&["--config="], "--config: a value is missing"),
+        ] {
+            let message = message(&[&["P", "m"], words].concat());
+            assert!(message.starts_with(text), "{message}");
+        }
+    }
+
+    #[test]
+    fn an_error_keeps_the_callers_request_id() {
+        let id = "cdb3458d-0b84-491a-9c4e-709f30e11111";
+        let expected = Some(Uuid::parse_str(id).unwrap());
+        assert_eq!(parsed(&["--request-id", id, "P"]).unwrap_err().request_id, expected);
+        assert_eq!(parsed(&["P", "--nope", &format!("--request-id={id}")]).unwrap_err().request_id, expected);
+        assert_eq!(parsed(&["P", "--nope", "--request-id", "7"]).unwrap_err().request_id, None);
+        assert_eq!(parsed(&["P"]).unwrap_err().request_id, None);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_command_line_panics(words in proptest::collection::vec(".{0,20}", 0..6), terminal: bool) {
+            let args = std::iter::once("upm".to_owned()).chain(words).map(OsString::from);
+            if let Err(error) = parse(args, terminal) {
+                proptest::prop_assert!(!error.message.chars().any(crate::report::text::is_unsafe), "{:?}", error.message);
+            }
+        }
+    }
+}

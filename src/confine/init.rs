@@ -1,0 +1,49 @@
+//! Step `init`: pid 1 stays behind to reap and to report; it is worth nothing to whoever reaches it.
+
+use super::channels::Tag;
+use super::filter;
+use super::step::{Step, StepError};
+use crate::sys;
+use nix::unistd::{ForkResult, Pid};
+use std::io;
+use std::os::fd::OwnedFd;
+
+/// Forks. Returns in the plugin's process with its own end of the status channel; never returns in pid 1.
+///
+/// # Errors
+/// `EAGAIN` at a process limit.
+pub fn step(status: OwnedFd) -> Result<OwnedFd, StepError> {
+    // Before the fork, so that there is no moment at which the other can look in. Exec makes the plugin dumpable again.
+    sys::process::set_dumpable(false).map_err(|error| StepError::new(Step::Init, "PR_SET_DUMPABLE", error))?;
+    match sys::clone::fork().map_err(|errno| StepError::new(Step::Init, "fork", errno))? {
+        ForkResult::Child => Ok(status),
+        ForkResult::Parent { child } => sys::process::exit_now(match stay(&status, child) {
+            Ok(()) => 0,
+            Err(_) => 1,
+        }),
+    }
+}
+
+/// Pid 1's whole life. When it ends, the kernel kills whatever is left in the pid namespace.
+fn stay(status: &OwnedFd, plugin: Pid) -> io::Result<()> {
+    sys::memory::wipe_arguments_and_environment()?;
+    // The status channel becomes 0, all else is closed: no tree, ruleset or pipe outlives the fork here.
+    rustix::stdio::dup2_stdin(status)?;
+    sys::process::close_from(1)?;
+    let program = filter::init();
+    nix::sys::prctl::set_name(c"upm-init")?;
+    sys::seccomp::install(&program.program)?;
+    loop {
+        match sys::process::wait_any() {
+            Ok((pid, ended)) if pid == plugin.as_raw() => {
+                let mut packet = [0u8; 5];
+                packet[0] = Tag::Ended as u8;
+                packet[1..].copy_from_slice(&ended.to_ne_bytes());
+                // One write on a SEQPACKET socket is one packet.
+                return rustix::io::write(rustix::stdio::stdin(), &packet).map(drop).map_err(Into::into);
+            }
+            Ok(_) | Err(nix::Error::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! Step `landlock`: one ruleset a call, the same paths as the mounts, every right of the running ABI handled.
+
+use super::step::{Step, StepError};
+use super::trees::Tree;
+use crate::decide::plan::{Mount, Plan, Source};
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, NetPort, PathBeneath, Ruleset, RulesetAttr,
+    RulesetCreated, RulesetCreatedAttr, RulesetStatus, Scope,
+};
+use rustix::fs::{Mode, OFlags};
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+fn fail(what: &str, error: impl std::fmt::Display) -> StepError {
+    StepError::new(Step::Landlock, format!("{what}: {error}"), io::Error::from_raw_os_error(libc::EINVAL))
+}
+
+/// The crate's name for an ABI: rights newer than it knows are not there to be handled.
+#[must_use]
+pub fn abi(number: u32) -> ABI {
+    ABI::from(i32::try_from(number).unwrap_or(0))
+}
+
+/// What a path gives: reading, running and, where granted, every way of writing but devices.
+fn rights(abi: ABI, mount: &Mount, directory: bool) -> BitFlags<AccessFs> {
+    let mut rights = AccessFs::ReadFile | AccessFs::ReadDir;
+    if mount.exec {
+        rights |= AccessFs::Execute;
+    }
+    if mount.write {
+        rights |= AccessFs::from_write(abi) & !(AccessFs::MakeChar | AccessFs::MakeBlock | AccessFs::IoctlDev);
+    }
+    if directory { rights } else { rights & AccessFs::from_file(abi) }
+}
+
+/// A ruleset that handles everything `abi` has, as a hard requirement: the crate's default is best effort.
+///
+/// # Errors
+/// When the kernel lacks what its ABI number says.
+pub fn ruleset(number: u32) -> Result<RulesetCreated, StepError> {
+    create(number, Scope::from_all(abi(number)))
+}
+
+/// The same without scopes: for the engine's own processes, which signal the call's and are signalled by the caller.
+///
+/// # Errors
+/// As [`ruleset`].
+pub fn unscoped(number: u32) -> Result<RulesetCreated, StepError> {
+    create(number, BitFlags::EMPTY)
+}
+
+fn create(number: u32, scopes: BitFlags<Scope>) -> Result<RulesetCreated, StepError> {
+    let abi = abi(number);
+    if abi == ABI::Unsupported {
+        return Err(StepError::new(Step::Landlock, "landlock", io::Error::from_raw_os_error(libc::EOPNOTSUPP)));
+    }
+    let build = || {
+        let mut ruleset =
+            Ruleset::default().set_compatibility(CompatLevel::HardRequirement).handle_access(AccessFs::from_all(abi))?;
+        let net = AccessNet::from_all(abi);
+        if !net.is_empty() {
+            ruleset = ruleset.handle_access(net)?;
+        }
+        if !scopes.is_empty() {
+            ruleset = ruleset.scope(scopes)?;
+        }
+        ruleset.create()
+    };
+    build().map_err(|error| fail("landlock ruleset", error))
+}
+
+/// Parent side: the ruleset with the rules of all host paths and ports.
+///
+/// # Errors
+/// A rule that the kernel refuses; never skipped.
+pub fn prepare(plan: &Plan, trees: &[Tree]) -> Result<RulesetCreated, StepError> {
+    let abi = abi(plan.landlock_abi);
+    let mut rules = ruleset(plan.landlock_abi)?;
+    for tree in trees {
+        let mount = &plan.mounts[tree.index];
+        rules = rules
+            .add_rule(PathBeneath::new(tree.object.as_fd(), rights(abi, mount, tree.directory)))
+            .map_err(|error| fail(&mount.path.display().to_string(), error))?;
+    }
+    let dial = AccessNet::from_all(abi) & !AccessNet::BindTcp & !AccessNet::BindUdp;
+    if !dial.is_empty() {
+        for port in plan.tcp_ports.iter().copied().chain([53]) {
+            rules = rules.add_rule(NetPort::new(port, dial)).map_err(|error| fail(&format!("port {port}"), error))?;
+        }
+        // A datagram socket is bound to a port of the kernel's choice by its first datagram.
+        if AccessNet::from_all(abi).contains(AccessNet::BindUdp) {
+            rules = rules.add_rule(NetPort::new(0, AccessNet::BindUdp)).map_err(|error| fail("port 0", error))?;
+        }
+    }
+    Ok(rules)
+}
+
+/// Child side: adds the rules of what was made fresh in the root, then restricts. Returns the ruleset for the layer that
+/// the plugin alone takes later.
+///
+/// # Errors
+/// A rule that the kernel refuses, or anything less than full enforcement.
+pub fn step(plan: &Plan, rules: RulesetCreated) -> Result<RulesetCreated, StepError> {
+    let abi = abi(plan.landlock_abi);
+    let beneath = |rules: RulesetCreated, path: &Path, rights: BitFlags<AccessFs>| {
+        let object = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|error| StepError::new(Step::Landlock, path.display().to_string(), error))?;
+        rules.add_rule(PathBeneath::new(object, rights)).map_err(|error| fail(&path.display().to_string(), error))
+    };
+    // Listing only: what lies below is the sealed root itself and mounts that all have rules of their own.
+    let mut rules = beneath(rules, Path::new("/"), AccessFs::ReadDir.into())?;
+    for directory in ["/etc", "/run/upm"] {
+        rules = beneath(rules, Path::new(directory), AccessFs::ReadFile | AccessFs::ReadDir)?;
+    }
+    for mount in &plan.mounts {
+        if matches!(mount.source, Source::Tmpfs { .. } | Source::Proc) {
+            rules = beneath(rules, &mount.path, rights(abi, mount, true))?;
+        }
+    }
+    restrict(rules)
+}
+
+/// Restricts the process, and hands the ruleset back for a further layer.
+///
+/// # Errors
+/// Anything less than full enforcement.
+pub fn restrict(rules: RulesetCreated) -> Result<RulesetCreated, StepError> {
+    let again = rules.try_clone().map_err(|error| StepError::new(Step::Landlock, "ruleset", error))?;
+    // no_new_privs is a step of its own, before this one.
+    let status = rules.set_no_new_privs(false).restrict_self().map_err(|error| fail("restrict_self", error))?;
+    if status.ruleset != RulesetStatus::FullyEnforced {
+        return Err(fail("landlock", format!("only {:?}", status.ruleset)));
+    }
+    Ok(again)
+}

@@ -1,0 +1,43 @@
+//! Step `limits`: resource limits of each process, and no user namespaces below this one.
+
+use super::step::{Step, StepError};
+use crate::decide::plan::Limits;
+use nix::sys::resource::{Resource, setrlimit};
+use std::fs::File;
+use std::io::Write;
+
+/// The soft and hard values of every limit that is set, in the order of setting.
+#[must_use]
+pub fn values(limits: &Limits) -> [(Resource, &'static str, u64, u64); 9] {
+    let same = |resource, name, value| (resource, name, value, value);
+    [
+        // A core_pattern that is a pipe ignores a limit of 0, but not of 1 (core(5)).
+        same(Resource::RLIMIT_CORE, "core", 1),
+        // SIGXCPU first, so that the end has a name of its own; SIGKILL a second later for who ignores it.
+        (Resource::RLIMIT_CPU, "cpu_time", limits.cpu_time_s, limits.cpu_time_s.saturating_add(1)),
+        // Not RLIMIT_AS: node reserves address space by the terabyte.
+        same(Resource::RLIMIT_DATA, "memory", limits.memory),
+        same(Resource::RLIMIT_FSIZE, "file_size", limits.file_size),
+        same(Resource::RLIMIT_NOFILE, "open_files", limits.open_files),
+        // Counted in the call's own user namespace (Linux 5.14); pid 1 is one of them.
+        same(Resource::RLIMIT_NPROC, "processes", limits.processes.saturating_add(1)),
+        same(Resource::RLIMIT_MEMLOCK, "locked memory", 64 << 10),
+        same(Resource::RLIMIT_MSGQUEUE, "message queues", 800 << 10),
+        same(Resource::RLIMIT_RTPRIO, "real-time priority", 0),
+    ]
+}
+
+/// Sets them.
+///
+/// # Errors
+/// `EPERM` where the caller's own hard limit is lower.
+pub fn step(limits: &Limits, mut userns_limit: File) -> Result<(), StepError> {
+    for (resource, name, soft, hard) in values(limits) {
+        let (_, current) = nix::sys::resource::getrlimit(resource).map_err(|errno| StepError::new(Step::Limits, name, errno))?;
+        // A caller with less than the grant gives less: a lower limit is no weaker protection.
+        setrlimit(resource, soft.min(current), hard.min(current)).map_err(|errno| StepError::new(Step::Limits, name, errno))?;
+    }
+    userns_limit
+        .write_all(b"0")
+        .map_err(|error| StepError::new(Step::Limits, "/proc/sys/user/max_user_namespaces", error))
+}

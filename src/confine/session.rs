@@ -1,0 +1,53 @@
+//! Step `session`: nothing of the supervisor's session, signals or keyrings is carried along.
+
+use super::step::{Step, StepError};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigprocmask};
+use rustix::event::{PollFd, PollFlags, poll};
+use std::io;
+use std::os::fd::BorrowedFd;
+
+/// Default signals, empty mask, umask, own session and keyring, and death with the supervisor.
+///
+/// # Errors
+/// Names the call that failed.
+pub fn step(supervisor: BorrowedFd<'_>) -> Result<(), StepError> {
+    default_signals_and_mask()?;
+    let fail = |what: &str, errno: nix::Error| StepError::new(Step::Session, what, errno);
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+    nix::unistd::setsid().map_err(|errno| fail("setsid", errno))?;
+    crate::sys::process::new_session_keyring().map_err(|error| StepError::new(Step::Session, "session keyring", error))?;
+    die_with(supervisor, Step::Session)
+}
+
+/// SIGKILL when the supervisor ends. A change of uid clears it, so it is set again later.
+///
+/// # Errors
+/// `ESRCH` when the supervisor is gone already: in a new pid namespace `getppid` is 0 and cannot tell, its pidfd can.
+pub fn die_with(supervisor: BorrowedFd<'_>, step: Step) -> Result<(), StepError> {
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(|errno| StepError::new(step, "parent-death signal", errno))?;
+    let mut fds = [PollFd::from_borrowed_fd(supervisor, PollFlags::IN)];
+    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    match poll(&mut fds, Some(&now)) {
+        Ok(0) => Ok(()),
+        Ok(_) => Err(StepError::new(step, "supervisor", io::Error::from_raw_os_error(libc::ESRCH))),
+        Err(errno) => Err(StepError::new(step, "supervisor", errno)),
+    }
+}
+
+/// Every signal acts as by default, and none is blocked.
+///
+/// # Errors
+/// None that the kernel documents for these signals.
+pub fn default_signals_and_mask() -> Result<(), StepError> {
+    let fail = |what: &str, errno: nix::Error| StepError::new(Step::Session, what, errno);
+    default_signals().map_err(|errno| fail("sigaction", errno))?;
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).map_err(|errno| fail("sigprocmask", errno))
+}
+
+fn default_signals() -> nix::Result<()> {
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    for signal in Signal::iterator().filter(|signal| !matches!(signal, Signal::SIGKILL | Signal::SIGSTOP)) {
+        crate::sys::process::set_signal_action(signal, &default)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,140 @@
+//! Step `verify`: what is active is read back from the kernel and compared with the plan, before anything of the plugin runs.
+
+use super::step::{Step, StepError};
+use crate::decide::plan::{INSIDE_ID, Plan, Source};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+
+/// The seven namespaces of a call.
+pub const NAMESPACES: [&str; 7] = ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup"];
+
+/// What the child read back of itself.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Report {
+    /// `/proc/self/ns/*`: inode numbers.
+    pub namespaces: BTreeMap<String, u64>,
+    /// `NoNewPrivs` of `/proc/self/status`.
+    pub no_new_privs: bool,
+    /// Capability sets, each as the kernel prints it; all zero.
+    pub capabilities: BTreeMap<String, u64>,
+    /// Real, effective and saved user id, inside.
+    pub uid: [u32; 3],
+    /// Real, effective and saved group id, inside.
+    pub gid: [u32; 3],
+    /// Supplementary groups. A user's own cannot be dropped; inside they have no name.
+    pub groups: usize,
+    /// Mounts in the root, the root's own included.
+    pub mounts: usize,
+    /// `/proc/self/uid_map`.
+    pub uid_map: String,
+}
+
+fn differs(what: impl Into<String>) -> StepError {
+    StepError::new(Step::Verify, what, io::Error::other("is not as planned"))
+}
+
+fn unreadable(what: &str, error: impl std::error::Error + Send + Sync + 'static) -> StepError {
+    StepError::new(Step::Verify, what, io::Error::other(error))
+}
+
+/// Reads back and compares.
+///
+/// # Errors
+/// The first difference.
+pub fn step(plan: &Plan, as_root: bool) -> Result<Report, StepError> {
+    let myself = procfs::process::Process::myself().map_err(|error| unreadable("/proc/self", error))?;
+    let status = myself.status().map_err(|error| unreadable("/proc/self/status", error))?;
+    if status.nonewprivs != Some(1) {
+        return Err(differs("NoNewPrivs"));
+    }
+    let sets = [
+        ("CapInh", status.capinh),
+        ("CapPrm", status.capprm),
+        ("CapEff", status.capeff),
+        ("CapBnd", status.capbnd.unwrap_or(u64::MAX)),
+        ("CapAmb", status.capamb.unwrap_or(u64::MAX)),
+    ];
+    if let Some((name, _)) = sets.iter().find(|(_, set)| *set != 0) {
+        return Err(differs(*name));
+    }
+    let uid = [status.ruid, status.euid, status.suid];
+    let gid = [status.rgid, status.egid, status.sgid];
+    if uid != [INSIDE_ID; 3] || gid != [INSIDE_ID; 3] {
+        return Err(differs(format!("uid {uid:?}, gid {gid:?}")));
+    }
+    if as_root && !status.groups.is_empty() {
+        return Err(differs("supplementary groups"));
+    }
+    let mut namespaces = BTreeMap::new();
+    for name in NAMESPACES {
+        namespaces.insert(name.to_owned(), namespace(name).map_err(|error| unreadable("/proc/self/ns", error))?);
+    }
+    let mounts = mounts(plan, &myself)?;
+    let uid_map = std::fs::read_to_string("/proc/self/uid_map").map_err(|error| unreadable("/proc/self/uid_map", error))?;
+    Ok(Report {
+        namespaces,
+        no_new_privs: true,
+        capabilities: sets.into_iter().map(|(name, set)| (name.to_owned(), set)).collect(),
+        uid,
+        gid,
+        groups: status.groups.len(),
+        mounts,
+        uid_map: uid_map.split_whitespace().collect::<Vec<_>>().join(" "),
+    })
+}
+
+/// Inode number of one of this process's namespaces.
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub fn namespace(name: &str) -> io::Result<u64> {
+    use std::os::unix::fs::MetadataExt;
+    Ok(std::fs::metadata(Path::new("/proc/self/ns").join(name))?.ino())
+}
+
+/// Every mount of the namespace must be one of the plan (or lie below one that was cloned with it), with its flags.
+fn mounts(plan: &Plan, myself: &procfs::process::Process) -> Result<usize, StepError> {
+    let found = myself.mountinfo().map_err(|error| unreadable("/proc/self/mountinfo", error))?;
+    let mut count = 0;
+    let mut seen = vec![false; plan.mounts.len()];
+    for mount in found {
+        count += 1;
+        let has = |flag: &str| mount.mount_options.contains_key(flag);
+        let place = mount.mount_point.display().to_string();
+        if !has("nosuid") {
+            return Err(differs(format!("{place}: nosuid")));
+        }
+        if mount.mount_point == Path::new("/") {
+            if !(has("ro") && has("nodev") && has("noexec")) {
+                return Err(differs("/: ro, nodev, noexec"));
+            }
+            continue;
+        }
+        let planned = plan
+            .mounts
+            .iter()
+            .enumerate()
+            .rev()
+            .filter(|(_, planned)| planned.is_mount() && mount.mount_point.starts_with(&planned.path))
+            .max_by_key(|(_, planned)| planned.path.components().count());
+        let Some((index, planned)) = planned else { return Err(differs(format!("{place}: unplanned mount"))) };
+        seen[index] |= mount.mount_point == planned.path;
+        let device = planned.source == Source::Device;
+        if has("nodev") == device || has("rw") != planned.write || has("noexec") == planned.exec {
+            return Err(differs(format!("{place}: flags")));
+        }
+    }
+    let missing =
+        plan.mounts.iter().zip(seen).find(|(planned, seen)| !seen && planned.is_mount() && !covered(plan, planned));
+    match missing {
+        Some((planned, _)) => Err(differs(format!("{}: not mounted", planned.path.display()))),
+        None => Ok(count),
+    }
+}
+
+/// The same path twice in the plan is one place; the last of them is what is seen.
+fn covered(plan: &Plan, planned: &crate::decide::plan::Mount) -> bool {
+    plan.mounts.iter().filter(|other| other.path == planned.path).count() > 1
+}

@@ -1,0 +1,3 @@
+//! Whether a call may be made, and under which plan. Pure: no I/O here.
+
+pub mod plan;

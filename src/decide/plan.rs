@@ -1,0 +1,306 @@
+//! The grant resolved for this host. Pure data: what `upm explain` prints and what is enforced are this one value.
+#![forbid(unsafe_code)]
+
+use crate::types::{EgressRule, Entry, Grant, OnViolation};
+use serde::Serialize;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+/// The plugin's user and group inside the sandbox.
+pub const INSIDE_ID: u32 = 1000;
+/// Where the name stub listens: one exact address of the sandbox's own loopback.
+pub const STUB_ADDRESS: std::net::Ipv4Addr = std::net::Ipv4Addr::new(127, 0, 0, 53);
+/// Where the runner lies inside.
+pub const RUNNER_PATH: &str = "/run/upm/runner.py";
+
+/// What plan-making needs to know of the host; gathered by `host`, so that this stage does no I/O.
+#[derive(Debug, Clone, Serialize)]
+pub struct Facts {
+    /// Calling user.
+    pub caller_uid: u32,
+    /// Calling group.
+    pub caller_gid: u32,
+    /// User that the plugin is outside.
+    pub outside_uid: u32,
+    /// Group that the plugin is outside.
+    pub outside_gid: u32,
+    /// Landlock ABI of the running kernel, 0 without landlock.
+    pub landlock_abi: u32,
+    /// Top-level names (`bin`, `lib`, `lib64`, …) and, where they are links, what they point to.
+    pub root_entries: BTreeMap<String, Option<PathBuf>>,
+    /// Entries of `/etc` out of the list that programs need to start, and, where they are links, what they point to.
+    pub etc_entries: BTreeMap<String, Option<PathBuf>>,
+    /// Directories outside `/usr` that the interpreter needs.
+    pub interpreter_prefixes: Vec<PathBuf>,
+    /// Directory that holds the plugin's top-level package or module, and the package itself.
+    pub code: Code,
+}
+
+/// The plugin's own files.
+#[derive(Debug, Clone, Serialize)]
+pub struct Code {
+    /// The package directory, module file or executable that is mounted.
+    pub path: PathBuf,
+    /// What is put on `sys.path`; empty for an executable.
+    pub search: PathBuf,
+}
+
+/// Where a mount's content comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// The same path on the host, opened without following links. A granted one must be owned by one user.
+    Host {
+        /// Whether the tree is id-mapped to its owner when root calls.
+        mapped: bool,
+    },
+    /// A device node of the host.
+    Device,
+    /// Fresh memory.
+    Tmpfs {
+        /// Size in bytes.
+        bytes: u64,
+        /// Most files and directories.
+        inodes: u64,
+    },
+    /// A fresh proc of the call's own pid namespace.
+    Proc,
+    /// A file of the sealed root.
+    File(#[serde(skip)] Vec<u8>),
+    /// A symbolic link of the sealed root.
+    Link(PathBuf),
+}
+
+/// One entry of the root that the plugin sees.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Mount {
+    /// Absolute path inside, and for `Source::Host` also on the host.
+    pub path: PathBuf,
+    /// Its content.
+    pub source: Source,
+    /// Whether the plugin may write there.
+    pub write: bool,
+    /// Whether programs may be started from there.
+    pub exec: bool,
+    /// Which key or need it serves.
+    pub why: &'static str,
+}
+
+impl Mount {
+    /// Whether it is a mount of its own, rather than a file or link of the root's tmpfs.
+    #[must_use]
+    pub fn is_mount(&self) -> bool {
+        !matches!(self.source, Source::File(_) | Source::Link(_))
+    }
+}
+
+/// Numbers that bound the call. Bytes, counts and seconds.
+#[derive(Debug, Clone, Serialize)]
+pub struct Limits {
+    /// Wall clock, milliseconds.
+    pub timeout_ms: u64,
+    /// Processor time a process, seconds (`RLIMIT_CPU` counts whole ones).
+    pub cpu_time_s: u64,
+    /// Memory of the call.
+    pub memory: u64,
+    /// Processes and threads.
+    pub processes: u64,
+    /// Descriptors a process.
+    pub open_files: u64,
+    /// Bytes a file.
+    pub file_size: u64,
+    /// Bytes kept of each of stdout and stderr.
+    pub output: u64,
+    /// Bytes of a frame.
+    pub result: u64,
+    /// Bytes through the gateway.
+    pub egress_bytes: u64,
+}
+
+/// Everything that is enforced for one call.
+#[derive(Debug, Clone, Serialize)]
+pub struct Plan {
+    /// Class name.
+    pub plugin: String,
+    /// Method name.
+    pub method: String,
+    /// How it is started.
+    pub entry: Entry,
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// The whole environment.
+    pub env: BTreeMap<String, String>,
+    /// Outside user and group; inside both are [`INSIDE_ID`].
+    pub outside: (u32, u32),
+    /// The root, in the order in which it is put together.
+    pub mounts: Vec<Mount>,
+    /// Directory that is put on `sys.path`.
+    pub search: PathBuf,
+    /// Landlock ABI whose every right is handled.
+    pub landlock_abi: u32,
+    /// TCP ports that may be dialled.
+    pub tcp_ports: BTreeSet<u16>,
+    /// Destinations the gateway carries.
+    pub egress: Vec<EgressRule>,
+    /// System calls added to the filter.
+    pub syscalls: Vec<String>,
+    /// What a denied system call does.
+    pub on_violation: OnViolation,
+    /// Bounds.
+    pub limits: Limits,
+}
+
+impl Plan {
+    /// SHA-256 of the plan's JSON, as lower-case hexadecimal: two calls with the same digest were confined alike. The
+    /// request id, which alone differs from call to call, is left out.
+    #[must_use]
+    pub fn sha256(&self) -> String {
+        let mut value = serde_json::to_value(self).unwrap_or(Value::Null);
+        if let Some(env) = value.get_mut("env").and_then(Value::as_object_mut) {
+            env.remove("UPM_REQUEST_ID");
+        }
+        crate::types::sha256_hex(value.to_string().as_bytes())
+    }
+}
+
+/// Puts the plan together. `egress` are the destinations of the granted groups, clients already asked; `client_env` and
+/// `client_files` are what those clients need inside.
+#[must_use]
+pub fn plan(
+    names: (&str, &str),
+    entry: &Entry,
+    grant: &Grant,
+    facts: &Facts,
+    egress: Vec<EgressRule>,
+    client: &ClientNeeds,
+    environment: Environment<'_>,
+) -> Plan {
+    let mut mounts = base_mounts(grant, facts);
+    let host = |path: &Path, mapped, write, why| Mount {
+        path: path.to_path_buf(),
+        source: Source::Host { mapped },
+        write,
+        exec: true,
+        why,
+    };
+    mounts.extend(facts.interpreter_prefixes.iter().map(|path| host(path, false, false, "interpreter")));
+    mounts.extend(client.files.iter().map(|path| host(path, false, false, "egress client")));
+    mounts.push(host(&facts.code.path, false, false, "plugin"));
+    mounts.extend(grant.read.iter().map(|path| host(path, true, false, "read")));
+    mounts.extend(grant.write.iter().map(|path| host(path, true, true, "write")));
+    // A mount can only lie on one that is there already. The sort is stable: on equal paths the later, wider grant wins.
+    mounts.sort_by_key(|mount| mount.path.components().count());
+
+    let mut env: BTreeMap<String, String> = [
+        ("PATH", "/usr/local/bin:/usr/bin:/bin"),
+        ("HOME", "/tmp"),
+        ("TMPDIR", "/tmp"),
+        ("LANG", "C.UTF-8"),
+        ("UPM_REQUEST_ID", environment.request_id),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .collect();
+    env.extend(client.env.clone());
+    env.extend(grant.env_pass.iter().filter_map(|name| Some((name.clone(), (environment.pass)(name)?))));
+    env.extend(grant.env.clone());
+
+    let argv = match entry {
+        Entry::Python { .. } => {
+            let mut argv = vec![grant.interpreter.to_string_lossy().into_owned()];
+            argv.extend(["-I", "-B", "-u", "-X", "utf8=1"].map(str::to_owned));
+            if !grant.site {
+                argv.push("-S".to_owned());
+            }
+            argv.push(RUNNER_PATH.to_owned());
+            argv
+        }
+        Entry::Exec { path } => vec![path.to_string_lossy().into_owned()],
+    };
+    Plan {
+        plugin: names.0.to_owned(),
+        method: names.1.to_owned(),
+        entry: entry.clone(),
+        argv,
+        env,
+        outside: (facts.outside_uid, facts.outside_gid),
+        mounts,
+        search: facts.code.search.clone(),
+        landlock_abi: facts.landlock_abi,
+        tcp_ports: egress.iter().map(|rule| rule.pattern.port).collect(),
+        egress,
+        syscalls: grant.syscalls.clone(),
+        on_violation: grant.on_violation,
+        limits: Limits {
+            timeout_ms: u64::try_from(environment.timeout.as_millis()).unwrap_or(u64::MAX),
+            cpu_time_s: grant.cpu_time.as_secs() + u64::from(grant.cpu_time.subsec_nanos() > 0),
+            memory: grant.memory,
+            processes: grant.processes,
+            open_files: grant.open_files,
+            file_size: grant.file_size,
+            output: grant.output,
+            result: grant.result,
+            egress_bytes: grant.egress_bytes,
+        },
+    }
+}
+
+/// What a call adds to the grant.
+pub struct Environment<'a> {
+    /// The call's id.
+    pub request_id: &'a str,
+    /// The deadline: the grant's, or the caller's shorter one.
+    pub timeout: std::time::Duration,
+    /// The caller's variables, asked only for names in `env_pass`.
+    pub pass: &'a dyn Fn(&str) -> Option<String>,
+}
+
+/// What a package manager's client needs inside to use the index it is configured for.
+#[derive(Debug, Clone, Default)]
+pub struct ClientNeeds {
+    /// Variables.
+    pub env: BTreeMap<String, String>,
+    /// Files to be readable: CA bundles, client certificates.
+    pub files: Vec<PathBuf>,
+}
+
+/// The root before any grant: system files, proc, devices, temporary memory, made-up `/etc`.
+fn base_mounts(grant: &Grant, facts: &Facts) -> Vec<Mount> {
+    let entry = |path: &str, source, write, exec, why| Mount { path: PathBuf::from(path), source, write, exec, why };
+    let file = |path: &str, text: String| entry(path, Source::File(text.into_bytes()), false, false, "made up");
+    let link = |path: &str, to: &str| entry(path, Source::Link(PathBuf::from(to)), false, false, "standard link");
+    let mut mounts = Vec::new();
+    let system = facts.root_entries.iter().map(|found| ("/", true, found));
+    for (below, exec, (name, target)) in system.chain(facts.etc_entries.iter().map(|found| ("/etc/", false, found))) {
+        let source = target.clone().map_or(Source::Host { mapped: false }, Source::Link);
+        mounts.push(entry(&format!("{below}{name}"), source, false, exec, "system"));
+    }
+    let id = INSIDE_ID;
+    mounts.extend([
+        file("/etc/passwd", format!("plugin:x:{id}:{id}:plugin:/tmp:/usr/sbin/nologin\n")),
+        file("/etc/group", format!("plugin:x:{id}:\n")),
+        file("/etc/hosts", "127.0.0.1 localhost\n::1 localhost\n".to_owned()),
+        file("/etc/resolv.conf", format!("nameserver {STUB_ADDRESS}\noptions timeout:2 attempts:1\n")),
+        file("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n".to_owned()),
+        entry("/proc", Source::Proc, false, false, "system"),
+        link("/dev/fd", "/proc/self/fd"),
+        link("/dev/stdin", "/proc/self/fd/0"),
+        link("/dev/stdout", "/proc/self/fd/1"),
+        link("/dev/stderr", "/proc/self/fd/2"),
+        // POSIX semaphores and shared memory; counted as memory, so small.
+        entry("/dev/shm", Source::Tmpfs { bytes: 16 << 20, inodes: 1024 }, true, false, "system"),
+        // An inode costs the kernel about a kilobyte that the size does not count.
+        entry("/tmp", Source::Tmpfs { bytes: grant.tmp, inodes: (grant.tmp / 4096).clamp(1024, 65_536) }, true, false, "tmp"),
+    ]);
+    for node in ["null", "zero", "full", "random", "urandom"] {
+        mounts.push(entry(&format!("/dev/{node}"), Source::Device, true, false, "system"));
+    }
+    mounts
+}
+
+/// The plan as `data.sandbox` and `explain --json` show it.
+#[must_use]
+pub fn describe(plan: &Plan) -> Value {
+    json!(plan)
+}

@@ -1,0 +1,3 @@
+//! What this kernel and machine offer.
+
+pub mod facts;

@@ -1,0 +1,684 @@
+//! The audit record, and the sinks that must hold it before a call goes on.
+//!
+//! [`Sinks::open`] connects and opens everything, before any confinement. [`Sinks::store`] then needs only
+//! `sendmsg`, `ppoll`, `flock`, `lseek`, `pread64` and `write` on descriptors that are already open (and
+//! `clock_gettime` on machines without a vDSO clock). A record too long for one datagram needs `memfd_create`,
+//! `fcntl` and `close` too: only one with `arguments` can be, so confined callers leave those out.
+
+use super::envelope::{hostname, timestamp};
+use super::file::FileSink;
+use super::journald::Journald;
+use super::{code, text};
+use crate::types::{Code, Denial, Failure};
+use serde_json::{Map, Value};
+use std::fmt;
+use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// A record is stored within this time or the call is refused.
+pub const DEADLINE: Duration = Duration::from_secs(2);
+
+/// What journald may use of [`DEADLINE`] when a file stands by.
+const JOURNALD_SHARE: Duration = Duration::from_millis(1500);
+
+/// Where journald listens for its native protocol.
+pub const JOURNALD_SOCKET: &str = "/run/systemd/journal/socket";
+
+/// Longest text of a denial's member, in characters, and of a plugin's or method's name that nothing allows.
+const TEXT_LIMIT: usize = 1024;
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// The call was allowed and its plugin is about to be started.
+    CallStarted,
+    /// The call ended.
+    CallFinished,
+    /// The call was not allowed; nothing was started.
+    CallRefused,
+    /// A layer stopped something that the plugin tried.
+    Denial(Box<Denial>),
+}
+
+impl Event {
+    /// The value of `UPM_EVENT`.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Event::CallStarted => "call_started",
+            Event::CallFinished => "call_finished",
+            Event::CallRefused => "call_refused",
+            Event::Denial(_) => "denial",
+        }
+    }
+}
+
+/// One audit record. What is `None` is left out, but `login_uid`, which is `null` in the file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Record {
+    /// What happened.
+    pub event: Event,
+    /// The call's UUID.
+    pub request_id: String,
+    /// The plugin as the caller named it.
+    pub plugin: Option<String>,
+    /// The method as the caller named it.
+    pub method: Option<String>,
+    /// The user who called.
+    pub caller_uid: u32,
+    /// The user who logged in ([`login_uid`]), whatever `su` or `sudo` came after.
+    pub login_uid: Option<u32>,
+    /// Why it failed or was refused. A `call_finished` without one is written as `ok`.
+    pub code: Option<Code>,
+    /// Microseconds from the start of `upm`.
+    pub duration_us: Option<u64>,
+    /// SHA-256 of the JSON arguments, lower-case hexadecimal.
+    pub args_sha256: Option<String>,
+    /// SHA-256 of the plan.
+    pub policy_sha256: Option<String>,
+    /// SHA-256 of the plugin's files.
+    pub plugin_sha256: Option<String>,
+    /// How many denials the call had.
+    pub denials: Option<u64>,
+    /// The arguments themselves, with `arguments = "full"`. Only for `call_started` and `call_refused`: see the
+    /// module's list of system calls.
+    pub arguments: Option<String>,
+}
+
+impl Record {
+    /// A record with only what every record has.
+    #[must_use]
+    pub fn new(event: Event, request_id: impl Into<String>, caller_uid: u32, login_uid: Option<u32>) -> Self {
+        Record {
+            event,
+            request_id: request_id.into(),
+            plugin: None,
+            method: None,
+            caller_uid,
+            login_uid,
+            code: None,
+            duration_us: None,
+            args_sha256: None,
+            policy_sha256: None,
+            plugin_sha256: None,
+            denials: None,
+            arguments: None,
+        }
+    }
+
+    fn code(&self) -> Option<&'static str> {
+        match (self.code, &self.event) {
+            (Some(code), _) => Some(code::name(code)),
+            (None, Event::CallFinished) => Some("ok"),
+            (None, _) => None,
+        }
+    }
+
+    /// The sentence for people.
+    fn message(&self) -> String {
+        let name = |name: &Option<String>| name.as_deref().map_or_else(|| "?".to_owned(), |name| text::quote(name, 64));
+        let call = format!("{} {} by uid {}", name(&self.plugin), name(&self.method), self.caller_uid);
+        let code = self.code().unwrap_or("?");
+        match &self.event {
+            Event::CallStarted => format!("call started: {call}"),
+            Event::CallFinished => format!("call finished: {call}: {code}"),
+            Event::CallRefused => format!("call refused: {call}: {code}"),
+            Event::Denial(denial) => format!(
+                "denied: {call}: {} {} {}",
+                text::quote(&denial.layer, 64),
+                text::quote(&denial.operation, 64),
+                text::quote(&object(denial), 256)
+            ),
+        }
+    }
+
+    /// `LOG_INFO`, `LOG_NOTICE` or `LOG_WARNING` of `syslog(3)`.
+    fn priority(&self) -> u8 {
+        match (&self.event, self.code) {
+            (Event::CallStarted, _) | (Event::CallFinished, None) => 6,
+            (Event::CallFinished, Some(_)) => 5,
+            (Event::CallRefused | Event::Denial(_), _) => 4,
+        }
+    }
+
+    /// The members both sinks carry, named as the file names them; journald's are `UPM_` and upper case.
+    fn members(&self) -> Vec<(&'static str, Value)> {
+        let mut members: Vec<(&'static str, Value)> =
+            vec![("event", self.event.name().into()), ("request_id", self.request_id.clone().into())];
+        let mut add = |name, value: Option<Value>| members.extend(value.map(|value| (name, value)));
+        let cut = |text: &String| Value::from(bounded(text));
+        add("plugin", self.plugin.as_ref().map(cut));
+        add("method", self.method.as_ref().map(cut));
+        add("caller_uid", Some(self.caller_uid.into()));
+        add("login_uid", Some(self.login_uid.map_or(Value::Null, Value::from)));
+        add("code", self.code().map(Value::from));
+        add("duration_us", self.duration_us.map(Value::from));
+        add("args_sha256", self.args_sha256.clone().map(Value::from));
+        add("policy_sha256", self.policy_sha256.clone().map(Value::from));
+        add("plugin_sha256", self.plugin_sha256.clone().map(Value::from));
+        add("denials", self.denials.map(Value::from));
+        if let Event::Denial(denial) = &self.event {
+            add("layer", Some(cut(&denial.layer)));
+            add("operation", Some(cut(&denial.operation)));
+            add("object", Some(cut(&object(denial))));
+            add("rule", Some(cut(&denial.rule)));
+            add("remedy", Some(cut(&denial.remedy)));
+            add("count", Some(denial.count.into()));
+        }
+        add("arguments", self.arguments.clone().map(Value::from));
+        members
+    }
+
+    /// The fields for journald, which adds `_PID`, `_UID`, `_HOSTNAME` and the time itself, from the kernel.
+    pub(super) fn fields(&self) -> Vec<(String, String)> {
+        let mut fields = vec![
+            ("MESSAGE".to_owned(), self.message()),
+            ("MESSAGE_ID".to_owned(), super::journald::message_id(&self.event).to_owned()),
+            ("PRIORITY".to_owned(), self.priority().to_string()),
+            ("SYSLOG_IDENTIFIER".to_owned(), "upm".to_owned()),
+        ];
+        for (name, value) in self.members() {
+            let value = match value {
+                Value::Null => continue,
+                Value::String(text) => text,
+                other => other.to_string(),
+            };
+            fields.push((format!("UPM_{}", name.to_ascii_uppercase()), value));
+        }
+        fields
+    }
+
+    /// The line for the file, with its newline.
+    fn line(&self, hostname: &str, pid: u32) -> String {
+        let mut object = Map::new();
+        object.insert("timestamp".into(), timestamp().into());
+        object.insert("hostname".into(), hostname.into());
+        object.insert("pid".into(), pid.into());
+        for (name, value) in self.members() {
+            object.insert(name.into(), value);
+        }
+        format!("{}\n", Value::from(object))
+    }
+}
+
+/// A denial's object as one text.
+fn object(denial: &Denial) -> String {
+    match &denial.object {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn bounded(text: &str) -> String {
+    match text.char_indices().nth(TEXT_LIMIT) {
+        None => text.to_owned(),
+        Some((end, _)) => format!("{}…", &text[..end]),
+    }
+}
+
+/// The user who logged in, from `/proc/self/loginuid`; `None` when unset (4294967295) or when the kernel keeps none.
+#[must_use]
+pub fn login_uid() -> Option<u32> {
+    parse_login_uid(&std::fs::read_to_string("/proc/self/loginuid").ok()?)
+}
+
+fn parse_login_uid(text: &str) -> Option<u32> {
+    text.trim_end().parse().ok().filter(|uid| *uid != u32::MAX)
+}
+
+/// A record could not be stored, or a sink could not be opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditError {
+    /// `journald`, or the file's path.
+    pub sink: String,
+    /// What failed.
+    pub reason: String,
+    /// What an administrator can do.
+    pub remedy: String,
+}
+
+impl AuditError {
+    /// An error of one sink.
+    #[must_use]
+    pub fn new(sink: impl Into<String>, reason: impl Into<String>, remedy: impl Into<String>) -> Self {
+        AuditError { sink: sink.into(), reason: reason.into(), remedy: remedy.into() }
+    }
+
+    /// The same, after another sink had failed too.
+    fn after(mut self, earlier: Option<AuditError>) -> Self {
+        if let Some(earlier) = earlier {
+            self.reason = format!("{} (and {}: {})", self.reason, earlier.sink, earlier.reason);
+        }
+        self
+    }
+}
+
+impl fmt::Display for AuditError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "audit: {}: {}; {}", self.sink, self.reason, self.remedy)
+    }
+}
+
+impl std::error::Error for AuditError {}
+
+impl From<AuditError> for Failure {
+    fn from(error: AuditError) -> Self {
+        Failure::new(Code::AuditUnavailable, error.to_string())
+            .detail("sink", error.sink)
+            .detail("reason", error.reason)
+            .detail("remedy", error.remedy)
+    }
+}
+
+/// `audit.journald` of the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JournaldMode {
+    /// journald when it listens, else the file; the file too when journald fails later.
+    Auto,
+    /// journald, or the call is refused.
+    Required,
+    /// The file only.
+    Off,
+}
+
+/// The file used when the configuration names none: `/var/log/upm/audit.jsonl` for root, else
+/// `$XDG_STATE_HOME/upm/audit.jsonl` or `$HOME/.local/state/upm/audit.jsonl`. A variable that is empty or relative
+/// counts as unset, as the XDG base directory specification says; with neither there is no default.
+#[must_use]
+pub fn default_file(uid: u32, xdg_state_home: Option<PathBuf>, home: Option<PathBuf>) -> Option<PathBuf> {
+    if uid == 0 {
+        return Some(PathBuf::from("/var/log/upm/audit.jsonl"));
+    }
+    let absolute = |path: &PathBuf| path.is_absolute();
+    let state =
+        xdg_state_home.filter(absolute).or_else(|| home.filter(absolute).map(|home| home.join(".local/state")))?;
+    Some(state.join("upm/audit.jsonl"))
+}
+
+/// Where a record went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use]
+pub struct Stored {
+    /// The sinks that hold it; never empty.
+    pub sinks: Vec<String>,
+    /// The sinks that should hold it too but failed. The caller tells stderr.
+    pub failed: Vec<AuditError>,
+}
+
+/// Open sinks. Their descriptors are close-on-exec.
+#[derive(Debug)]
+pub struct Sinks {
+    mode: JournaldMode,
+    journald: Option<Journald>,
+    /// Why journald is out of use, once it failed: a call does not wait for it again and again.
+    journald_failed: Option<AuditError>,
+    file: Option<FileSink>,
+    /// The file is the configuration's and gets every record; otherwise it only stands in for journald.
+    file_always: bool,
+    /// Why there is no standing-in file.
+    file_failed: Option<AuditError>,
+    /// Both are asked for once: confined, there may be no `uname` and no `getpid`.
+    hostname: String,
+    pid: u32,
+}
+
+impl Sinks {
+    /// Opens what the configuration's `[audit]` asks for.
+    ///
+    /// `file` is the configured file, written in addition to journald; `default_file` stands in for journald when
+    /// none is configured ([`default_file`]). `socket` is [`JOURNALD_SOCKET`] but in tests. `check` refuses a
+    /// directory that others could write and says why and what mends it.
+    ///
+    /// # Errors
+    /// A sink that the configuration asks for by name cannot be had, or no sink at all.
+    pub fn open(
+        mode: JournaldMode,
+        file: Option<PathBuf>,
+        default_file: Option<PathBuf>,
+        socket: &Path,
+        check: impl Fn(&Path) -> Result<(), String>,
+    ) -> Result<Self, AuditError> {
+        let mut sinks = Sinks {
+            mode,
+            journald: None,
+            journald_failed: None,
+            file: None,
+            file_always: file.is_some() || mode == JournaldMode::Off,
+            file_failed: None,
+            hostname: hostname(),
+            pid: std::process::id(),
+        };
+        if mode != JournaldMode::Off {
+            match Journald::connect(socket) {
+                Ok(journald) => sinks.journald = Some(journald),
+                Err(error) if mode == JournaldMode::Required => return Err(error),
+                Err(error) => sinks.journald_failed = Some(error),
+            }
+        }
+        if let Some(file) = file {
+            sinks.file = Some(FileSink::open(&file, check)?);
+        } else if mode != JournaldMode::Required {
+            // Opened even while journald answers: once the supervisor is confined it could not be opened any more.
+            let opened = match default_file {
+                Some(file) => FileSink::open(&file, check),
+                None => Err(AuditError::new(
+                    "default file",
+                    "neither XDG_STATE_HOME nor HOME is an absolute path",
+                    "set audit.file in the configuration, or HOME",
+                )),
+            };
+            match opened {
+                Ok(file) => sinks.file = Some(file),
+                Err(error) if sinks.journald.is_none() => return Err(error.after(sinks.journald_failed)),
+                Err(error) => sinks.file_failed = Some(error),
+            }
+        }
+        Ok(sinks)
+    }
+
+    /// Stores one record, in at most [`DEADLINE`].
+    ///
+    /// # Errors
+    /// No sink took it, or journald did not and is required: the call must not go on.
+    pub fn store(&mut self, record: &Record) -> Result<Stored, AuditError> {
+        let start = Instant::now();
+        let mut stored = Stored { sinks: Vec::new(), failed: Vec::new() };
+        if let Some(journald) = &self.journald {
+            let share = if self.file.is_some() { JOURNALD_SHARE } else { DEADLINE };
+            match journald.send(&record.fields(), start + share) {
+                Ok(()) => stored.sinks.push("journald".to_owned()),
+                Err(error) => {
+                    self.journald = None;
+                    self.journald_failed = Some(error);
+                }
+            }
+        }
+        let journald_stored = !stored.sinks.is_empty();
+        if let Some(file) = &self.file
+            && (self.file_always || !journald_stored)
+        {
+            match file.append(record.line(&self.hostname, self.pid).as_bytes(), start + DEADLINE) {
+                Ok(()) => stored.sinks.push(file.path().display().to_string()),
+                Err(error) => stored.failed.push(error),
+            }
+        }
+        let journald_failed = || self.journald_failed.clone().filter(|_| !journald_stored);
+        if let Some(error) = journald_failed() {
+            if self.mode == JournaldMode::Required {
+                return Err(error);
+            }
+            if stored.sinks.is_empty() {
+                let last = stored.failed.pop().or_else(|| self.file_failed.clone());
+                return Err(match last {
+                    Some(last) => last.after(Some(error)),
+                    None => error,
+                });
+            }
+        } else if stored.sinks.is_empty() {
+            return Err(stored.failed.pop().unwrap_or_else(|| {
+                AuditError::new("audit", "no sink is open", "set audit.journald or audit.file in the configuration")
+            }));
+        }
+        Ok(stored)
+    }
+
+    /// The file's path, for the landlock rule of a confined supervisor (writing and reading this one file).
+    #[must_use]
+    pub fn file_path(&self) -> Option<&Path> {
+        self.file.as_ref().map(FileSink::path)
+    }
+
+    /// The descriptors that must stay open while other processes are made.
+    #[must_use]
+    pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        let journald = self.journald.as_ref().map(Journald::descriptor);
+        journald.into_iter().chain(self.file.as_ref().map(FileSink::descriptor)).collect()
+    }
+
+    /// Whether journald is in use.
+    #[must_use]
+    pub fn journald(&self) -> bool {
+        self.journald.is_some()
+    }
+
+    /// Why journald was given up, in [`JournaldMode::Auto`].
+    #[must_use]
+    pub fn journald_failed(&self) -> Option<&AuditError> {
+        self.journald_failed.as_ref()
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use serde_json::json;
+    use std::os::unix::net::UnixDatagram;
+
+    pub fn record(event: Event) -> Record {
+        Record {
+            plugin: Some("PipPlugin".into()),
+            method: Some("install".into()),
+            ..Record::new(event, "cdb3458d-0b84-491a-9c4e-709f30e11111", 1000, None)
+        }
+    }
+
+    pub fn denial() -> Denial {
+        Denial {
+            layer: "egress".into(),
+            operation: "resolve".into(),
+            object: json!("evil\nUPM_CODE=ok"),
+            rule: "egress".into(),
+            remedy: "grant it".into(),
+            count: 3,
+            pid: None,
+            comm: None,
+        }
+    }
+
+    fn lines(path: &Path) -> Vec<Value> {
+        let text = std::fs::read_to_string(path).unwrap();
+        assert!(text.is_empty() || text.ends_with('\n'));
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    fn trusted(_: &Path) -> Result<(), String> {
+        Ok(())
+    }
+
+    struct Host {
+        directory: tempfile::TempDir,
+    }
+
+    impl Host {
+        fn new() -> Self {
+            Host { directory: tempfile::tempdir().unwrap() }
+        }
+        fn socket(&self) -> PathBuf {
+            self.directory.path().join("socket")
+        }
+        fn default_file(&self) -> PathBuf {
+            self.directory.path().join("state/upm/audit.jsonl")
+        }
+        fn open(&self, mode: JournaldMode, file: Option<PathBuf>) -> Result<Sinks, AuditError> {
+            Sinks::open(mode, file, Some(self.default_file()), &self.socket(), trusted)
+        }
+    }
+
+    #[test]
+    fn the_login_user_is_unset_at_its_greatest_value() {
+        assert_eq!(parse_login_uid("4294967295\n"), None);
+        assert_eq!(parse_login_uid("1000"), Some(1000));
+        assert_eq!(parse_login_uid("x"), None);
+    }
+
+    #[test]
+    fn the_default_file_depends_on_the_user() {
+        let path = |uid, xdg: Option<&str>, home: Option<&str>| {
+            default_file(uid, xdg.map(PathBuf::from), home.map(PathBuf::from))
+        };
+        assert_eq!(path(0, Some("/x"), Some("/h")), Some("/var/log/upm/audit.jsonl".into()));
+        assert_eq!(path(5, Some("/x"), Some("/h")), Some("/x/upm/audit.jsonl".into()));
+        assert_eq!(path(5, Some("x"), Some("/h")), Some("/h/.local/state/upm/audit.jsonl".into()));
+        assert_eq!(path(5, Some(""), None), None);
+    }
+
+    #[test]
+    fn auto_prefers_journald_and_keeps_the_file_empty() {
+        let host = Host::new();
+        let journald = UnixDatagram::bind(host.socket()).unwrap();
+        let mut sinks = host.open(JournaldMode::Auto, None).unwrap();
+        let stored = sinks.store(&record(Event::CallStarted)).unwrap();
+        assert_eq!(stored, Stored { sinks: vec!["journald".into()], failed: vec![] });
+        let mut buffer = [0; 4096];
+        assert!(journald.recv(&mut buffer).unwrap() > 0);
+        assert_eq!(lines(&host.default_file()), Vec::<Value>::new());
+        assert_eq!(sinks.descriptors().len(), 2);
+    }
+
+    #[test]
+    fn auto_without_journald_writes_the_file() {
+        let host = Host::new();
+        let mut sinks = host.open(JournaldMode::Auto, None).unwrap();
+        assert!(!sinks.journald());
+        let mut finished = record(Event::CallFinished);
+        finished.duration_us = Some(12);
+        finished.denials = Some(0);
+        let stored = sinks.store(&finished).unwrap();
+        assert_eq!(stored.sinks, [host.default_file().display().to_string()]);
+        let mut line = lines(&host.default_file()).remove(0);
+        let stamp = line.as_object_mut().unwrap().shift_remove("timestamp").unwrap();
+        assert_eq!(stamp.as_str().unwrap().len(), 27);
+        assert_eq!(
+            line,
+            json!({
+                "hostname": hostname(), "pid": std::process::id(), "event": "call_finished",
+                "request_id": "cdb3458d-0b84-491a-9c4e-709f30e11111", "plugin": "PipPlugin", "method": "install",
+                "caller_uid": 1000, "login_uid": null, "code": "ok", "duration_us": 12, "denials": 0,
+            })
+        );
+    }
+
+    #[test]
+    fn a_denial_is_written_with_its_members() {
+        let host = Host::new();
+        let mut sinks = host.open(JournaldMode::Off, None).unwrap();
+        let mut long = denial();
+        long.remedy = "é".repeat(5000);
+        let _ = sinks.store(&record(Event::Denial(Box::new(long)))).unwrap();
+        let line = lines(&host.default_file()).remove(0);
+        assert_eq!(line["event"], "denial");
+        assert_eq!(line["object"], "evil\nUPM_CODE=ok");
+        assert_eq!(line["count"], 3);
+        assert_eq!(line["remedy"], format!("{}…", "é".repeat(1024)));
+        assert_eq!(line.get("code"), None);
+    }
+
+    #[test]
+    fn required_refuses_without_journald() {
+        let host = Host::new();
+        let error = host.open(JournaldMode::Required, None).unwrap_err();
+        assert_eq!(error.sink, "journald");
+        assert!(!host.default_file().exists());
+        let failure = Failure::from(error);
+        assert_eq!(failure.code, Code::AuditUnavailable);
+        assert!(failure.message.starts_with("audit: journald: "), "{}", failure.message);
+        assert_eq!(failure.details["sink"], "journald");
+    }
+
+    #[test]
+    fn a_configured_file_is_written_in_addition() {
+        let host = Host::new();
+        let _journald = UnixDatagram::bind(host.socket()).unwrap();
+        let file = host.directory.path().join("own/audit.jsonl");
+        let mut sinks = host.open(JournaldMode::Required, Some(file.clone())).unwrap();
+        let stored = sinks.store(&record(Event::CallRefused)).unwrap();
+        assert_eq!(stored.sinks, ["journald".to_owned(), file.display().to_string()]);
+        assert_eq!(lines(&file).len(), 1);
+        assert!(!host.default_file().exists());
+    }
+
+    #[test]
+    fn off_never_asks_journald() {
+        let host = Host::new();
+        let journald = UnixDatagram::bind(host.socket()).unwrap();
+        journald.set_nonblocking(true).unwrap();
+        let mut sinks = host.open(JournaldMode::Off, None).unwrap();
+        let _ = sinks.store(&record(Event::CallStarted)).unwrap();
+        assert_eq!(lines(&host.default_file()).len(), 1);
+        assert_eq!(journald.recv(&mut [0; 16]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    }
+
+    /// Fills the queue of a journald that never reads.
+    fn stuff(socket: &Path) {
+        let sender = UnixDatagram::unbound().unwrap();
+        sender.set_nonblocking(true).unwrap();
+        sender.connect(socket).unwrap();
+        while sender.send(b"x").is_ok() {}
+    }
+
+    #[test]
+    fn a_journald_that_never_reads_costs_bounded_time_once_and_the_file_serves() {
+        let host = Host::new();
+        let _journald = UnixDatagram::bind(host.socket()).unwrap();
+        let mut sinks = host.open(JournaldMode::Auto, None).unwrap();
+        stuff(&host.socket());
+        let start = Instant::now();
+        let stored = sinks.store(&record(Event::CallStarted)).unwrap();
+        let first = start.elapsed();
+        assert!(first >= Duration::from_millis(1400) && first < DEADLINE, "{first:?}");
+        assert_eq!(stored.sinks, [host.default_file().display().to_string()]);
+        assert!(sinks.journald_failed().unwrap().reason.contains("did not take the record"));
+        let start = Instant::now();
+        let _ = sinks.store(&record(Event::CallFinished)).unwrap();
+        assert!(start.elapsed() < Duration::from_millis(500));
+        assert_eq!(lines(&host.default_file()).len(), 2);
+    }
+
+    #[test]
+    fn a_required_journald_that_never_reads_refuses_in_two_seconds() {
+        let host = Host::new();
+        let _journald = UnixDatagram::bind(host.socket()).unwrap();
+        let mut sinks = host.open(JournaldMode::Required, None).unwrap();
+        stuff(&host.socket());
+        let start = Instant::now();
+        let error = sinks.store(&record(Event::CallStarted)).unwrap_err();
+        assert_eq!(error.sink, "journald");
+        assert!(start.elapsed() >= Duration::from_millis(1900) && start.elapsed() < Duration::from_millis(2500));
+    }
+
+    #[test]
+    fn a_journald_that_goes_away_is_seen() {
+        let host = Host::new();
+        let journald = UnixDatagram::bind(host.socket()).unwrap();
+        let mut sinks = host.open(JournaldMode::Auto, None).unwrap();
+        drop(journald);
+        let stored = sinks.store(&record(Event::CallFinished)).unwrap();
+        assert_eq!(stored.sinks, [host.default_file().display().to_string()]);
+        assert_eq!(lines(&host.default_file()).len(), 1);
+    }
+
+    #[test]
+    fn no_sink_at_all_refuses_and_names_both() {
+        let host = Host::new();
+        let error = Sinks::open(JournaldMode::Auto, None, None, &host.socket(), trusted).unwrap_err();
+        assert_eq!(error.sink, "default file");
+        assert!(error.reason.contains("journald: "), "{error}");
+        let refused = |_: &Path| Err("is writable by group 5; chmod g-w".to_owned());
+        let error =
+            Sinks::open(JournaldMode::Off, None, Some(host.default_file()), &host.socket(), refused).unwrap_err();
+        assert!(error.reason.contains("writable by group 5"), "{error}");
+    }
+
+    #[test]
+    fn journald_alone_serves_when_the_default_file_cannot_be_opened() {
+        let host = Host::new();
+        let journald = UnixDatagram::bind(host.socket()).unwrap();
+        let mut sinks = Sinks::open(JournaldMode::Auto, None, None, &host.socket(), trusted).unwrap();
+        assert_eq!(sinks.store(&record(Event::CallStarted)).unwrap().sinks, ["journald"]);
+        drop(journald);
+        let error = sinks.store(&record(Event::CallFinished)).unwrap_err();
+        assert_eq!(error.sink, "default file");
+        assert!(error.reason.contains("journald: "), "{error}");
+    }
+}

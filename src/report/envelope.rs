@@ -1,0 +1,411 @@
+//! The JSON document that a call answers with; `response.schema.json` describes it.
+#![forbid(unsafe_code)]
+
+use super::code;
+use crate::types::{Failure, Outcome, Output};
+use serde_json::{Map, Value, json};
+
+/// The four fields that stand at the top level and again inside `data`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Metadata {
+    /// RFC 3339, UTC, microseconds, `Z`.
+    pub timestamp: String,
+    /// The host's name from `gethostname(2)`.
+    pub hostname: String,
+    /// The supervisor's process id.
+    pub pid: u32,
+    /// A UUID.
+    pub request_id: String,
+}
+
+impl Metadata {
+    /// The metadata of an envelope that is written now, by this process.
+    #[must_use]
+    pub fn now(request_id: impl Into<String>) -> Self {
+        Metadata {
+            timestamp: timestamp(),
+            hostname: hostname(),
+            pid: std::process::id(),
+            request_id: request_id.into(),
+        }
+    }
+
+    fn extend(&self, object: &mut Map<String, Value>) {
+        object.insert("timestamp".into(), self.timestamp.clone().into());
+        object.insert("hostname".into(), self.hostname.clone().into());
+        object.insert("pid".into(), self.pid.into());
+        object.insert("request_id".into(), self.request_id.clone().into());
+    }
+}
+
+/// The present time, as the envelope and the audit record write it.
+#[must_use]
+pub fn timestamp() -> String {
+    chrono::Utc::now().format("%Y-%m-%dT%H:%M:%S%.6fZ").to_string()
+}
+
+/// The host's name; `unknown` when the kernel does not tell.
+#[must_use]
+pub fn hostname() -> String {
+    nix::unistd::gethostname().map_or_else(|_| "unknown".to_owned(), |name| name.to_string_lossy().into_owned())
+}
+
+/// The envelope of a call whose method returned. An outcome that holds a failure becomes its [`error`] envelope, so
+/// that no failure is ever reported as a success.
+#[must_use]
+pub fn success(outcome: &Outcome, meta: &Metadata) -> Value {
+    let result = match &outcome.result {
+        Ok(result) => result,
+        Err(failure) => return error(failure, Some(outcome), meta),
+    };
+    let mut data = Map::new();
+    data.insert("result".into(), result.clone());
+    data.insert("output".into(), output(&outcome.output));
+    data.insert("plugin_version".into(), outcome.plugin_version.clone().unwrap_or(Value::Null));
+    observed(&mut data, outcome);
+    envelope(true, data, meta)
+}
+
+/// The envelope of a call that returned nothing. `outcome` is given once a plugin was started.
+#[must_use]
+pub fn error(failure: &Failure, outcome: Option<&Outcome>, meta: &Metadata) -> Value {
+    let mut data = Map::new();
+    data.insert("error".into(), failure.message.clone().into());
+    data.insert("code".into(), code::name(failure.code).into());
+    data.insert("details".into(), failure.details.clone().into());
+    if let Some(traceback) = &failure.traceback {
+        data.insert("traceback".into(), traceback.clone().into());
+    }
+    if let Some(outcome) = outcome {
+        data.insert("output".into(), output(&outcome.output));
+        observed(&mut data, outcome);
+    }
+    envelope(false, data, meta)
+}
+
+fn envelope(success: bool, mut data: Map<String, Value>, meta: &Metadata) -> Value {
+    meta.extend(&mut data);
+    let mut document = Map::new();
+    document.insert("success".into(), success.into());
+    document.insert("status".into(), if success { "ok" } else { "error" }.into());
+    document.insert("data".into(), data.into());
+    meta.extend(&mut document);
+    document.into()
+}
+
+/// What was seen of a plugin that was started.
+fn observed(data: &mut Map<String, Value>, outcome: &Outcome) {
+    let usage = &outcome.usage;
+    data.insert(
+        "usage".into(),
+        json!({
+            "wall_us": usage.wall_us,
+            "cpu_user_us": usage.cpu_user_us,
+            "cpu_system_us": usage.cpu_system_us,
+            "max_rss_bytes": usage.max_rss_bytes,
+            "egress_bytes_sent": usage.egress_bytes_sent,
+            "egress_bytes_received": usage.egress_bytes_received,
+        }),
+    );
+    data.insert("denials".into(), json!(outcome.denials));
+    if outcome.denials_dropped > 0 {
+        data.insert("denials_dropped".into(), outcome.denials_dropped.into());
+    }
+    data.insert("egress".into(), json!(outcome.egress));
+    data.insert("sandbox".into(), outcome.sandbox.clone());
+}
+
+fn output(output: &Output) -> Value {
+    let stdout = stream(&output.stdout, output.stdout_dropped);
+    let stderr = stream(&output.stderr, output.stderr_dropped);
+    let mut object = Map::new();
+    let mut truncated = Map::new();
+    for (name, stream) in [("stdout", &stdout), ("stderr", &stderr)] {
+        object.insert(name.into(), stream.text.clone().into());
+        if stream.dropped > 0 {
+            truncated.insert(name.into(), stream.dropped.into());
+        }
+    }
+    if !truncated.is_empty() {
+        object.insert("truncated".into(), truncated.into());
+    }
+    if stdout.lossy || stderr.lossy {
+        object.insert("encoding".into(), "lossy".into());
+    }
+    object.into()
+}
+
+struct Stream {
+    text: String,
+    /// Bytes missing at the end.
+    dropped: u64,
+    /// Bytes were replaced by U+FFFD.
+    lossy: bool,
+}
+
+/// A character that the limit cut in two is dropped whole: the plugin wrote it right.
+fn stream(bytes: &[u8], dropped: u64) -> Stream {
+    let kept = if dropped > 0 { &bytes[..bytes.len() - incomplete_tail(bytes)] } else { bytes };
+    let missing = dropped.saturating_add((bytes.len() - kept.len()) as u64);
+    match std::str::from_utf8(kept) {
+        Ok(text) => Stream { text: text.to_owned(), dropped: missing, lossy: false },
+        Err(_) => Stream { text: String::from_utf8_lossy(kept).into_owned(), dropped: missing, lossy: true },
+    }
+}
+
+/// How many bytes at the end are the beginning of a UTF-8 sequence; 0–3.
+fn incomplete_tail(bytes: &[u8]) -> usize {
+    (1..=bytes.len().min(3))
+        .find(|length| {
+            let tail = &bytes[bytes.len() - length..];
+            std::str::from_utf8(tail).is_err_and(|error| error.valid_up_to() == 0 && error.error_len().is_none())
+        })
+        .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{Code, Denial, EgressRecord, Usage};
+
+    fn meta() -> Metadata {
+        Metadata {
+            timestamp: "2025-07-16T17:54:22.123456Z".into(),
+            hostname: "myhost".into(),
+            pid: 3478,
+            request_id: "cdb3458d-0b84-491a-9c4e-709f30e11111".into(),
+        }
+    }
+
+    fn outcome(result: Result<Value, Failure>) -> Outcome {
+        Outcome {
+            result,
+            plugin_version: None,
+            output: Output { stdout: b"hello\n".to_vec(), ..Output::default() },
+            usage: Usage { wall_us: 1200, ..Usage::default() },
+            denials: vec![Denial {
+                layer: "seccomp".into(),
+                operation: "mount".into(),
+                object: json!({"flags": 4096}),
+                rule: "syscalls".into(),
+                remedy: "nothing can allow this".into(),
+                count: 2,
+                pid: Some(2),
+                comm: None,
+            }],
+            denials_dropped: 0,
+            egress: vec![EgressRecord {
+                host: "files.example".into(),
+                port: 443,
+                bytes_sent: 10,
+                bytes_received: 20,
+                duration_us: 30,
+                end: "closed".into(),
+            }],
+            sandbox: json!({"landlock": {"asked": true, "abi": 6}}),
+        }
+    }
+
+    fn schema() -> Value {
+        serde_json::from_str(include_str!("../../response.schema.json")).unwrap()
+    }
+
+    fn validator() -> jsonschema::Validator {
+        let schema = schema();
+        jsonschema::draft202012::meta::validate(&schema).unwrap();
+        jsonschema::draft202012::new(&schema).unwrap()
+    }
+
+    #[test]
+    fn a_success_is_written_as_the_contract_says() {
+        let document = success(&outcome(Ok(json!([1]))), &meta());
+        assert_eq!(
+            document.to_string(),
+            concat!(
+                r#"{"success":true,"status":"ok","data":{"result":[1],"output":{"stdout":"hello\n","stderr":""},"#,
+                r#""plugin_version":null,"usage":{"wall_us":1200,"cpu_user_us":0,"cpu_system_us":0,"max_rss_bytes":0,"#,
+                r#""egress_bytes_sent":0,"egress_bytes_received":0},"denials":[{"layer":"seccomp","operation":"mount","#,
+                r#""object":{"flags":4096},"rule":"syscalls","remedy":"nothing can allow this","count":2,"pid":2,"#,
+                r#""comm":null}],"egress":[{"host":"files.example","port":443,"bytes_sent":10,"bytes_received":20,"#,
+                r#""duration_us":30,"end":"closed"}],"sandbox":{"landlock":{"asked":true,"abi":6}},"#,
+                r#""timestamp":"2025-07-16T17:54:22.123456Z","hostname":"myhost","pid":3478,"#,
+                r#""request_id":"cdb3458d-0b84-491a-9c4e-709f30e11111"},"#,
+                r#""timestamp":"2025-07-16T17:54:22.123456Z","hostname":"myhost","pid":3478,"#,
+                r#""request_id":"cdb3458d-0b84-491a-9c4e-709f30e11111"}"#
+            )
+        );
+    }
+
+    #[test]
+    fn an_error_before_a_plugin_was_started() {
+        let failure = Failure::new(Code::PluginNotAllowed, "PipPlugin: not configured").detail("plugin", "PipPlugin");
+        assert_eq!(
+            error(&failure, None, &meta()),
+            json!({
+                "success": false, "status": "error",
+                "data": {
+                    "error": "PipPlugin: not configured", "code": "plugin_not_allowed",
+                    "details": {"plugin": "PipPlugin"},
+                    "timestamp": "2025-07-16T17:54:22.123456Z", "hostname": "myhost", "pid": 3478,
+                    "request_id": "cdb3458d-0b84-491a-9c4e-709f30e11111",
+                },
+                "timestamp": "2025-07-16T17:54:22.123456Z", "hostname": "myhost", "pid": 3478,
+                "request_id": "cdb3458d-0b84-491a-9c4e-709f30e11111",
+            })
+        );
+    }
+
+    #[test]
+    fn an_error_after_a_plugin_was_started_keeps_what_was_seen() {
+        let mut failure = Failure::new(Code::PluginRaised, "ValueError: no");
+        failure.traceback = Some("Traceback …".into());
+        let mut seen = outcome(Err(failure.clone()));
+        seen.denials_dropped = 7;
+        let document = error(&failure, Some(&seen), &meta());
+        let keys: Vec<_> = document["data"].as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(
+            keys,
+            [
+                "error",
+                "code",
+                "details",
+                "traceback",
+                "output",
+                "usage",
+                "denials",
+                "denials_dropped",
+                "egress",
+                "sandbox",
+                "timestamp",
+                "hostname",
+                "pid",
+                "request_id"
+            ]
+        );
+        assert_eq!(document["data"]["denials_dropped"], 7);
+        assert_eq!(success(&seen, &meta()), document, "a failure is never a success");
+    }
+
+    #[test]
+    fn output_that_was_cut_or_is_not_utf8() {
+        let cut = |stdout: &[u8], dropped: u64| {
+            output(&Output { stdout: stdout.to_vec(), stdout_dropped: dropped, ..Output::default() })
+        };
+        assert_eq!(cut(b"abc", 5), json!({"stdout": "abc", "stderr": "", "truncated": {"stdout": 5}}));
+        // The limit fell inside a character of two, three or four bytes.
+        assert_eq!(cut(b"ab\xc3", 1), json!({"stdout": "ab", "stderr": "", "truncated": {"stdout": 2}}));
+        assert_eq!(cut(b"\xe6\xbc", 1), json!({"stdout": "", "stderr": "", "truncated": {"stdout": 3}}));
+        assert_eq!(cut(b"a\xf0\x9f\xa6", 9), json!({"stdout": "a", "stderr": "", "truncated": {"stdout": 12}}));
+        assert_eq!(cut("a🦀".as_bytes(), 9), json!({"stdout": "a🦀", "stderr": "", "truncated": {"stdout": 9}}));
+        // Not cut: the plugin itself wrote half a character.
+        assert_eq!(cut(b"ab\xc3", 0), json!({"stdout": "ab\u{fffd}", "stderr": "", "encoding": "lossy"}));
+        // A lone continuation byte is no beginning of anything.
+        assert_eq!(
+            cut(b"ab\x80", 1),
+            json!({"stdout": "ab\u{fffd}", "stderr": "", "truncated": {"stdout": 1}, "encoding": "lossy"})
+        );
+        let both = Output { stdout: b"\xff".to_vec(), stderr: b"e".to_vec(), stdout_dropped: 0, stderr_dropped: 3 };
+        assert_eq!(
+            output(&both),
+            json!({"stdout": "\u{fffd}", "stderr": "e", "truncated": {"stderr": 3}, "encoding": "lossy"})
+        );
+    }
+
+    #[test]
+    fn the_present_time_is_utc_with_microseconds() {
+        let now = Metadata::now("cdb3458d-0b84-491a-9c4e-709f30e11111");
+        assert_eq!(now.timestamp.len(), 27);
+        assert!(now.timestamp.ends_with('Z') && now.timestamp.as_bytes()[19] == b'.', "{}", now.timestamp);
+        assert_eq!(now.pid, std::process::id());
+        assert_eq!(now.hostname, std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap().trim_end());
+        assert!(validator().is_valid(&error(&Failure::new(Code::Internal, "x"), None, &now)));
+    }
+
+    #[test]
+    fn every_envelope_fits_the_schema() {
+        let validator = validator();
+        for code in code::ALL {
+            let failure = Failure::new(code, "x: no");
+            for seen in [None, Some(outcome(Err(failure.clone())))] {
+                let document = error(&failure, seen.as_ref(), &meta());
+                assert!(validator.is_valid(&document), "{document}");
+            }
+        }
+        let mut full = outcome(Ok(Value::Null));
+        full.plugin_version = Some(json!("1.0.0"));
+        full.denials_dropped = 1;
+        full.output = Output { stdout: b"\xff".to_vec(), stderr: vec![], stdout_dropped: 1, stderr_dropped: 2 };
+        for document in [success(&outcome(Ok(json!({"a": 1}))), &meta()), success(&full, &meta())] {
+            assert!(validator.is_valid(&document), "{document}");
+        }
+    }
+
+    #[test]
+    fn the_schema_lists_every_code() {
+        let listed = schema()["$defs"]["code"]["enum"].clone();
+        assert_eq!(listed, json!(code::ALL.map(code::name)));
+    }
+
+    #[test]
+    fn the_schema_refuses_what_is_no_envelope() {
+        let validator = validator();
+        let good = success(&outcome(Ok(json!(1))), &meta());
+        let bad = error(&Failure::new(Code::Timeout, "x"), Some(&outcome(Ok(json!(1)))), &meta());
+        assert!(validator.is_valid(&good) && validator.is_valid(&bad));
+        let set: [(&Value, &str, Value); 22] = [
+            (&good, "/success", json!(false)),
+            (&good, "/status", json!("error")),
+            (&good, "/extra", json!(1)),
+            (&good, "/data/extra", json!(1)),
+            (&good, "/data/code", json!("timeout")),
+            (&good, "/data/output/extra", json!(1)),
+            (&good, "/data/output/truncated", json!({"stdout": 0})),
+            (&good, "/data/output/truncated", json!({})),
+            (&good, "/data/output/encoding", json!("latin-1")),
+            (&good, "/data/usage/wall_us", json!(-1)),
+            (&good, "/data/denials/0/count", json!(0)),
+            (&good, "/data/denials/0/extra", json!(0)),
+            (&good, "/data/denials_dropped", json!(0)),
+            (&good, "/data/egress/0/port", json!(0)),
+            (&good, "/data/sandbox", json!([])),
+            (&good, "/timestamp", json!("2025-07-16T17:54:22Z")),
+            (&good, "/data/timestamp", json!("2025-07-16T17:54:22.123456+02:00")),
+            (&good, "/request_id", json!("7")),
+            (&good, "/pid", json!(0)),
+            (&bad, "/data/code", json!("other")),
+            (&bad, "/data/details", json!([])),
+            (&bad, "/data/result", json!(1)),
+        ];
+        for (document, pointer, value) in set {
+            let mut changed = document.clone();
+            let (parent, key) = pointer.rsplit_once('/').unwrap();
+            changed.pointer_mut(parent).unwrap()[key] = value;
+            assert!(!validator.is_valid(&changed), "{pointer}: {changed}");
+        }
+        let remove = [
+            (&good, "/data/result"),
+            (&good, "/data/output"),
+            (&good, "/data/plugin_version"),
+            (&good, "/data/usage"),
+            (&good, "/data/denials"),
+            (&good, "/data/egress"),
+            (&good, "/data/sandbox"),
+            (&good, "/data/request_id"),
+            (&good, "/hostname"),
+            (&good, "/data/usage/wall_us"),
+            (&bad, "/data/error"),
+            (&bad, "/data/code"),
+            (&bad, "/data/details"),
+            (&bad, "/data/pid"),
+            // Once a plugin was started, all that was seen is there.
+            (&bad, "/data/output"),
+            (&bad, "/data/sandbox"),
+        ];
+        for (document, pointer) in remove {
+            let mut changed = document.clone();
+            let (parent, key) = pointer.rsplit_once('/').unwrap();
+            changed.pointer_mut(parent).unwrap().as_object_mut().unwrap().remove(key).unwrap();
+            assert!(!validator.is_valid(&changed), "without {pointer}");
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! One document and a newline on stdout.
+#![forbid(unsafe_code)]
+
+use super::text::escape_json;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use serde_json::Value;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+
+/// The document with its newline. For a terminal it is indented, and characters that a terminal acts on are escaped
+/// inside the JSON's strings, so that it stays the same JSON.
+#[must_use]
+pub fn render(document: &Value, terminal: bool) -> String {
+    // `{document}` of a Value cannot fail: keys are strings and numbers are finite.
+    let mut text = if terminal { escape_json(&format!("{document:#}")) } else { format!("{document}") };
+    text.push('\n');
+    text
+}
+
+/// Writes all of `text`, waiting where the descriptor is non-blocking.
+///
+/// # Errors
+/// What `write(2)` reports: `EPIPE` when the reader has gone (Rust programs ignore `SIGPIPE`), `ENOSPC`, `EBADF`, ….
+pub fn write_all(fd: impl AsFd, text: &[u8]) -> io::Result<()> {
+    let fd = fd.as_fd();
+    let mut rest = text;
+    while !rest.is_empty() {
+        match rustix::io::write(fd, rest) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => rest = &rest[written..],
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => match poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::OUT)], None) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            },
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Writes the answer to stdout. An answer that cannot be written is reported on stderr and is no reason to panic or
+/// to change the exit status, which still tells how the call ended.
+///
+/// Returns whether the answer was written.
+pub fn print(document: &Value) -> bool {
+    let stdout = io::stdout();
+    let text = render(document, rustix::termios::isatty(&stdout));
+    match write_all(&stdout, text.as_bytes()) {
+        Ok(()) => true,
+        Err(error) => {
+            // stderr may be gone as well; then nobody is left to tell.
+            let _ = writeln!(io::stderr(), "upm: standard output: the answer could not be written: {error}");
+            false
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use std::fs::OpenOptions;
+
+    #[test]
+    fn one_document_and_a_newline() {
+        let document = json!({"b": 1, "a": "\u{9b}"});
+        assert_eq!(render(&document, false), "{\"b\":1,\"a\":\"\u{9b}\"}\n");
+        assert_eq!(render(&document, true), "{\n  \"b\": 1,\n  \"a\": \"\\u009b\"\n}\n");
+    }
+
+    #[test]
+    fn a_reader_that_left_and_a_full_disk_are_errors() {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        assert_eq!(write_all(&writer, b"x").unwrap_err().raw_os_error(), Some(nix::libc::EPIPE));
+        let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+        assert_eq!(write_all(&full, b"x").unwrap_err().raw_os_error(), Some(nix::libc::ENOSPC));
+    }
+
+    #[test]
+    fn a_non_blocking_descriptor_gets_everything() {
+        use std::io::Read;
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        rustix::io::ioctl_fionbio(&writer, true).unwrap();
+        let text = vec![b'x'; 1 << 20];
+        let drain = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            reader.read_to_end(&mut all).unwrap();
+            all.len()
+        });
+        write_all(&writer, &text).unwrap();
+        drop(writer);
+        assert_eq!(drain.join().unwrap(), 1 << 20);
+    }
+}

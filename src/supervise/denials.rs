@@ -1,0 +1,91 @@
+//! What the plugin tried and a layer stopped: the same act is one entry with a count, and the table is bounded.
+
+use crate::confine::filter;
+use crate::types::Denial;
+use serde_json::{Map, Value, json};
+
+/// Entries that are kept; the rest is counted.
+const MAX_ENTRIES: usize = 100;
+
+/// The call's denials so far.
+#[derive(Debug, Default)]
+pub struct Denials {
+    entries: Vec<Denial>,
+    dropped: u64,
+}
+
+impl Denials {
+    /// Adds one, or counts it to its like. True when it is a new entry.
+    pub fn add(&mut self, denial: Denial) -> bool {
+        let same = |other: &&mut Denial| {
+            other.layer == denial.layer && other.operation == denial.operation && other.object == denial.object
+        };
+        if let Some(known) = self.entries.iter_mut().find(same) {
+            known.count = known.count.saturating_add(denial.count);
+            return false;
+        }
+        if self.entries.len() >= MAX_ENTRIES {
+            self.dropped = self.dropped.saturating_add(denial.count);
+            return false;
+        }
+        self.entries.push(denial);
+        true
+    }
+
+    /// The entries, and how many acts had no room.
+    #[must_use]
+    pub fn finish(self) -> (Vec<Denial>, u64) {
+        (self.entries, self.dropped)
+    }
+}
+
+/// A system call that the filter refused.
+#[must_use]
+pub fn syscall(number: i32, arguments: &[u64; 6], pid: u32) -> Denial {
+    let name = filter::syscall_name(number).map_or_else(|| format!("syscall_{number}"), str::to_owned);
+    // Only arguments that are values: what a pointer points to may change under the reader's eyes.
+    let values: Map<String, Value> = filter::value_args(number)
+        .iter()
+        .map(|(index, label)| ((*label).to_owned(), Value::from(arguments[*index])))
+        .collect();
+    let (inside, comm) = identity(pid);
+    let partly = filter::has_argument_rules(&name);
+    Denial {
+        layer: "seccomp".to_owned(),
+        operation: name.clone(),
+        object: Value::Object(values),
+        rule: "syscalls".to_owned(),
+        remedy: if partly {
+            format!("nothing: {name} is allowed, but not with these arguments")
+        } else {
+            format!("syscalls = [\"{name}\"] in the grant of this method, where it is known to be harmless")
+        },
+        count: 1,
+        pid: inside,
+        comm,
+    }
+}
+
+/// The process as its own pid namespace numbers it, and its name. It may be gone already.
+fn identity(pid: u32) -> (Option<i32>, Option<String>) {
+    let Ok(pid) = i32::try_from(pid) else { return (None, None) };
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    let inside = field("NSpid:").and_then(|pids| pids.split_ascii_whitespace().last()).and_then(|pid| pid.parse().ok());
+    (inside, field("Name:").map(str::to_owned))
+}
+
+/// A look-up that the stub refused in a call without egress.
+#[must_use]
+pub fn lookup(name: &str) -> Denial {
+    Denial {
+        layer: "egress".to_owned(),
+        operation: "resolve".to_owned(),
+        object: json!({ "host": name }),
+        rule: "egress".to_owned(),
+        remedy: format!("an [egress.NAME] group with hosts = [\"{}:443\"], and egress = [\"NAME\"] for this method", name.escape_default()),
+        count: 1,
+        pid: None,
+        comm: None,
+    }
+}

@@ -1,0 +1,241 @@
+//! Frames from a hostile peer: bounded before they are parsed, and only in the one order that is allowed.
+#![forbid(unsafe_code)]
+
+use crate::json::parse_strict;
+use crate::types::{Code, Failure};
+use serde_json::{Map, Value};
+
+/// Nesting that a frame may have; serde_json's own limit.
+const MAX_DEPTH: usize = 128;
+/// Bytes of a progress message that are kept.
+const MAX_MESSAGE: usize = 500;
+
+/// A frame of the plugin.
+#[derive(Debug, PartialEq)]
+pub enum Frame {
+    /// How far it is.
+    Progress {
+        /// One line for people.
+        message: String,
+        /// From 0 to 1.
+        fraction: Option<f64>,
+    },
+    /// The method's value.
+    Result {
+        /// The value.
+        value: Value,
+        /// `plugin_version`, when given.
+        version: Option<Value>,
+    },
+    /// The method failed, or could not be called.
+    Error {
+        /// One of the codes that a runner may give.
+        code: Code,
+        /// One sentence.
+        message: String,
+        /// When an exception was raised.
+        traceback: Option<String>,
+        /// What a program may want to read.
+        details: Map<String, Value>,
+        /// `plugin_version`, when the class was built.
+        version: Option<Value>,
+    },
+}
+
+/// Collects bytes to lines and lines to frames.
+#[derive(Debug)]
+pub struct Reader {
+    line: Vec<u8>,
+    limit: usize,
+    finished: bool,
+}
+
+/// A broken protocol, as the failure that ends the call.
+fn violation(what: impl Into<String>) -> Failure {
+    Failure::new(Code::ProtocolViolation, format!("frame: {}", what.into()))
+}
+
+impl Reader {
+    /// A reader of lines of at most `limit` bytes, newline excluded.
+    #[must_use]
+    pub fn new(limit: u64) -> Self {
+        Reader { line: Vec::new(), limit: usize::try_from(limit).unwrap_or(usize::MAX), finished: false }
+    }
+
+    /// Takes bytes as they came, hands every whole frame to `take`.
+    ///
+    /// # Errors
+    /// `protocol_violation`, `result_too_large`.
+    pub fn push(&mut self, mut bytes: &[u8], take: &mut dyn FnMut(Frame)) -> Result<(), Failure> {
+        while !bytes.is_empty() {
+            if self.finished {
+                return Err(violation("something followed the last one; a call has one result"));
+            }
+            let end = bytes.iter().position(|byte| *byte == b'\n');
+            let part = &bytes[..end.unwrap_or(bytes.len())];
+            if self.line.len() + part.len() > self.limit {
+                return Err(Failure::new(
+                    Code::ResultTooLarge,
+                    format!("frame: longer than {} bytes; return less, or raise `result` for this method", self.limit),
+                )
+                .detail("limit", self.limit));
+            }
+            self.line.extend_from_slice(part);
+            let Some(end) = end else { return Ok(()) };
+            let frame = parse(&std::mem::take(&mut self.line))?;
+            self.finished = !matches!(frame, Frame::Progress { .. });
+            take(frame);
+            bytes = &bytes[end + 1..];
+        }
+        Ok(())
+    }
+
+    /// The peer closed its end.
+    ///
+    /// # Errors
+    /// `protocol_violation` when a line was left unfinished.
+    pub fn end(&self) -> Result<(), Failure> {
+        if self.line.is_empty() { Ok(()) } else { Err(violation("the last line does not end with a newline")) }
+    }
+}
+
+fn parse(line: &[u8]) -> Result<Frame, Failure> {
+    let value = parse_strict(line, MAX_DEPTH).map_err(|error| violation(error.to_string()))?;
+    let Value::Object(mut frame) = value else { return Err(violation("not a JSON object")) };
+    let kind = match frame.remove("type") {
+        Some(Value::String(kind)) => kind,
+        _ => return Err(violation("`type` is missing or not a string")),
+    };
+    let parsed = match kind.as_str() {
+        "progress" => Frame::Progress { message: progress_text(frame.remove("message"))?, fraction: fraction(frame.remove("fraction"))? },
+        "result" => Frame::Result {
+            value: frame.remove("result").ok_or_else(|| violation("a result without `result`"))?,
+            version: frame.remove("plugin_version").filter(|version| !version.is_null()),
+        },
+        "error" => Frame::Error {
+            code: error_code(frame.remove("kind"))?,
+            message: text(frame.remove("message"), "message")?.ok_or_else(|| violation("an error without `message`"))?,
+            traceback: text(frame.remove("traceback"), "traceback")?,
+            details: match frame.remove("details") {
+                None | Some(Value::Null) => Map::new(),
+                Some(Value::Object(details)) => details,
+                Some(_) => return Err(violation("`details` is not an object")),
+            },
+            version: frame.remove("plugin_version").filter(|version| !version.is_null()),
+        },
+        _ => return Err(violation("`type` is none of progress, result, error")),
+    };
+    match frame.keys().next() {
+        Some(_) => Err(violation(format!("a {kind} with a member that it does not have"))),
+        None => Ok(parsed),
+    }
+}
+
+fn text(value: Option<Value>, name: &str) -> Result<Option<String>, Failure> {
+    match value {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(_) => Err(violation(format!("`{name}` is not a string"))),
+    }
+}
+
+fn progress_text(value: Option<Value>) -> Result<String, Failure> {
+    let mut message = text(value, "message")?.unwrap_or_default();
+    if message.len() > MAX_MESSAGE {
+        message.truncate((0..=MAX_MESSAGE).rev().find(|at| message.is_char_boundary(*at)).unwrap_or(0));
+    }
+    Ok(message)
+}
+
+fn fraction(value: Option<Value>) -> Result<Option<f64>, Failure> {
+    match value {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => match value.as_f64() {
+            Some(number) if (0.0..=1.0).contains(&number) => Ok(Some(number)),
+            _ => Err(violation("`fraction` is not a number from 0 to 1")),
+        },
+    }
+}
+
+/// The codes that a plugin's process may end a call with.
+fn error_code(kind: Option<Value>) -> Result<Code, Failure> {
+    let kind = text(kind, "kind")?.unwrap_or_default();
+    Ok(match kind.as_str() {
+        "plugin_raised" => Code::PluginRaised,
+        "result_not_serializable" => Code::ResultNotSerializable,
+        "result_too_large" => Code::ResultTooLarge,
+        "module_not_found" => Code::ModuleNotFound,
+        "class_not_found" => Code::ClassNotFound,
+        "method_not_found" => Code::MethodNotFound,
+        _ => return Err(violation("`kind` is none that a plugin may give")),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn read(limit: u64, bytes: &[u8]) -> Result<Vec<Frame>, Failure> {
+        let mut frames = Vec::new();
+        let mut reader = Reader::new(limit);
+        reader.push(bytes, &mut |frame| frames.push(frame))?;
+        reader.end()?;
+        Ok(frames)
+    }
+
+    fn code(bytes: &[u8]) -> Code {
+        read(100, bytes).expect_err("must be refused").code
+    }
+
+    #[test]
+    fn progress_then_result() {
+        let frames = read(
+            1000,
+            b"{\"type\":\"progress\",\"message\":\"half\",\"fraction\":0.5}\n{\"type\":\"result\",\"result\":[1]}\n",
+        )
+        .unwrap();
+        assert_eq!(frames[0], Frame::Progress { message: "half".to_owned(), fraction: Some(0.5) });
+        assert_eq!(frames[1], Frame::Result { value: serde_json::json!([1]), version: None });
+    }
+
+    #[test]
+    fn a_line_of_the_limit_passes_and_one_more_byte_does_not() {
+        let line = b"{\"type\":\"result\",\"result\":1}";
+        let with_newline = [line.as_slice(), b"\n"].concat();
+        assert!(read(line.len() as u64, &with_newline).is_ok());
+        assert_eq!(read(line.len() as u64 - 1, &with_newline).unwrap_err().code, Code::ResultTooLarge);
+    }
+
+    #[test]
+    fn what_is_not_a_frame_is_a_violation() {
+        for bytes in [
+            b"\n".as_slice(),
+            b"nonsense\n",
+            b"[]\n",
+            b"{}\n",
+            b"{\"type\":\"result\"}\n",
+            b"{\"type\":\"result\",\"result\":1,\"result\":2}\n",
+            b"{\"type\":\"result\",\"result\":1,\"more\":2}\n",
+            b"{\"type\":\"result\",\"result\":1}\n{\"type\":\"result\",\"result\":1}\n",
+            b"{\"type\":\"result\",\"result\":1}\n ",
+            b"{\"type\":\"result\",\"result\":1}",
+            b"{\"type\":\"error\",\"kind\":\"timeout\",\"message\":\"\"}\n",
+            b"{\"type\":\"progress\",\"fraction\":2}\n",
+            b"\xff\n",
+        ] {
+            assert_eq!(code(bytes), Code::ProtocolViolation, "{}", String::from_utf8_lossy(bytes));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_in_any_pieces_end_in_frames_or_a_failure(bytes: Vec<u8>, cut in 1usize..50) {
+            let mut reader = Reader::new(64);
+            for piece in bytes.chunks(cut) {
+                if reader.push(piece, &mut |_| {}).is_err() { break; }
+            }
+            prop_assert!(reader.line.len() <= 64);
+        }
+    }
+}

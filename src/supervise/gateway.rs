@@ -1,0 +1,112 @@
+//! Starts the gateway: a process of its own in the host's network, confined before it reads a byte of the plugin's.
+
+use crate::confine::step::{Step, StepError};
+use crate::confine::{capabilities, filter, landlock, session};
+use crate::decide::plan::Plan;
+use crate::gateway::{self, Sockets};
+use crate::sys;
+use crate::types::Proxy;
+use ::landlock::{Access, AccessFs, AccessNet, NetPort, PathBeneath, RulesetCreatedAttr};
+use rustix::fs::{Mode, OFlags};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use std::collections::BTreeSet;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+/// The running gateway.
+pub struct Gateway {
+    /// Packets with refusals and connection records.
+    pub events: OwnedFd,
+    /// The process.
+    pub pidfd: OwnedFd,
+    /// Its id.
+    pub pid: i32,
+}
+
+/// Forks and confines it. `supervisor` is the pidfd by which it dies with the supervisor.
+///
+/// # Errors
+/// Sockets or processes at their limit. What fails after the fork ends the gateway, and with it the call.
+pub fn start(plan: &Plan, sockets: Sockets, as_root: bool, supervisor: BorrowedFd<'_>) -> Result<Gateway, StepError> {
+    let fail = |what: &str, error: std::io::Error| StepError::new(Step::Network, what, error);
+    let (events, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+        .map_err(|error| fail("gateway events", error.into()))?;
+    rustix::fs::fcntl_setfl(&events, OFlags::NONBLOCK).map_err(|error| fail("gateway events", error.into()))?;
+    match sys::clone::fork_into(0, None).map_err(|error| fail("gateway", error))? {
+        sys::clone::Forked::Parent { pid, pidfd } => Ok(Gateway { events, pidfd, pid }),
+        sys::clone::Forked::Child => {
+            if let Err(error) = confine(plan, &sockets, &theirs, as_root, supervisor) {
+                eprintln!("upm: gateway: {error}");
+                sys::process::exit_now(1);
+            }
+            gateway::run(sockets, plan.egress.clone(), plan.limits.egress_bytes, theirs)
+        }
+    }
+}
+
+fn confine(
+    plan: &Plan,
+    sockets: &Sockets,
+    events: &OwnedFd,
+    as_root: bool,
+    supervisor: BorrowedFd<'_>,
+) -> Result<(), StepError> {
+    let fail = |step, what: &str, error: std::io::Error| StepError::new(step, what, error);
+    session::default_signals_and_mask()?;
+    if as_root {
+        let (uid, gid) = plan.outside;
+        nix::unistd::setresgid(gid.into(), gid.into(), gid.into())
+            .map_err(|errno| fail(Step::IdMap, "gateway: setresgid", errno.into()))?;
+        nix::unistd::setresuid(uid.into(), uid.into(), uid.into())
+            .map_err(|errno| fail(Step::IdMap, "gateway: setresuid", errno.into()))?;
+    }
+    session::die_with(supervisor, Step::Session)?;
+    let mut keep: Vec<i32> = vec![2, events.as_raw_fd(), sockets.dns_udp.as_raw_fd(), sockets.dns_tcp.as_raw_fd()];
+    keep.extend(sockets.listeners.iter().map(|(_, fd)| fd.as_raw_fd()));
+    sys::process::close_all_but(keep).map_err(|error| fail(Step::Session, "gateway: descriptors", error))?;
+    sys::process::set_dumpable(false).map_err(|error| fail(Step::Session, "gateway: PR_SET_DUMPABLE", error))?;
+    capabilities::clear()?;
+    nix::sys::prctl::set_no_new_privs().map_err(|errno| fail(Step::NoNewPrivs, "gateway", errno.into()))?;
+    restrict(plan)?;
+    sys::seccomp::install(&filter::gateway().program).map_err(|error| fail(Step::Seccomp, "gateway", error))
+}
+
+/// What resolving a name needs to read, and the granted ports (the site's proxy instead, where there is one).
+fn restrict(plan: &Plan) -> Result<(), StepError> {
+    let fail = |what: &str, error: &dyn std::fmt::Display| {
+        StepError::new(Step::Landlock, format!("gateway: {what}"), std::io::Error::other(error.to_string()))
+    };
+    let abi = landlock::abi(plan.landlock_abi);
+    let mut rules = landlock::unscoped(plan.landlock_abi)?;
+    for path in gateway::readable_paths() {
+        // Not every host has every one of them.
+        let Ok(object) = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) else { continue };
+        let directory = rustix::fs::fstat(&object)
+            .is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory);
+        let rights = AccessFs::ReadFile | if directory { AccessFs::ReadDir | AccessFs::Execute } else { AccessFs::ReadFile.into() };
+        rules = rules.add_rule(PathBeneath::new(object.as_fd(), rights)).map_err(|error| fail(path, &error))?;
+    }
+    let dial = AccessNet::from_all(abi) & !AccessNet::BindTcp & !AccessNet::BindUdp;
+    if !dial.is_empty() {
+        // 53: a resolver that answers by TCP.
+        let mut ports: BTreeSet<u16> = plan.tcp_ports.iter().copied().chain([53]).collect();
+        for rule in &plan.egress {
+            ports.extend(proxy_ports(&rule.proxy));
+        }
+        for port in ports {
+            rules = rules.add_rule(NetPort::new(port, dial)).map_err(|error| fail(&format!("port {port}"), &error))?;
+        }
+        if AccessNet::from_all(abi).contains(AccessNet::BindUdp) {
+            rules = rules.add_rule(NetPort::new(0, AccessNet::BindUdp)).map_err(|error| fail("port 0", &error))?;
+        }
+    }
+    landlock::restrict(rules).map(drop)
+}
+
+/// The ports of the proxies that a rule may lead to.
+fn proxy_ports(proxy: &Proxy) -> Vec<u16> {
+    match proxy {
+        Proxy::None => Vec::new(),
+        Proxy::Url(url) => gateway::parse_proxy(url).map(|target| target.port).into_iter().collect(),
+        Proxy::Env => gateway::environment_proxies().into_iter().map(|target| target.port).collect(),
+    }
+}

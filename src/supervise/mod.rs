@@ -1,0 +1,606 @@
+//! The parent's side of a call: makes the child, then one poll loop until nothing of it is left.
+
+pub mod capture;
+pub mod denials;
+pub mod frames;
+pub mod gateway;
+pub mod memory;
+pub mod outcome;
+pub mod own;
+pub mod signals;
+
+use crate::confine::channels::{self, ParentEnds, Tag};
+use crate::confine::step::{Step, StepError};
+use crate::confine::{self, id_map, verify};
+use crate::decide::plan::{INSIDE_ID, Plan};
+use crate::gateway::{Sockets, stub};
+use crate::sys;
+use crate::sys::clone::{Forked, fork_into};
+use crate::types::{Code, EgressRecord, Failure, OnViolation, Outcome};
+use capture::Capture;
+use denials::Denials;
+use frames::{Frame, Reader};
+use nix::sys::signalfd::SignalFd;
+use outcome::Ending;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use std::collections::VecDeque;
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+/// How often memory is added up where no cgroup does it, and how often a watcher is woken.
+const TICK: Duration = Duration::from_millis(100);
+/// What the gateway gets to tell its last records.
+const GATEWAY_GRACE: Duration = Duration::from_millis(500);
+/// Bytes read at once.
+const CHUNK: usize = 64 << 10;
+
+/// Who looks on while a call runs.
+pub trait Watcher {
+    /// Time has passed; called at least every 100 ms when `wants_ticks`.
+    fn tick(&mut self, elapsed: Duration);
+    /// Whether ticks are wanted at all: a call that nobody watches should sleep.
+    fn wants_ticks(&self) -> bool;
+    /// The plugin told how far it is.
+    fn progress(&mut self, message: &str, fraction: Option<f64>);
+    /// The plugin wrote to stderr.
+    fn stderr(&mut self, bytes: &[u8]);
+}
+
+/// What the supervisor is asked to run.
+pub struct Job<'a> {
+    /// What is enforced.
+    pub plan: &'a Plan,
+    /// The call frame, with its newline.
+    pub frame: Vec<u8>,
+    /// Source of the runner.
+    pub runner: &'static [u8],
+}
+
+/// Runs the call. Afterwards nothing of it is left.
+///
+/// # Errors
+/// What kept the plugin from being started; once it was started, all is in the outcome.
+pub fn run(job: Job<'_>, watcher: &mut dyn Watcher) -> Result<Outcome, Failure> {
+    let as_root = nix::unistd::geteuid().is_root();
+    // Descriptor 3 must be taken before the channels are made: in the child it becomes the frame socket.
+    let reserve = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)
+        .map_err(|error| StepError::new(Step::Prepare, "descriptor 3", error))?;
+    let signals = signals::take().map_err(|error| StepError::new(Step::Prepare, "signals", error))?;
+    own::prepare(as_root)?;
+    let prepared = confine::prepare(job.plan, job.runner, as_root)?;
+    let filter = (prepared.filter.name, prepared.filter.program.len(), prepared.filter.sha256());
+    let (parent, child) = channels::make().map_err(|error| StepError::new(Step::Prepare, "channels", error))?;
+    let flags = libc::CLONE_NEWUSER
+        | libc::CLONE_NEWNS
+        | libc::CLONE_NEWPID
+        | libc::CLONE_NEWNET
+        | libc::CLONE_NEWIPC
+        | libc::CLONE_NEWUTS
+        | libc::CLONE_NEWCGROUP;
+    let started = Instant::now();
+    let forked = fork_into(flags as u64, None).map_err(|error| StepError::new(Step::Clone, "clone3", error))?;
+    let Forked::Parent { pid, pidfd } = forked else {
+        drop(parent);
+        confine::enter(job.plan, prepared, child);
+    };
+    drop(child);
+    drop(prepared);
+    drop(reserve);
+    let supervision = Supervision {
+        plan: job.plan,
+        as_root,
+        watcher,
+        started,
+        deadline: started + Duration::from_millis(job.plan.limits.timeout_ms),
+        pid,
+        pidfd,
+        signals,
+        status: Some(parent.status),
+        failure: Some(parent.failure),
+        frames: Some(parent.frames),
+        to_send: VecDeque::from(job.frame),
+        reader: Reader::new(job.plan.limits.result),
+        stdout: Capture::new(parent.stdout, job.plan.limits.output),
+        stderr: Capture::new(parent.stderr, job.plan.limits.output),
+        listener: None,
+        stub: None,
+        gateway: None,
+        denials: Denials::default(),
+        egress: Vec::new(),
+        report: None,
+        running: false,
+        step_error: Vec::new(),
+        answer: None,
+        wait_status: None,
+        ending: None,
+        next_memory: started,
+        buffer: vec![0; CHUNK],
+    };
+    let written = id_map::write_maps(pid, (INSIDE_ID, INSIDE_ID), job.plan.outside)
+        .and_then(|()| supervision.send(Tag::Go));
+    supervision.finish(written, &filter)
+}
+
+/// One call while it runs.
+struct Supervision<'a> {
+    plan: &'a Plan,
+    as_root: bool,
+    watcher: &'a mut dyn Watcher,
+    started: Instant,
+    deadline: Instant,
+    pid: i32,
+    pidfd: OwnedFd,
+    signals: SignalFd,
+    status: Option<OwnedFd>,
+    failure: Option<OwnedFd>,
+    frames: Option<OwnedFd>,
+    to_send: VecDeque<u8>,
+    reader: Reader,
+    stdout: Capture,
+    stderr: Capture,
+    listener: Option<OwnedFd>,
+    /// The name stub of a call without egress, which refuses every name here.
+    stub: Option<(OwnedFd, OwnedFd)>,
+    gateway: Option<gateway::Gateway>,
+    denials: Denials,
+    egress: Vec<EgressRecord>,
+    report: Option<verify::Report>,
+    /// Exec has happened.
+    running: bool,
+    step_error: Vec<u8>,
+    /// The result or error frame.
+    answer: Option<Frame>,
+    wait_status: Option<i32>,
+    /// Why the supervisor ended the call; the first reason counts.
+    ending: Option<Ending>,
+    next_memory: Instant,
+    buffer: Vec<u8>,
+}
+
+/// What a ready descriptor is.
+#[derive(Clone, Copy, PartialEq)]
+enum Source {
+    Child,
+    Signals,
+    Status,
+    Failure,
+    Frames,
+    Stdout,
+    Stderr,
+    Listener,
+    StubUdp,
+    StubTcp,
+    Gateway,
+}
+
+impl Supervision<'_> {
+    fn send(&self, tag: Tag) -> Result<(), StepError> {
+        let status = self.status.as_ref().ok_or_else(|| StepError::new(Step::IdMap, "status channel", io::Error::from_raw_os_error(libc::EPIPE)))?;
+        channels::send(status.as_fd(), tag, b"", &[]).map_err(|error| StepError::new(Step::IdMap, "status channel", error))
+    }
+
+    /// Polls until pid 1 is gone, then gathers what is left.
+    fn finish(mut self, begun: Result<(), StepError>, filter: &(&str, usize, String)) -> Result<Outcome, Failure> {
+        if let Err(error) = begun {
+            // A child that failed first says more than the pipe that broke.
+            if error.source.raw_os_error() != Some(libc::EPIPE) {
+                self.end(Ending::Engine(error.into()));
+            }
+        }
+        while !self.turn() {}
+        let (raw_status, usage) = sys::process::wait_usage(self.pid)
+            .map_err(|errno| Failure::new(Code::Internal, format!("waiting for the call's pid 1: {errno}")))?;
+        let wall = self.started.elapsed();
+        self.drain();
+        self.end_gateway();
+        outcome::conclude(self, raw_status, &usage, wall, filter)
+    }
+
+    /// One round of the loop; true when pid 1 has ended.
+    fn turn(&mut self) -> bool {
+        let mut sources = vec![(Source::Child, self.pidfd.as_fd(), PollFlags::IN), (Source::Signals, self.signals.as_fd(), PollFlags::IN)];
+        let out = if self.to_send.is_empty() { PollFlags::empty() } else { PollFlags::OUT };
+        let optional: [(Source, Option<BorrowedFd<'_>>, PollFlags); 9] = [
+            (Source::Status, self.status.as_ref().map(AsFd::as_fd), PollFlags::IN),
+            (Source::Failure, self.failure.as_ref().map(AsFd::as_fd), PollFlags::IN),
+            (Source::Frames, self.frames.as_ref().map(AsFd::as_fd), PollFlags::IN | out),
+            (Source::Stdout, self.stdout.pipe().map(AsFd::as_fd), PollFlags::IN),
+            (Source::Stderr, self.stderr.pipe().map(AsFd::as_fd), PollFlags::IN),
+            (Source::Listener, self.listener.as_ref().map(AsFd::as_fd), PollFlags::IN),
+            (Source::StubUdp, self.stub.as_ref().map(|(udp, _)| udp.as_fd()), PollFlags::IN),
+            (Source::StubTcp, self.stub.as_ref().map(|(_, tcp)| tcp.as_fd()), PollFlags::IN),
+            (Source::Gateway, self.gateway.as_ref().map(|gateway| gateway.events.as_fd()), PollFlags::IN),
+        ];
+        sources.extend(optional.into_iter().filter_map(|(source, fd, flags)| Some((source, fd?, flags))));
+        let mut fds: Vec<PollFd<'_>> =
+            sources.iter().map(|(_, fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)).collect();
+        let now = Instant::now();
+        let mut wait = self.deadline.saturating_duration_since(now);
+        if self.ending.is_some() {
+            // Killed already: only pid 1's end is awaited.
+            wait = Duration::from_secs(1);
+        }
+        if self.running || self.watcher.wants_ticks() {
+            wait = wait.min(TICK);
+        }
+        let timeout = Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: wait.subsec_nanos().into() };
+        match poll(&mut fds, Some(&timeout)) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => self.end(Ending::Engine(Failure::new(Code::Internal, format!("poll: {error}")))),
+        }
+        let ready: Vec<Source> =
+            sources.iter().zip(&fds).filter(|(_, fd)| !fd.revents().is_empty()).map(|((source, ..), _)| *source).collect();
+        drop(fds);
+        for source in &ready {
+            self.serve(*source);
+        }
+        self.watcher.tick(self.started.elapsed());
+        if self.ending.is_none() {
+            let now = Instant::now();
+            if now >= self.deadline {
+                self.end(Ending::Timeout);
+            } else if self.running && now >= self.next_memory {
+                self.next_memory = now + TICK;
+                let used = memory::resident(self.pid);
+                if used > self.plan.limits.memory {
+                    self.end(Ending::Memory { used });
+                }
+            }
+        }
+        ready.contains(&Source::Child)
+    }
+
+    /// Ends the call: pid 1 is killed, and with it everything in its pid namespace.
+    fn end(&mut self, ending: Ending) {
+        if self.ending.is_none() {
+            self.ending = Some(ending);
+        }
+        // ESRCH: it is gone already.
+        if let Err(error) = rustix::process::pidfd_send_signal(&self.pidfd, rustix::process::Signal::KILL)
+            && error != Errno::SRCH
+        {
+            self.ending = Some(Ending::Engine(Failure::new(Code::Internal, format!("ending the call: {error}"))));
+        }
+    }
+
+    fn serve(&mut self, source: Source) {
+        let served = match source {
+            Source::Child => Ok(()),
+            Source::Signals => self.serve_signals(),
+            Source::Status => self.serve_status(),
+            Source::Failure => self.serve_failure(),
+            Source::Frames => self.serve_frames(),
+            Source::Stdout => self.stdout.read(&mut self.buffer, &mut |_| {}).map(drop).map_err(internal("stdout")),
+            Source::Stderr => {
+                let watcher = &mut *self.watcher;
+                self.stderr.read(&mut self.buffer, &mut |bytes| watcher.stderr(bytes)).map(drop).map_err(internal("stderr"))
+            }
+            Source::Listener => self.serve_listener(),
+            Source::StubUdp => self.serve_stub_udp(),
+            Source::StubTcp => self.serve_stub_tcp(),
+            Source::Gateway => self.serve_gateway().map(drop),
+        };
+        if let Err(failure) = served {
+            self.end(Ending::Engine(failure));
+        }
+    }
+
+    fn serve_signals(&mut self) -> Result<(), Failure> {
+        match self.signals.read_signal() {
+            Ok(Some(signal)) => {
+                self.end(Ending::Cancelled { signal: signal.ssi_signo as i32 });
+                Ok(())
+            }
+            Ok(None) => Ok(()),
+            Err(errno) => Err(internal("signals")(errno_of(errno))),
+        }
+    }
+
+    fn serve_status(&mut self) -> Result<(), Failure> {
+        let Some(status) = &self.status else { return Ok(()) };
+        match channels::receive(status.as_fd(), &mut self.buffer) {
+            Ok(Some((length, fds))) => self.take_status(length, fds),
+            Ok(None) => {
+                self.status = None;
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            // A peer that died with unread packets.
+            Err(error) if error.raw_os_error() == Some(libc::ECONNRESET) => {
+                self.status = None;
+                Ok(())
+            }
+            Err(error) => Err(Failure::new(Code::Internal, format!("status channel: {error}"))),
+        }
+    }
+
+    fn take_status(&mut self, length: usize, mut fds: Vec<OwnedFd>) -> Result<(), Failure> {
+        let packet = &self.buffer[..length];
+        match packet[0] {
+            tag if tag == Tag::Sockets as u8 && fds.len() == 2 + self.plan.tcp_ports.len() => {
+                let mut fds = fds.into_iter();
+                let (Some(dns_udp), Some(dns_tcp)) = (fds.next(), fds.next()) else { return Ok(()) };
+                if self.plan.egress.is_empty() {
+                    self.stub = Some((dns_udp, dns_tcp));
+                } else {
+                    let listeners = self.plan.tcp_ports.iter().copied().zip(fds).collect();
+                    let own = sys::process::own_pidfd().map_err(|error| Failure::new(Code::Internal, format!("pidfd: {error}")))?;
+                    let sockets = Sockets { dns_udp, dns_tcp, listeners };
+                    self.gateway = Some(gateway::start(self.plan, sockets, self.as_root, own.as_fd())?);
+                }
+            }
+            tag if tag == Tag::Verified as u8 => {
+                let report: verify::Report = serde_json::from_slice(&packet[1..])
+                    .map_err(|error| Failure::new(Code::Internal, format!("verification report: {error}")))?;
+                for name in verify::NAMESPACES {
+                    let own = verify::namespace(name).map_err(|error| StepError::new(Step::Verify, name, error))?;
+                    if report.namespaces.get(name).is_none_or(|inside| *inside == own) {
+                        return Err(StepError::new(Step::Verify, format!("{name} namespace"), io::Error::other("is the supervisor's")).into());
+                    }
+                }
+                self.report = Some(report);
+            }
+            tag if tag == Tag::Listener as u8 && fds.len() == 1 => {
+                sys::seccomp::set_sync_wake_up(fds[0].as_fd())
+                    .map_err(|error| StepError::new(Step::Seccomp, "listener", error))?;
+                self.listener = fds.pop();
+            }
+            tag if tag == Tag::Ended as u8 && length == 5 => {
+                let status = packet[1..5].try_into().map_or(0, i32::from_ne_bytes);
+                self.wait_status = Some(status);
+            }
+            _ => return Err(Failure::new(Code::Internal, "status channel: a packet that no step sends")),
+        }
+        Ok(())
+    }
+
+    /// End of file on the failure pipe means that exec closed it: the plugin's program runs.
+    fn serve_failure(&mut self) -> Result<(), Failure> {
+        let Some(pipe) = &self.failure else { return Ok(()) };
+        match rustix::io::read(pipe, &mut self.buffer) {
+            Ok(0) => {
+                self.failure = None;
+                // The listener's packet was sent before exec.
+                while self.listener.is_none() && self.status.is_some() && self.step_error.is_empty() {
+                    let before = self.listener.is_some();
+                    self.serve_status()?;
+                    if self.listener.is_some() == before {
+                        break;
+                    }
+                }
+                if self.step_error.is_empty() && self.listener.is_some() && self.report.is_some() {
+                    self.running = true;
+                    own::confine(self.plan.landlock_abi)?;
+                }
+                Ok(())
+            }
+            Ok(count) => {
+                self.step_error.extend_from_slice(&self.buffer[..count.min(4096)]);
+                Ok(())
+            }
+            Err(Errno::AGAIN | Errno::INTR) => Ok(()),
+            Err(error) => Err(internal("failure pipe")(error)),
+        }
+    }
+
+    fn serve_frames(&mut self) -> Result<(), Failure> {
+        self.send_frame()?;
+        self.read_frames().map(drop)
+    }
+
+    /// Sends what the socket takes of the call frame. A plugin that does not read it gets no more of it.
+    fn send_frame(&mut self) -> Result<(), Failure> {
+        let Some(socket) = &self.frames else { return Ok(()) };
+        while !self.to_send.is_empty() {
+            let (first, _) = self.to_send.as_slices();
+            match rustix::net::send(socket, first, rustix::net::SendFlags::NOSIGNAL) {
+                Ok(count) => drop(self.to_send.drain(..count)),
+                Err(Errno::AGAIN) => break,
+                Err(Errno::INTR) => {}
+                Err(Errno::PIPE | Errno::CONNRESET) => self.to_send.clear(),
+                Err(error) => return Err(internal("frames")(error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads once; false when there is nothing more now. `read` without a control buffer drops passed descriptors.
+    fn read_frames(&mut self) -> Result<bool, Failure> {
+        let Some(socket) = &self.frames else { return Ok(false) };
+        match rustix::io::read(socket, &mut self.buffer) {
+            Ok(0) | Err(Errno::CONNRESET) => {
+                self.frames = None;
+                Ok(false)
+            }
+            Ok(count) => {
+                let (answer, watcher) = (&mut self.answer, &mut *self.watcher);
+                let taken = self.reader.push(&self.buffer[..count], &mut |frame| match frame {
+                    Frame::Progress { message, fraction } => watcher.progress(&message, fraction),
+                    last => *answer = Some(last),
+                });
+                if let Err(failure) = taken {
+                    self.frames = None;
+                    self.end(Ending::Frames(failure));
+                    return Ok(false);
+                }
+                Ok(true)
+            }
+            Err(Errno::INTR) => Ok(true),
+            Err(Errno::AGAIN) => Ok(false),
+            Err(error) => Err(internal("frames")(error)),
+        }
+    }
+
+    fn serve_listener(&mut self) -> Result<(), Failure> {
+        let Some(listener) = &self.listener else { return Ok(()) };
+        let notification = match sys::seccomp::notif_recv(listener.as_fd()) {
+            Ok(notification) => notification,
+            // The process ended in between, or the last one has (poll then says hang-up).
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINTR | libc::EAGAIN)) => {
+                if self.wait_status.is_some() {
+                    self.listener = None;
+                }
+                return Ok(());
+            }
+            Err(error) => return Err(StepError::new(Step::Seccomp, "listener", error).into()),
+        };
+        let denial = denials::syscall(notification.nr, &notification.args, notification.pid);
+        if self.plan.on_violation == OnViolation::Kill {
+            self.denials.add(denial.clone());
+            self.end(Ending::Violation(denial));
+            return Ok(());
+        }
+        self.denials.add(denial);
+        match sys::seccomp::notif_send_errno(listener.as_fd(), notification.id, libc::EPERM) {
+            Ok(()) => Ok(()),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+            Err(error) => Err(StepError::new(Step::Seccomp, "listener", error).into()),
+        }
+    }
+
+    fn refuse(&mut self, query: &[u8]) -> Option<Vec<u8>> {
+        let denials = &mut self.denials;
+        stub::answer(query, |name: &str| -> Option<Ipv4Addr> {
+            denials.add(denials::lookup(name));
+            None
+        })
+    }
+
+    fn serve_stub_udp(&mut self) -> Result<(), Failure> {
+        use nix::sys::socket::{MsgFlags, SockaddrIn, recvfrom, sendto};
+        use std::os::fd::AsRawFd;
+        let Some((udp, _)) = &self.stub else { return Ok(()) };
+        let fd = udp.as_raw_fd();
+        // One a turn: whoever floods the stub waits for its own answers only.
+        let mut query = [0u8; 512];
+        let Ok((length, Some(from))) = recvfrom::<SockaddrIn>(fd, &mut query) else { return Ok(()) };
+        if let Some(answer) = self.refuse(&query[..length]) {
+            match sendto(fd, &answer, &from, MsgFlags::MSG_DONTWAIT) {
+                // An asker that is gone, or reads nothing, has no claim to an answer.
+                Ok(_) | Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// By TCP the stub of a call without egress only hangs up: a resolver comes here after a truncated answer, and the
+    /// stub's are never.
+    fn serve_stub_tcp(&mut self) -> Result<(), Failure> {
+        let Some((_, tcp)) = &self.stub else { return Ok(()) };
+        match rustix::net::accept_with(tcp, rustix::net::SocketFlags::CLOEXEC) {
+            Ok(connection) => drop(connection),
+            Err(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Takes one packet of the gateway; false when there is none now.
+    fn serve_gateway(&mut self) -> Result<bool, Failure> {
+        let Some(gateway) = &self.gateway else { return Ok(false) };
+        match rustix::io::read(&gateway.events, &mut self.buffer) {
+            Ok(0) => {
+                self.gateway = None;
+                if self.ending.is_none() && self.wait_status.is_none() {
+                    return Err(Failure::new(Code::SandboxFailed, "gateway: ended before the call did").detail("layer", "egress"));
+                }
+                Ok(false)
+            }
+            Ok(count) => {
+                match crate::gateway::event(&self.buffer[..count]) {
+                    Some(crate::gateway::Event::Connection(record)) => self.egress.push(record),
+                    Some(crate::gateway::Event::Refused(denial)) => drop(self.denials.add(denial)),
+                    None => return Err(Failure::new(Code::Internal, "gateway: an event that it never sends")),
+                }
+                Ok(true)
+            }
+            Err(Errno::AGAIN | Errno::INTR) => Ok(false),
+            Err(Errno::CONNRESET) => {
+                self.gateway = None;
+                Ok(false)
+            }
+            Err(error) => Err(internal("gateway")(error)),
+        }
+    }
+
+    /// Pid 1 is gone: what the pipes still hold is all there will ever be.
+    fn drain(&mut self) {
+        while self.status.is_some() {
+            let before = self.wait_status;
+            let taken = self.serve_status();
+            if let Err(failure) = taken {
+                self.end(Ending::Engine(failure));
+            }
+            if self.wait_status == before {
+                break;
+            }
+        }
+        while self.failure.is_some() {
+            let before = self.step_error.len();
+            if self.serve_failure().is_err() || (self.failure.is_some() && self.step_error.len() == before) {
+                break;
+            }
+        }
+        // A killed call's output is told, its frames are not believed any more.
+        if self.ending.is_none() {
+            while let Ok(true) = self.read_frames() {}
+            if self.ending.is_none()
+                && let Err(failure) = self.reader.end()
+            {
+                self.ending = Some(Ending::Frames(failure));
+            }
+        }
+        while let Ok(true) = self.stdout.read(&mut self.buffer, &mut |_| {}) {}
+        let watcher = &mut *self.watcher;
+        while let Ok(true) = self.stderr.read(&mut self.buffer, &mut |bytes| watcher.stderr(bytes)) {}
+    }
+
+    /// Hangs up, hears the last records, and ends the gateway.
+    fn end_gateway(&mut self) {
+        let until = Instant::now() + GATEWAY_GRACE;
+        if let Some(gateway) = &self.gateway {
+            // Its own end of file is the gateway's sign to tell what is open and leave; ENOTCONN: it has left.
+            match rustix::net::shutdown(&gateway.events, rustix::net::Shutdown::Write) {
+                Ok(()) | Err(_) => {}
+            }
+        } else {
+            return;
+        }
+        let (pid, pidfd) = match &self.gateway {
+            Some(gateway) => (gateway.pid, gateway.pidfd.try_clone()),
+            None => return,
+        };
+        while let Some(gateway) = &self.gateway {
+            let wait = until.saturating_duration_since(Instant::now());
+            let timeout = Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: wait.subsec_nanos().into() };
+            let mut fds = [PollFd::from_borrowed_fd(gateway.events.as_fd(), PollFlags::IN)];
+            if !matches!(poll(&mut fds, Some(&timeout)), Ok(1..)) {
+                break;
+            }
+            // Its end is expected now.
+            self.wait_status.get_or_insert(0);
+            if self.serve_gateway().is_err() {
+                break;
+            }
+        }
+        if let Ok(pidfd) = pidfd {
+            match rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL) {
+                // Killed, or gone by itself.
+                Ok(()) | Err(_) => {}
+            }
+        }
+        match sys::process::wait_usage(pid) {
+            Ok(_) | Err(_) => {}
+        }
+    }
+}
+
+fn internal(what: &'static str) -> impl Fn(Errno) -> Failure {
+    move |error| Failure::new(Code::Internal, format!("{what}: {error}"))
+}
+
+fn errno_of(errno: nix::Error) -> Errno {
+    Errno::from_raw_os_error(errno as i32)
+}

@@ -1,0 +1,193 @@
+//! How a call ended, from what the supervisor did and what the kernel and the plugin said.
+
+use super::frames::Frame;
+use super::Supervision;
+use crate::confine::step::{Step, StepError};
+use crate::types::{Code, Denial, Failure, Outcome, Output, Usage};
+use serde_json::{Map, Value, json};
+use std::time::Duration;
+
+/// Why the supervisor ended a call.
+pub(super) enum Ending {
+    /// The deadline passed.
+    Timeout,
+    /// The caller sent a signal.
+    Cancelled {
+        /// Which.
+        signal: i32,
+    },
+    /// The call's processes together used more than `memory`.
+    Memory {
+        /// Bytes when it was seen.
+        used: u64,
+    },
+    /// `on_violation = "kill"`.
+    Violation(Denial),
+    /// The frame protocol was broken.
+    Frames(Failure),
+    /// The engine or a step failed.
+    Engine(Failure),
+}
+
+/// The outcome; or, when the plugin never ran, the failure alone.
+pub(super) fn conclude(
+    call: Supervision<'_>,
+    init_status: i32,
+    usage: &libc::rusage,
+    wall: Duration,
+    filter: &(&str, usize, String),
+) -> Result<Outcome, Failure> {
+    let step_error = StepError::decode(&call.step_error);
+    if !call.running {
+        return Err(match (call.ending, step_error) {
+            (Some(Ending::Timeout), _) => Failure::new(Code::Timeout, "the time was over before the plugin could start"),
+            (Some(Ending::Cancelled { signal }), _) => cancelled(signal),
+            (_, Some(error)) => error.into(),
+            (Some(Ending::Engine(failure)), None) => failure,
+            _ => StepError::new(
+                Step::Init,
+                format!("the sandbox's first process (wait status {init_status:#x})"),
+                std::io::Error::other("ended before the plugin was started"),
+            )
+            .into(),
+        });
+    }
+    let version = match &call.answer {
+        Some(Frame::Result { version, .. } | Frame::Error { version, .. }) => version.clone(),
+        _ => None,
+    };
+    let cpu = Duration::from_micros(micros(usage.ru_utime) + micros(usage.ru_stime));
+    let limits = &call.plan.limits;
+    let result = match (call.ending, step_error) {
+        (Some(Ending::Timeout), _) => Err(Failure::new(
+            Code::Timeout,
+            format!("{}.{}: not done after {}; raise `timeout` for this method if it needs longer", call.plan.plugin, call.plan.method, seconds(limits.timeout_ms)),
+        )
+        .detail("timeout_ms", limits.timeout_ms)),
+        (Some(Ending::Cancelled { signal }), _) => Err(cancelled(signal)),
+        (Some(Ending::Memory { used }), _) => Err(memory_exceeded(limits.memory, Some(used))),
+        (Some(Ending::Violation(denial)), _) => Err(Failure::new(
+            Code::Violation,
+            format!("{}: refused by {}, and on_violation = \"kill\" ends the call", denial.operation, denial.layer),
+        )
+        .detail("denial", json!(denial))),
+        (Some(Ending::Frames(failure) | Ending::Engine(failure)), _) => Err(failure),
+        (None, Some(error)) => Err(error.into()),
+        (None, None) => concluded(call.answer, call.wait_status, cpu, limits),
+    };
+    let sandbox = sandbox(call.plan, call.report.as_ref(), filter);
+    let (stdout, stdout_dropped) = call.stdout.finish();
+    let (stderr, stderr_dropped) = call.stderr.finish();
+    let (denials, denials_dropped) = call.denials.finish();
+    Ok(Outcome {
+        result,
+        plugin_version: version,
+        output: Output { stdout, stderr, stdout_dropped, stderr_dropped },
+        usage: Usage {
+            wall_us: u64::try_from(wall.as_micros()).unwrap_or(u64::MAX),
+            cpu_user_us: micros(usage.ru_utime),
+            cpu_system_us: micros(usage.ru_stime),
+            max_rss_bytes: u64::try_from(usage.ru_maxrss).unwrap_or(0).saturating_mul(1024),
+            egress_bytes_sent: call.egress.iter().map(|record| record.bytes_sent).sum(),
+            egress_bytes_received: call.egress.iter().map(|record| record.bytes_received).sum(),
+        },
+        denials,
+        denials_dropped,
+        egress: call.egress,
+        sandbox,
+    })
+}
+
+/// The plugin's own end: its frame, or the lack of one.
+fn concluded(
+    answer: Option<Frame>,
+    wait_status: Option<i32>,
+    cpu: Duration,
+    limits: &crate::decide::plan::Limits,
+) -> Result<Value, Failure> {
+    let Some(status) = wait_status else {
+        return Err(killed(libc::SIGKILL));
+    };
+    if libc::WIFSIGNALED(status) {
+        let signal = libc::WTERMSIG(status);
+        // Who ignores SIGXCPU gets SIGKILL a second later.
+        let spent = cpu >= Duration::from_secs(limits.cpu_time_s);
+        if signal == libc::SIGXCPU || (signal == libc::SIGKILL && spent) {
+            return Err(Failure::new(
+                Code::CpuTimeExceeded,
+                format!("processor time: more than {} s were used; raise `cpu_time` for this method if it needs more", limits.cpu_time_s),
+            )
+            .detail("cpu_time_s", limits.cpu_time_s));
+        }
+        return Err(killed(signal));
+    }
+    match answer {
+        Some(Frame::Result { value, .. }) => Ok(value),
+        Some(Frame::Error { code, message, traceback, details, .. }) => {
+            Err(Failure { code, message, details, traceback, signal: None })
+        }
+        Some(Frame::Progress { .. }) | None => {
+            let exit = libc::WEXITSTATUS(status);
+            Err(Failure::new(Code::PluginExited, format!("the plugin ended with exit status {exit} and no result")).detail("exit_status", exit))
+        }
+    }
+}
+
+fn killed(signal: i32) -> Failure {
+    let name = nix::sys::signal::Signal::try_from(signal).map_or_else(|_| format!("signal {signal}"), |signal| signal.to_string());
+    let mut failure = Failure::new(Code::PluginKilled, format!("the plugin was killed by {name}")).detail("signal", name);
+    failure.signal = Some(signal);
+    failure
+}
+
+fn cancelled(signal: i32) -> Failure {
+    let name = nix::sys::signal::Signal::try_from(signal).map_or("signal", nix::sys::signal::Signal::as_str);
+    let mut failure = Failure::new(Code::Cancelled, format!("cancelled by {name}")).detail("signal", name);
+    failure.signal = Some(signal);
+    failure
+}
+
+/// `memory_exceeded`, with what was used when it was seen.
+fn memory_exceeded(limit: u64, used: Option<u64>) -> Failure {
+    Failure::new(
+        Code::MemoryExceeded,
+        format!("memory: the call used more than {limit} bytes; raise `memory` for this method if it needs more"),
+    )
+    .detail("memory", limit)
+    .detail("used", used)
+}
+
+fn micros(time: libc::timeval) -> u64 {
+    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000 + u64::try_from(time.tv_usec).unwrap_or(0)
+}
+
+fn seconds(ms: u64) -> String {
+    if ms.is_multiple_of(1000) { format!("{} s", ms / 1000) } else { format!("{ms} ms") }
+}
+
+/// Each layer as asked and as read back.
+fn sandbox(plan: &crate::decide::plan::Plan, report: Option<&crate::confine::verify::Report>, filter: &(&str, usize, String)) -> Value {
+    let Some(report) = report else { return Value::Object(Map::new()) };
+    let layer = |asked: Value, active: Value| json!({ "asked": asked, "active": active });
+    json!({
+        "plan_sha256": plan.sha256(),
+        "layers": {
+            "namespaces": layer(json!(crate::confine::verify::NAMESPACES), json!(report.namespaces)),
+            "root": layer(json!(plan.mounts.iter().filter(|mount| mount.is_mount()).count() + 1), json!(report.mounts)),
+            "landlock": layer(json!({ "abi": plan.landlock_abi }), json!({ "abi": plan.landlock_abi, "status": "fully enforced" })),
+            "seccomp": layer(
+                json!({ "filter": filter.0, "instructions": filter.1, "sha256": filter.2 }),
+                json!({ "listener": true }),
+            ),
+            "capabilities": layer(json!(0), json!(report.capabilities)),
+            "no_new_privs": layer(json!(true), json!(report.no_new_privs)),
+            "limits": layer(json!(plan.limits), json!({
+                "memory": "RLIMIT_DATA a process, and the sum watched every 100 ms",
+                "processes": "RLIMIT_NPROC in the call's user namespace",
+                "cpu_time": "RLIMIT_CPU a process",
+            })),
+            "egress": layer(json!(plan.egress), json!(if plan.egress.is_empty() { "none: an empty network namespace" } else { "gateway" })),
+        },
+        "ids": { "inside": [report.uid[0], report.gid[0]], "outside": [plan.outside.0, plan.outside.1], "uid_map": report.uid_map, "supplementary_groups": report.groups },
+    })
+}

@@ -1,0 +1,48 @@
+//! The supervisor's own namespaces before it clones, and its own confinement once the plugin runs.
+
+use crate::confine::step::{Step, StepError};
+use crate::confine::{capabilities, filter, landlock};
+use crate::sys;
+use ::landlock::{AccessFs, PathBeneath, RulesetCreatedAttr};
+use rustix::fs::{Mode, OFlags};
+use std::fs;
+
+/// As root: no supplementary groups (in the call's user namespace they could not be dropped any more). As a user: an own
+/// user and mount namespace in which that user stays itself, so that the same calls work as for root.
+///
+/// # Errors
+/// `sandbox_unavailable` where the kernel or a policy refuses user namespaces.
+pub fn prepare(as_root: bool) -> Result<(), StepError> {
+    if as_root {
+        return nix::unistd::setgroups(&[]).map_err(|errno| StepError::new(Step::Prepare, "setgroups", errno));
+    }
+    let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
+    let flags = nix::sched::CloneFlags::CLONE_NEWUSER | nix::sched::CloneFlags::CLONE_NEWNS;
+    nix::sched::unshare(flags).map_err(|errno| StepError::new(Step::Clone, "unshare", errno))?;
+    for (file, text) in
+        [("setgroups", "deny".to_owned()), ("gid_map", format!("{gid} {gid} 1")), ("uid_map", format!("{uid} {uid} 1"))]
+    {
+        let path = format!("/proc/self/{file}");
+        fs::write(&path, text).map_err(|error| StepError::new(Step::Clone, path, error))?;
+    }
+    Ok(())
+}
+
+/// From here on the supervisor only reads frames and output, answers the filter, and writes audit and envelope: no
+/// capability, no new privilege, no file but `/proc` (whose processes' memory use and names it tells; audit, journal and
+/// answer are open already), and the system calls of that.
+///
+/// # Errors
+/// Any of it not fully had.
+pub fn confine(landlock_abi: u32) -> Result<(), StepError> {
+    capabilities::clear()?;
+    nix::sys::prctl::set_no_new_privs().map_err(|errno| StepError::new(Step::NoNewPrivs, "supervisor", errno))?;
+    let proc = rustix::fs::open("/proc", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|error| StepError::new(Step::Landlock, "/proc", error))?;
+    let rules = landlock::unscoped(landlock_abi)?
+        .add_rule(PathBeneath::new(proc, AccessFs::ReadFile | AccessFs::ReadDir))
+        .map_err(|error| StepError::new(Step::Landlock, "/proc", std::io::Error::other(error)))?;
+    landlock::restrict(rules)?;
+    let program = filter::supervisor();
+    sys::seccomp::install(&program.program).map_err(|error| StepError::new(Step::Seccomp, "supervisor", error))
+}

@@ -1,0 +1,153 @@
+//! Small process-wide calls: leaving without clean-up, keyrings, securebits, landlock's version.
+
+use super::check;
+use std::io;
+
+/// Ends the process at once, without `atexit` handlers or flushing: what a forked child must use.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit(2) has no preconditions and does not return.
+    unsafe { libc::_exit(code) }
+}
+
+/// A new anonymous session keyring (`keyctl(2)`, `KEYCTL_JOIN_SESSION_KEYRING` with no name). Returns false where the
+/// kernel has no keyrings (`ENOSYS`), so there is nothing to be shared.
+///
+/// # Errors
+/// `EDQUOT`, `ENOMEM`.
+pub fn new_session_keyring() -> io::Result<bool> {
+    const KEYCTL_JOIN_SESSION_KEYRING: libc::c_long = 1;
+    // SAFETY: a null name is allowed and means an anonymous keyring.
+    match check(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, 0) }) {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Locks the securebits so that uid 0 means nothing and no capability can be kept or raised (`capabilities(7)`).
+///
+/// # Errors
+/// `EPERM` without `CAP_SETPCAP`.
+pub fn lock_securebits() -> io::Result<()> {
+    // linux/securebits.h: NOROOT, NO_SETUID_FIXUP, KEEP_CAPS (off), NO_CAP_AMBIENT_RAISE, each with its lock.
+    const BITS: libc::c_ulong =
+        (1 << 0) | (1 << 1) | (1 << 2) | (1 << 3) | (1 << 5) | (1 << 6) | (1 << 7);
+    // SAFETY: prctl with integer arguments only.
+    check(unsafe { libc::prctl(libc::PR_SET_SECUREBITS, BITS, 0, 0, 0) }.into())?;
+    Ok(())
+}
+
+/// The running kernel's landlock ABI; 0 where it is not built in or not enabled (`landlock_create_ruleset(2)`).
+#[must_use]
+pub fn landlock_abi() -> u32 {
+    const LANDLOCK_CREATE_RULESET_VERSION: libc::c_ulong = 1;
+    // SAFETY: with the version flag the kernel reads neither pointer nor size.
+    let abi = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, 0, 0, LANDLOCK_CREATE_RULESET_VERSION) };
+    u32::try_from(abi).unwrap_or(0)
+}
+
+/// A pidfd of this very process, for children to see whether it still lives.
+///
+/// # Errors
+/// `EMFILE`.
+pub fn own_pidfd() -> io::Result<std::os::fd::OwnedFd> {
+    rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty()).map_err(Into::into)
+}
+
+/// Closes every descriptor from `first` on (`close_range(2)`, Linux 5.9).
+///
+/// # Errors
+/// `ENOSYS`.
+pub fn close_from(first: u32) -> io::Result<()> {
+    // SAFETY: used only in a process that owns none of those descriptors any more, right before it ends in a loop that
+    // touches just the ones below `first`.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) })?;
+    Ok(())
+}
+
+/// Marks every descriptor from `first` on close-on-exec (`CLOSE_RANGE_CLOEXEC`, Linux 5.11).
+///
+/// # Errors
+/// `ENOSYS`, `EINVAL` on older kernels.
+pub fn cloexec_from(first: u32) -> io::Result<()> {
+    // SAFETY: changes only a flag of descriptors, closes nothing.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) })?;
+    Ok(())
+}
+
+/// Whether the process may be dumped and traced by its own user (`PR_SET_DUMPABLE`).
+///
+/// # Errors
+/// None that the kernel documents for 0 and 1.
+pub fn set_dumpable(on: bool) -> io::Result<()> {
+    // SAFETY: prctl with integer arguments only.
+    check(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, libc::c_ulong::from(on), 0, 0, 0) }.into())?;
+    Ok(())
+}
+
+/// Sets a signal's action; only default and ignore, for which no handler runs.
+///
+/// # Errors
+/// `EINVAL` for SIGKILL and SIGSTOP.
+pub fn set_signal_action(signal: nix::sys::signal::Signal, action: &nix::sys::signal::SigAction) -> nix::Result<()> {
+    use nix::sys::signal::SigHandler;
+    if !matches!(action.handler(), SigHandler::SigDfl | SigHandler::SigIgn) {
+        return Err(nix::Error::EINVAL);
+    }
+    // SAFETY: SIG_DFL and SIG_IGN install no code that could run at an unsafe moment.
+    unsafe { nix::sys::signal::sigaction(signal, action) }.map(drop)
+}
+
+/// wait4(2) for any child, without options: its process id and raw wait status. Allocates nothing.
+///
+/// # Errors
+/// `ECHILD`, `EINTR`.
+pub fn wait_any() -> nix::Result<(i32, i32)> {
+    let mut status: libc::c_int = 0;
+    // SAFETY: `status` outlives the call; a null rusage is allowed.
+    let pid = unsafe { libc::wait4(-1, &raw mut status, 0, std::ptr::null_mut()) };
+    if pid == -1 { Err(nix::Error::last()) } else { Ok((pid, status)) }
+}
+
+/// wait4(2) for one child, with its resource use and that of its own waited-for children.
+///
+/// # Errors
+/// `ECHILD`, `EINTR`.
+pub fn wait_usage(pid: i32) -> nix::Result<(i32, libc::rusage)> {
+    let mut status: libc::c_int = 0;
+    // SAFETY: rusage is plain integers, for which zero is a valid value.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: both pointers are to locals that outlive the call.
+    let result = unsafe { libc::wait4(pid, &raw mut status, 0, &raw mut usage) };
+    if result == -1 { Err(nix::Error::last()) } else { Ok((status, usage)) }
+}
+
+/// Makes `fd` the descriptor `number`, inherited by exec; whatever had that number is closed.
+///
+/// # Errors
+/// `EBADF`.
+pub fn place_descriptor(fd: std::os::fd::OwnedFd, number: i32) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+    // SAFETY: dup2 of an open descriptor. The caller is a forked child right before exec, which owns no Rust object with
+    // that number whose drop would still run.
+    check(unsafe { libc::dup2(fd.as_raw_fd(), number) }.into())?;
+    Ok(())
+}
+
+/// Closes every descriptor but these (`close_range(2)`, Linux 5.9).
+///
+/// # Errors
+/// `ENOSYS`.
+pub fn close_all_but(mut keep: Vec<i32>) -> io::Result<()> {
+    keep.sort_unstable();
+    keep.dedup();
+    let mut first: u32 = 0;
+    for fd in keep.into_iter().filter_map(|fd| u32::try_from(fd).ok()).chain([u32::MAX]) {
+        if fd > first {
+            // SAFETY: used only in a forked child that never returns to code which owns one of these descriptors.
+            check(unsafe { libc::syscall(libc::SYS_close_range, first, fd - 1, 0) })?;
+        }
+        first = fd.saturating_add(1);
+    }
+    Ok(())
+}

@@ -263,6 +263,7 @@ impl Fixture {
             cwd: self.dir().to_owned(),
             patience: PATIENCE,
             before: Vec::new(),
+            outer: Vec::new(),
         }
     }
 
@@ -300,21 +301,27 @@ impl Fixture {
 
     /// A command that runs `program` as the caller: root with supplementary groups, or the user without any.
     pub fn as_caller(&self, program: &Path) -> Command {
-        let mut command = if is_root() {
-            let mut command = Command::new("setpriv");
+        self.command(&[], program)
+    }
+
+    /// The same, started by `before` with the test's own rights.
+    fn command(&self, before: &[OsString], program: &Path) -> Command {
+        let mut words: Vec<OsString> = before.to_vec();
+        if is_root() {
+            words.push("setpriv".into());
             match self.mode {
-                Mode::Root => command.args(["--groups", "4,27"]),
+                Mode::Root => words.extend(["--groups", "4,27"].map(OsString::from)),
                 Mode::User => {
                     let id = self.uid.to_string();
-                    command.args(["--reuid", &id, "--regid", &id, "--clear-groups"])
+                    words.extend(["--reuid", &id, "--regid", &id, "--clear-groups"].map(OsString::from));
                 }
-            };
-            command.arg("--").arg(program);
-            command
-        } else {
-            Command::new(program)
-        };
+            }
+            words.push("--".into());
+        }
+        words.push(program.into());
+        let mut command = Command::new(&words[0]);
         command
+            .args(&words[1..])
             .env_clear()
             .env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin")
             .env("HOME", self.path("home"))
@@ -398,6 +405,7 @@ pub struct Call<'a> {
     cwd: PathBuf,
     patience: Duration,
     before: Vec<OsString>,
+    outer: Vec<OsString>,
 }
 
 impl Call<'_> {
@@ -431,17 +439,26 @@ impl Call<'_> {
         self
     }
 
+    /// With this file (in the fixture) in the place of the host's `/etc/hosts`, so that names are as the test wants them.
+    /// Needs root.
+    pub fn hosts(mut self, file: &str) -> Self {
+        let script = r#"mount --bind "$0" /etc/hosts && exec "$@""#;
+        self.outer = ["unshare", "--mount", "--", "/bin/sh", "-c", script].map(OsString::from).to_vec();
+        self.outer.push(self.fixture.path(file).into());
+        self
+    }
+
     /// Starts it and does not wait.
     pub fn start(self) -> Running {
         let upm = self.fixture.path("bin/upm");
         let mut command = match self.before.split_first() {
             Some((first, rest)) => {
                 let program = which(&first.to_string_lossy()).unwrap_or_else(|| PathBuf::from(first));
-                let mut command = self.fixture.as_caller(&program);
+                let mut command = self.fixture.command(&self.outer, &program);
                 command.args(rest).arg(&upm);
                 command
             }
-            None => self.fixture.as_caller(&upm),
+            None => self.fixture.command(&self.outer, &upm),
         };
         let stdout = tempfile::tempfile().unwrap();
         let stderr = tempfile::tempfile().unwrap();
@@ -609,6 +626,74 @@ pub fn assert_errno_in(answer: &Value, names: &[&str]) {
 #[track_caller]
 pub fn assert_ok(answer: &Value) {
     assert_eq!(answer["ok"], json!(true), "{answer:#}");
+}
+
+/// Asserts that each act (`[act, …]`) fails inside with one of the errors (joined by `|`), and that the same act on the
+/// host, by the same caller, does not fail so. Where it does (an unprivileged caller is refused by the kernel itself),
+/// the envelope must show that the filter refused it first: `operation` names the denial that must then be there.
+#[track_caller]
+pub fn assert_denied(f: &Fixture, acts: &[(Value, &str, &str)]) {
+    let answer = f.run("batch", Value::Array(acts.iter().map(|(act, _, _)| act.clone()).collect()));
+    let inside = answer.result()["answers"].as_array().unwrap().clone();
+    let denied = answer.data()["denials"].clone();
+    let control = f.control("batch", Value::Array(acts.iter().map(|(act, _, _)| act.clone()).collect()));
+    for (at, (act, errors, operation)) in acts.iter().enumerate() {
+        let errors: Vec<&str> = errors.split('|').collect();
+        let name = inside[at]["errno_name"].as_str().unwrap_or("none");
+        assert!(inside[at]["ok"] == json!(false) && errors.contains(&name), "{act}: not {errors:?}: {}", inside[at]);
+        let outside = &control["answers"][at];
+        assert_ne!(outside["errno"], json!(-1), "{act}: the control was not even tried: {outside}");
+        let differs = outside["ok"] == json!(true) || outside["errno_name"] != inside[at]["errno_name"];
+        let reported = denied.as_array().is_some_and(|all| all.iter().any(|d| d["operation"] == *operation));
+        assert!(
+            differs || reported,
+            "{act}: fails outside too, and no denial names {operation}: {outside}\n{denied:#}"
+        );
+        // what the filter refused and reported must be in the list whatever the control says
+        if !operation.is_empty() {
+            assert!(reported, "{act}: no denial names {operation}: {denied:#}");
+        }
+    }
+}
+
+/// A TCP server on the host's loopback: it reads once, answers `got:` and what it read, and closes.
+pub struct Server {
+    /// Where it listens.
+    pub port: u16,
+    seen: std::sync::Arc<std::sync::Mutex<Vec<Vec<u8>>>>,
+}
+
+impl Server {
+    /// Starts it; it ends with the test process.
+    pub fn start() -> Server {
+        Server::answering(|bytes| [b"got:".as_slice(), bytes].concat())
+    }
+
+    /// One that answers in its own way.
+    pub fn answering(answer: impl Fn(&[u8]) -> Vec<u8> + Send + 'static) -> Server {
+        let listener = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let seen = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+        let log = std::sync::Arc::clone(&seen);
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let Ok(mut stream) = stream else { continue };
+                let _ = stream.set_read_timeout(Some(Duration::from_secs(10)));
+                let mut bytes = vec![0; 1 << 16];
+                let n = stream.read(&mut bytes).unwrap_or(0);
+                bytes.truncate(n);
+                let reply = answer(&bytes);
+                log.lock().unwrap().push(bytes);
+                let _ = stream.write_all(&reply);
+            }
+        });
+        Server { port, seen }
+    }
+
+    /// What came in, a connection each.
+    pub fn seen(&self) -> Vec<Vec<u8>> {
+        self.seen.lock().unwrap().clone()
+    }
 }
 
 /// A marker that no other process knows.

@@ -3,7 +3,18 @@
 //! Imports point one way: `cli → call → {config, decide, supervise, report} → types`;
 //! `confine` sees the plan, `sys` and its own steps; `report` sees plain data.
 
+pub mod call;
 pub mod cli;
+pub mod config;
+pub mod confine;
+pub mod decide;
+pub mod gateway;
+pub mod host;
+pub mod json;
+pub mod plugin;
+pub mod quote;
 pub mod report;
+pub mod supervise;
+pub mod sys;
 pub mod types;
 pub mod units;

@@ -1,2 +1,7 @@
 //! The answer as an exit code, nothing else.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ExitCode::from(u8::try_from(upm::cli::main()).unwrap_or(125))
+}

@@ -92,6 +92,12 @@ impl Progress {
         }
     }
 
+    /// Whether there is a spinner to be drawn at all.
+    #[must_use]
+    pub fn enabled(&self) -> bool {
+        self.screen.spinner
+    }
+
     /// Tells how long the call has run, and draws when it is time to. The loop calls this every 100 ms or so.
     pub fn tick(&mut self, elapsed: Duration) {
         self.screen.tick(elapsed);

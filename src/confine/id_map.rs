@@ -31,7 +31,7 @@ pub fn step(status: BorrowedFd<'_>) -> Result<(), StepError> {
     let mut word = [0u8; 1];
     match channels::receive(status, &mut word) {
         Ok(Some(_)) if word[0] == Tag::Go as u8 => {}
-        Ok(_) => return Err(fail("supervisor", io::Error::from_raw_os_error(libc::EPIPE))),
+        Ok(_) => return Err(fail("supervisor", nix::Error::EPIPE.into())),
         Err(error) => return Err(fail("status channel", error)),
     }
     nix::unistd::setresgid(INSIDE_ID.into(), INSIDE_ID.into(), INSIDE_ID.into())
@@ -48,7 +48,7 @@ pub fn step(status: BorrowedFd<'_>) -> Result<(), StepError> {
 pub fn mapping_namespace(owner: (u32, u32), plugin: (u32, u32)) -> Result<OwnedFd, StepError> {
     let fail = |error: io::Error| StepError::new(Step::Prepare, "user namespace for id-mapped mounts", error);
     let (hold, release) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|error| fail(error.into()))?;
-    match fork_into(libc::CLONE_NEWUSER as u64, None).map_err(fail)? {
+    match fork_into(nix::sched::CloneFlags::CLONE_NEWUSER.bits() as u64, None).map_err(fail)? {
         Forked::Child => {
             // Lives only until its namespace is open in the parent, whose end of the pipe then closes.
             drop(release);

@@ -8,12 +8,11 @@ use landlock::{
     RulesetCreated, RulesetCreatedAttr, RulesetStatus, Scope,
 };
 use rustix::fs::{Mode, OFlags};
-use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 
 fn fail(what: &str, error: impl std::fmt::Display) -> StepError {
-    StepError::new(Step::Landlock, format!("{what}: {error}"), io::Error::from_raw_os_error(libc::EINVAL))
+    StepError::new(Step::Landlock, format!("{what}: {error}"), nix::Error::EINVAL)
 }
 
 /// The crate's name for an ABI: rights newer than it knows are not there to be handled.
@@ -53,7 +52,7 @@ pub fn unscoped(number: u32) -> Result<RulesetCreated, StepError> {
 fn create(number: u32, scopes: BitFlags<Scope>) -> Result<RulesetCreated, StepError> {
     let abi = abi(number);
     if abi == ABI::Unsupported {
-        return Err(StepError::new(Step::Landlock, "landlock", io::Error::from_raw_os_error(libc::EOPNOTSUPP)));
+        return Err(StepError::new(Step::Landlock, "landlock", nix::Error::EOPNOTSUPP));
     }
     let build = || {
         let mut ruleset =
@@ -128,7 +127,7 @@ pub fn step(plan: &Plan, rules: RulesetCreated) -> Result<RulesetCreated, StepEr
 pub fn restrict(rules: RulesetCreated) -> Result<RulesetCreated, StepError> {
     let again = rules.try_clone().map_err(|error| StepError::new(Step::Landlock, "ruleset", error))?;
     // no_new_privs is a step of its own, before this one.
-    let status = rules.set_no_new_privs(false).restrict_self().map_err(|error| fail("restrict_self", error))?;
+    let status = rules.no_new_privs(false).restrict_self().map_err(|error| fail("restrict_self", error))?;
     if status.ruleset != RulesetStatus::FullyEnforced {
         return Err(fail("landlock", format!("only {:?}", status.ruleset)));
     }

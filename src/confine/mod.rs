@@ -47,7 +47,7 @@ pub struct Prepared {
 pub fn prepare(plan: &Plan, runner: &'static [u8], as_root: bool) -> Result<Prepared, StepError> {
     let string = |text: String| {
         CString::new(text.clone())
-            .map_err(|_| StepError::new(Step::Prepare, text.escape_default().to_string(), std::io::Error::from_raw_os_error(libc::EINVAL)))
+            .map_err(|_| StepError::new(Step::Prepare, text.escape_default().to_string(), nix::Error::EINVAL))
     };
     let argv = plan.argv.iter().cloned().map(string).collect::<Result<Vec<_>, _>>()?;
     let env = plan.env.iter().map(|(name, value)| string(format!("{name}={value}"))).collect::<Result<Vec<_>, _>>()?;

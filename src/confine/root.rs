@@ -55,7 +55,7 @@ pub fn step(plan: &Plan, runner: &[u8], trees: Vec<Tree>) -> Result<File, StepEr
             }
             Source::Proc => {
                 make_target(root.as_fd(), target, true).map_err(place())?;
-                let fresh = proc(flags | MountAttrFlags::MOUNT_ATTR_NOEXEC).map_err(place())?;
+                let fresh = proc(flags | MountAttrFlags::MOUNT_ATTR_NOEXEC | MountAttrFlags::MOUNT_ATTR_RDONLY).map_err(place())?;
                 attach(fresh.as_fd(), root.as_fd(), target).map_err(place())?;
             }
             Source::File(contents) => write_file(root.as_fd(), target, contents)?,

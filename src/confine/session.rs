@@ -3,7 +3,6 @@
 use super::step::{Step, StepError};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigprocmask};
 use rustix::event::{PollFd, PollFlags, poll};
-use std::io;
 use std::os::fd::BorrowedFd;
 
 /// Default signals, empty mask, umask, own session and keyring, and death with the supervisor.
@@ -29,7 +28,7 @@ pub fn die_with(supervisor: BorrowedFd<'_>, step: Step) -> Result<(), StepError>
     let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
     match poll(&mut fds, Some(&now)) {
         Ok(0) => Ok(()),
-        Ok(_) => Err(StepError::new(step, "supervisor", io::Error::from_raw_os_error(libc::ESRCH))),
+        Ok(_) => Err(StepError::new(step, "supervisor", nix::Error::ESRCH)),
         Err(errno) => Err(StepError::new(step, "supervisor", errno)),
     }
 }

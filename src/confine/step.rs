@@ -1,6 +1,7 @@
 //! The stable names of the steps of confinement, in their order, and how a failed one is told.
 
 use crate::types::{Code, Failure};
+use nix::errno::Errno;
 use std::fmt;
 use std::io;
 
@@ -150,28 +151,28 @@ impl std::error::Error for StepError {}
 
 /// What an administrator can do when a layer cannot be had, by the step that found out and its errno.
 fn remedy(step: Step, errno: Option<i32>) -> Option<&'static str> {
-    match (step, errno?) {
-        (Step::Clone, libc::EPERM | libc::EACCES) => Some(
+    match (step, Errno::from_raw(errno?)) {
+        (Step::Clone, Errno::EPERM | Errno::EACCES) => Some(
             "allow unprivileged user namespaces (`sysctl kernel.unprivileged_userns_clone=1` where it exists, \
              `sysctl kernel.apparmor_restrict_unprivileged_userns=0` or an AppArmor profile with `userns` for upm), \
              or in a container allow clone3, unshare and mount in its seccomp profile",
         ),
-        (Step::Clone, libc::ENOSPC | libc::EUSERS) => Some(
+        (Step::Clone, Errno::ENOSPC | Errno::EUSERS) => Some(
             "raise `sysctl user.max_user_namespaces` (and user.max_{mnt,pid,net,ipc,uts,cgroup}_namespaces): the limit is reached or zero",
         ),
-        (Step::Clone, libc::ENOSYS) => {
+        (Step::Clone, Errno::ENOSYS) => {
             Some("allow clone3(2) in the seccomp profile that upm itself runs under, or use Linux 5.12 or newer")
         }
-        (Step::Root, libc::EPERM) => Some(
+        (Step::Root, Errno::EPERM) => Some(
             "the host's /proc is partly covered by other mounts (as in containers), so the kernel refuses a fresh one: run upm \
              where /proc is whole (`--security-opt systempaths=unconfined`, systemd `ProcSubset=all`, `ProtectProc=default`)",
         ),
         (Step::Landlock, _) => Some("enable landlock in the kernel: CONFIG_SECURITY_LANDLOCK=y and `lsm=landlock,…` on its command line"),
-        (Step::Seccomp, libc::EINVAL | libc::ENOSYS) => {
+        (Step::Seccomp, Errno::EINVAL | Errno::ENOSYS) => {
             Some("use a kernel with CONFIG_SECCOMP_FILTER and user notification (Linux 5.0 or newer)")
         }
-        (Step::Seccomp, libc::EBUSY) => Some("upm itself runs under a filter that already has a listener; start it outside of that"),
-        (Step::Limits, libc::EACCES | libc::EPERM) => {
+        (Step::Seccomp, Errno::EBUSY) => Some("upm itself runs under a filter that already has a listener; start it outside of that"),
+        (Step::Limits, Errno::EACCES | Errno::EPERM) => {
             Some("make /proc/sys writable where upm runs (systemd: `ProtectKernelTunables=no` for its unit)")
         }
         _ => None,
@@ -194,7 +195,7 @@ impl From<StepError> for Failure {
             .detail("layer", error.step.layer())
             .detail("object", error.object);
         let failure = match errno {
-            Some(errno) => failure.detail("errno", nix::errno::Errno::from_raw(errno).to_string()),
+            Some(errno) => failure.detail("errno", Errno::from_raw(errno).to_string()),
             None => failure,
         };
         match remedy {

@@ -10,6 +10,7 @@ use crate::sys::mount::{self, NODEV, NOEXEC, NOSUID, RDONLY};
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 use rustix::mount::{OpenTreeFlags, open_tree};
 use std::collections::BTreeMap;
+use nix::errno::Errno;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -95,8 +96,8 @@ fn open_one(
             std::collections::btree_map::Entry::Vacant(entry) => entry.insert(id_map::mapping_namespace(owner, outside)?),
         };
         mount::set_attributes(mount.as_fd(), attributes, Some(namespace.as_fd()), directory).map_err(|error| {
-            match error.raw_os_error() {
-                Some(libc::EINVAL | libc::EOPNOTSUPP) => other(
+            match error.raw_os_error().map(Errno::from_raw) {
+                Some(Errno::EINVAL | Errno::EOPNOTSUPP) => other(
                     "its file system (or one mounted below it) has no id-mapped mounts, so root cannot hand it to the plugin's \
                      user; move it to ext4, xfs, btrfs or, from Linux 6.3 on, tmpfs, or call upm as its owner",
                 ),

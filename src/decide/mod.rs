@@ -1,3 +1,6 @@
-//! Whether a call may be made, and under which plan. Pure: no I/O here.
+//! Whether a call may be made, with what arguments, and under which plan. Pure: no I/O here.
+#![forbid(unsafe_code)]
 
+pub mod arguments;
+pub mod grant;
 pub mod plan;

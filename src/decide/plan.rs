@@ -3,7 +3,7 @@
 
 use crate::types::{EgressRule, Entry, Grant, OnViolation};
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -44,6 +44,9 @@ pub struct Code {
     pub path: PathBuf,
     /// What is put on `sys.path`; empty for an executable.
     pub search: PathBuf,
+    /// The engine's own code, which is in no file of the host.
+    #[serde(skip)]
+    pub embedded: Option<&'static [u8]>,
 }
 
 /// Where a mount's content comes from.
@@ -135,6 +138,8 @@ pub struct Plan {
     pub outside: (u32, u32),
     /// The root, in the order in which it is put together.
     pub mounts: Vec<Mount>,
+    /// The plugin's own files.
+    pub code: PathBuf,
     /// Directory that is put on `sys.path`.
     pub search: PathBuf,
     /// Landlock ABI whose every right is handled.
@@ -186,7 +191,14 @@ pub fn plan(
     };
     mounts.extend(facts.interpreter_prefixes.iter().map(|path| host(path, false, false, "interpreter")));
     mounts.extend(client.files.iter().map(|path| host(path, false, false, "egress client")));
-    mounts.push(host(&facts.code.path, false, false, "plugin"));
+    mounts.push(match facts.code.embedded {
+        Some(source) => Mount {
+            source: Source::File(source.to_vec()),
+            exec: false,
+            ..host(&facts.code.path, false, false, "plugin")
+        },
+        None => host(&facts.code.path, false, false, "plugin"),
+    });
     mounts.extend(grant.read.iter().map(|path| host(path, true, false, "read")));
     mounts.extend(grant.write.iter().map(|path| host(path, true, true, "write")));
     // A mount can only lie on one that is there already. The sort is stable: on equal paths the later, wider grant wins.
@@ -226,6 +238,7 @@ pub fn plan(
         env,
         outside: (facts.outside_uid, facts.outside_gid),
         mounts,
+        code: facts.code.path.clone(),
         search: facts.code.search.clone(),
         landlock_abi: facts.landlock_abi,
         tcp_ports: egress.iter().map(|rule| rule.pattern.port).collect(),
@@ -297,10 +310,4 @@ fn base_mounts(grant: &Grant, facts: &Facts) -> Vec<Mount> {
         mounts.push(entry(&format!("/dev/{node}"), Source::Device, true, false, "system"));
     }
     mounts
-}
-
-/// The plan as `data.sandbox` and `explain --json` show it.
-#[must_use]
-pub fn describe(plan: &Plan) -> Value {
-    json!(plan)
 }

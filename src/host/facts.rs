@@ -134,7 +134,7 @@ fn code(entry: &Entry, plugin_paths: &[PathBuf]) -> Result<PluginCode, Failure> 
     match entry {
         Entry::Exec { path } => {
             let real = fs::canonicalize(path).map_err(|error| not_found(format!("{}: {error}", path.display())))?;
-            Ok(PluginCode { path: real, search: PathBuf::new() })
+            Ok(PluginCode { path: real, search: PathBuf::new(), embedded: None })
         }
         Entry::Python { module } => {
             let top = module.split('.').next().unwrap_or(module);
@@ -150,7 +150,7 @@ fn code(entry: &Entry, plugin_paths: &[PathBuf]) -> Result<PluginCode, Failure> 
                             real.display()
                         )));
                     }
-                    return Ok(PluginCode { path: real, search });
+                    return Ok(PluginCode { path: real, search, embedded: None });
                 }
             }
             let searched: Vec<String> = plugin_paths.iter().map(|path| path.display().to_string()).collect();

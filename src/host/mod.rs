@@ -1,3 +1,4 @@
 //! What this kernel and machine offer.
 
+pub mod doctor;
 pub mod facts;

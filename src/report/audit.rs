@@ -1,9 +1,11 @@
 //! The audit record, and the sinks that must hold it before a call goes on.
 //!
 //! [`Sinks::open`] connects and opens everything, before any confinement. [`Sinks::store`] then needs only
-//! `sendmsg`, `ppoll`, `flock`, `lseek`, `pread64` and `write` on descriptors that are already open (and
-//! `clock_gettime` on machines without a vDSO clock). A record too long for one datagram needs `memfd_create`,
-//! `fcntl` and `close` too: only one with `arguments` can be, so confined callers leave those out.
+//! `sendmsg`, `ppoll`, `flock`, `lseek`, `pread64` and `write` on descriptors that are already open, what any
+//! allocation needs (`brk`, `mmap`, `mremap`, `munmap`), `clock_gettime` on machines without a vDSO clock, and
+//! `getrandom` once in a process that has not made a map before. A record too long for one datagram needs
+//! `memfd_create`, `fcntl` and `close` too: only one with `arguments` can be, so confined callers leave those out.
+//! Landlock rights matter at opening alone.
 
 use super::envelope::{hostname, timestamp};
 use super::file::FileSink;
@@ -302,7 +304,7 @@ pub fn default_file(uid: u32, xdg_state_home: Option<PathBuf>, home: Option<Path
 pub struct Stored {
     /// The sinks that hold it; never empty.
     pub sinks: Vec<String>,
-    /// The sinks that should hold it too but failed. The caller tells stderr.
+    /// The sinks that should hold it too but failed; journald once, when it is given up. The caller tells stderr.
     pub failed: Vec<AuditError>,
 }
 
@@ -384,13 +386,15 @@ impl Sinks {
     pub fn store(&mut self, record: &Record) -> Result<Stored, AuditError> {
         let start = Instant::now();
         let mut stored = Stored { sinks: Vec::new(), failed: Vec::new() };
+        let mut given_up = None;
         if let Some(journald) = &self.journald {
             let share = if self.file.is_some() { JOURNALD_SHARE } else { DEADLINE };
             match journald.send(&record.fields(), start + share) {
                 Ok(()) => stored.sinks.push("journald".to_owned()),
                 Err(error) => {
                     self.journald = None;
-                    self.journald_failed = Some(error);
+                    self.journald_failed = Some(error.clone());
+                    given_up = Some(error);
                 }
             }
         }
@@ -420,10 +424,11 @@ impl Sinks {
                 AuditError::new("audit", "no sink is open", "set audit.journald or audit.file in the configuration")
             }));
         }
+        stored.failed.extend(given_up);
         Ok(stored)
     }
 
-    /// The file's path, for the landlock rule of a confined supervisor (writing and reading this one file).
+    /// The file's path: `explain` and `check` name it, and no plugin may write at or above it.
     #[must_use]
     pub fn file_path(&self) -> Option<&Path> {
         self.file.as_ref().map(FileSink::path)
@@ -599,6 +604,33 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_configured_file_that_fails_is_told_and_journald_holds_the_record() {
+        let host = Host::new();
+        let journald = UnixDatagram::bind(host.socket()).unwrap();
+        let mut sinks = host.open(JournaldMode::Auto, Some(host.directory.path().join("own.jsonl"))).unwrap();
+        sinks.file = Some(FileSink::full());
+        let stored = sinks.store(&record(Event::CallFinished)).unwrap();
+        assert_eq!(stored.sinks, ["journald"]);
+        assert_eq!(stored.failed.iter().map(|error| error.sink.as_str()).collect::<Vec<_>>(), ["/dev/full"]);
+        drop(journald);
+        let error = sinks.store(&record(Event::CallFinished)).unwrap_err();
+        assert_eq!(error.sink, "/dev/full");
+        assert!(error.reason.contains("No space left on device") && error.reason.contains("journald: "), "{error}");
+    }
+
+    #[test]
+    fn a_required_journald_that_goes_away_refuses_though_the_file_has_the_record() {
+        let host = Host::new();
+        let journald = UnixDatagram::bind(host.socket()).unwrap();
+        let file = host.directory.path().join("own.jsonl");
+        let mut sinks = host.open(JournaldMode::Required, Some(file.clone())).unwrap();
+        drop(journald);
+        assert_eq!(sinks.store(&record(Event::CallStarted)).unwrap_err().sink, "journald");
+        assert_eq!(sinks.store(&record(Event::CallFinished)).unwrap_err().sink, "journald");
+        assert_eq!(lines(&file).len(), 2);
+    }
+
+    #[test]
     fn off_never_asks_journald() {
         let host = Host::new();
         let journald = UnixDatagram::bind(host.socket()).unwrap();
@@ -628,9 +660,11 @@ pub(super) mod tests {
         let first = start.elapsed();
         assert!(first >= Duration::from_millis(1400) && first < DEADLINE, "{first:?}");
         assert_eq!(stored.sinks, [host.default_file().display().to_string()]);
-        assert!(sinks.journald_failed().unwrap().reason.contains("did not take the record"));
+        assert_eq!(stored.failed.len(), 1);
+        assert_eq!(stored.failed[0].reason, "it did not take the record in time");
         let start = Instant::now();
-        let _ = sinks.store(&record(Event::CallFinished)).unwrap();
+        let stored = sinks.store(&record(Event::CallFinished)).unwrap();
+        assert_eq!(stored.failed, []);
         assert!(start.elapsed() < Duration::from_millis(500));
         assert_eq!(lines(&host.default_file()).len(), 2);
     }

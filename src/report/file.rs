@@ -150,6 +150,17 @@ impl FileSink {
 }
 
 #[cfg(test)]
+impl FileSink {
+    /// A file on a full disk.
+    pub(super) fn full() -> Self {
+        FileSink {
+            path: "/dev/full".into(),
+            file: open("/dev/full", OFlags::RDWR | OFlags::APPEND, Mode::empty()).unwrap(),
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -221,10 +232,7 @@ mod tests {
 
     #[test]
     fn a_full_disk_is_an_error() {
-        let full = FileSink {
-            path: "/dev/full".into(),
-            file: open("/dev/full", OFlags::RDWR | OFlags::APPEND, Mode::empty()).unwrap(),
-        };
+        let full = FileSink::full();
         let error = full.append(b"{}\n", soon()).unwrap_err();
         assert_eq!(error.sink, "/dev/full");
         assert!(error.reason.starts_with("No space left on device"), "{error}");

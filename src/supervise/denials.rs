@@ -49,16 +49,14 @@ pub fn syscall(number: i32, arguments: &[u64; 6], pid: u32) -> Denial {
         .map(|(index, label)| ((*label).to_owned(), Value::from(arguments[*index])))
         .collect();
     let (inside, comm) = identity(pid);
-    let partly = filter::has_argument_rules(&name);
     Denial {
         layer: "seccomp".to_owned(),
         operation: name.clone(),
         object: Value::Object(values),
         rule: "syscalls".to_owned(),
-        remedy: if partly {
-            format!("nothing: {name} is allowed, but not with these arguments")
-        } else {
-            format!("syscalls = [\"{name}\"] in the grant of this method, where it is known to be harmless")
+        remedy: match filter::fixed_reason(&name) {
+            Some(reason) => format!("nothing: {reason}"),
+            None => format!("syscalls = [\"{name}\"] in the grant of this method, where it is known to be harmless"),
         },
         count: 1,
         pid: inside,

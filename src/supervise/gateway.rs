@@ -82,7 +82,8 @@ fn restrict(plan: &Plan) -> Result<(), StepError> {
         let Ok(object) = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) else { continue };
         let directory = rustix::fs::fstat(&object)
             .is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory);
-        let rights = AccessFs::ReadFile | if directory { AccessFs::ReadDir | AccessFs::Execute } else { AccessFs::ReadFile.into() };
+        let listing = AccessFs::ReadDir | AccessFs::Execute;
+        let rights = if directory { listing | AccessFs::ReadFile } else { AccessFs::ReadFile.into() };
         rules = rules.add_rule(PathBeneath::new(object.as_fd(), rights)).map_err(|error| fail(path, &error))?;
     }
     let dial = AccessNet::from_all(abi) & !AccessNet::BindTcp & !AccessNet::BindUdp;

@@ -9,7 +9,7 @@ pub mod outcome;
 pub mod own;
 pub mod signals;
 
-use crate::confine::channels::{self, ParentEnds, Tag};
+use crate::confine::channels::{self, Tag};
 use crate::confine::step::{Step, StepError};
 use crate::confine::{self, id_map, verify};
 use crate::decide::plan::{INSIDE_ID, Plan};
@@ -20,6 +20,7 @@ use crate::types::{Code, EgressRecord, Failure, OnViolation, Outcome};
 use capture::Capture;
 use denials::Denials;
 use frames::{Frame, Reader};
+use nix::sched::CloneFlags;
 use nix::sys::signalfd::SignalFd;
 use outcome::Ending;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -36,6 +37,16 @@ const TICK: Duration = Duration::from_millis(100);
 const GATEWAY_GRACE: Duration = Duration::from_millis(500);
 /// Bytes read at once.
 const CHUNK: usize = 64 << 10;
+
+/// The seven namespaces that every call gets, as clone3 takes them.
+pub const NAMESPACE_FLAGS: u64 = CloneFlags::CLONE_NEWUSER
+    .union(CloneFlags::CLONE_NEWNS)
+    .union(CloneFlags::CLONE_NEWPID)
+    .union(CloneFlags::CLONE_NEWNET)
+    .union(CloneFlags::CLONE_NEWIPC)
+    .union(CloneFlags::CLONE_NEWUTS)
+    .union(CloneFlags::CLONE_NEWCGROUP)
+    .bits() as u64;
 
 /// Who looks on while a call runs.
 pub trait Watcher {
@@ -57,6 +68,10 @@ pub struct Job<'a> {
     pub frame: Vec<u8>,
     /// Source of the runner.
     pub runner: &'static [u8],
+    /// From [`signals::take`], taken before anything else of the call.
+    pub signals: SignalFd,
+    /// When it must be over.
+    pub deadline: Instant,
 }
 
 /// Runs the call. Afterwards nothing of it is left.
@@ -68,20 +83,12 @@ pub fn run(job: Job<'_>, watcher: &mut dyn Watcher) -> Result<Outcome, Failure> 
     // Descriptor 3 must be taken before the channels are made: in the child it becomes the frame socket.
     let reserve = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)
         .map_err(|error| StepError::new(Step::Prepare, "descriptor 3", error))?;
-    let signals = signals::take().map_err(|error| StepError::new(Step::Prepare, "signals", error))?;
     own::prepare(as_root)?;
     let prepared = confine::prepare(job.plan, job.runner, as_root)?;
     let filter = (prepared.filter.name, prepared.filter.program.len(), prepared.filter.sha256());
     let (parent, child) = channels::make().map_err(|error| StepError::new(Step::Prepare, "channels", error))?;
-    let flags = libc::CLONE_NEWUSER
-        | libc::CLONE_NEWNS
-        | libc::CLONE_NEWPID
-        | libc::CLONE_NEWNET
-        | libc::CLONE_NEWIPC
-        | libc::CLONE_NEWUTS
-        | libc::CLONE_NEWCGROUP;
     let started = Instant::now();
-    let forked = fork_into(flags as u64, None).map_err(|error| StepError::new(Step::Clone, "clone3", error))?;
+    let forked = fork_into(NAMESPACE_FLAGS, None).map_err(|error| StepError::new(Step::Clone, "clone3", error))?;
     let Forked::Parent { pid, pidfd } = forked else {
         drop(parent);
         confine::enter(job.plan, prepared, child);
@@ -94,10 +101,10 @@ pub fn run(job: Job<'_>, watcher: &mut dyn Watcher) -> Result<Outcome, Failure> 
         as_root,
         watcher,
         started,
-        deadline: started + Duration::from_millis(job.plan.limits.timeout_ms),
+        deadline: job.deadline,
         pid,
         pidfd,
-        signals,
+        signals: job.signals,
         status: Some(parent.status),
         failure: Some(parent.failure),
         frames: Some(parent.frames),
@@ -178,7 +185,7 @@ enum Source {
 
 impl Supervision<'_> {
     fn send(&self, tag: Tag) -> Result<(), StepError> {
-        let status = self.status.as_ref().ok_or_else(|| StepError::new(Step::IdMap, "status channel", io::Error::from_raw_os_error(libc::EPIPE)))?;
+        let status = self.status.as_ref().ok_or_else(|| StepError::new(Step::IdMap, "status channel", Errno::PIPE))?;
         channels::send(status.as_fd(), tag, b"", &[]).map_err(|error| StepError::new(Step::IdMap, "status channel", error))
     }
 
@@ -186,7 +193,7 @@ impl Supervision<'_> {
     fn finish(mut self, begun: Result<(), StepError>, filter: &(&str, usize, String)) -> Result<Outcome, Failure> {
         if let Err(error) = begun {
             // A child that failed first says more than the pipe that broke.
-            if error.source.raw_os_error() != Some(libc::EPIPE) {
+            if error.source.raw_os_error() != Some(Errno::PIPE.raw_os_error()) {
                 self.end(Ending::Engine(error.into()));
             }
         }
@@ -227,13 +234,14 @@ impl Supervision<'_> {
             wait = wait.min(TICK);
         }
         let timeout = Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: wait.subsec_nanos().into() };
-        match poll(&mut fds, Some(&timeout)) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => self.end(Ending::Engine(Failure::new(Code::Internal, format!("poll: {error}")))),
-        }
+        let polled = poll(&mut fds, Some(&timeout));
         let ready: Vec<Source> =
             sources.iter().zip(&fds).filter(|(_, fd)| !fd.revents().is_empty()).map(|((source, ..), _)| *source).collect();
-        drop(fds);
+        if let Err(error) = polled
+            && error != Errno::INTR
+        {
+            self.end(Ending::Engine(internal("poll")(error)));
+        }
         for source in &ready {
             self.serve(*source);
         }
@@ -309,7 +317,7 @@ impl Supervision<'_> {
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
             // A peer that died with unread packets.
-            Err(error) if error.raw_os_error() == Some(libc::ECONNRESET) => {
+            Err(error) if error.raw_os_error() == Some(Errno::CONNRESET.raw_os_error()) => {
                 self.status = None;
                 Ok(())
             }
@@ -437,12 +445,10 @@ impl Supervision<'_> {
     fn serve_listener(&mut self) -> Result<(), Failure> {
         let Some(listener) = &self.listener else { return Ok(()) };
         let notification = match sys::seccomp::notif_recv(listener.as_fd()) {
-            Ok(notification) => notification,
+            Ok(Some(notification)) => notification,
             // The process ended in between, or the last one has (poll then says hang-up).
-            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINTR | libc::EAGAIN)) => {
-                if self.wait_status.is_some() {
-                    self.listener = None;
-                }
+            Ok(None) => {
+                self.listener = None;
                 return Ok(());
             }
             Err(error) => return Err(StepError::new(Step::Seccomp, "listener", error).into()),
@@ -454,11 +460,10 @@ impl Supervision<'_> {
             return Ok(());
         }
         self.denials.add(denial);
-        match sys::seccomp::notif_send_errno(listener.as_fd(), notification.id, libc::EPERM) {
-            Ok(()) => Ok(()),
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
-            Err(error) => Err(StepError::new(Step::Seccomp, "listener", error).into()),
-        }
+        // False: whoever asked has ended.
+        sys::seccomp::notif_send_errno(listener.as_fd(), notification.id, Errno::PERM.raw_os_error())
+            .map(drop)
+            .map_err(|error| StepError::new(Step::Seccomp, "listener", error).into())
     }
 
     fn refuse(&mut self, query: &[u8]) -> Option<Vec<u8>> {

@@ -4,6 +4,8 @@ use super::frames::Frame;
 use super::Supervision;
 use crate::confine::step::{Step, StepError};
 use crate::types::{Code, Denial, Failure, Outcome, Output, Usage};
+use crate::sys::process::{Ended, Spent};
+use nix::sys::signal::Signal;
 use serde_json::{Map, Value, json};
 use std::time::Duration;
 
@@ -33,7 +35,7 @@ pub(super) enum Ending {
 pub(super) fn conclude(
     call: Supervision<'_>,
     init_status: i32,
-    usage: &libc::rusage,
+    usage: &Spent,
     wall: Duration,
     filter: &(&str, usize, String),
 ) -> Result<Outcome, Failure> {
@@ -56,7 +58,7 @@ pub(super) fn conclude(
         Some(Frame::Result { version, .. } | Frame::Error { version, .. }) => version.clone(),
         _ => None,
     };
-    let cpu = Duration::from_micros(micros(usage.ru_utime) + micros(usage.ru_stime));
+    let cpu = Duration::from_micros(usage.user_us + usage.system_us);
     let limits = &call.plan.limits;
     let result = match (call.ending, step_error) {
         (Some(Ending::Timeout), _) => Err(Failure::new(
@@ -85,9 +87,9 @@ pub(super) fn conclude(
         output: Output { stdout, stderr, stdout_dropped, stderr_dropped },
         usage: Usage {
             wall_us: u64::try_from(wall.as_micros()).unwrap_or(u64::MAX),
-            cpu_user_us: micros(usage.ru_utime),
-            cpu_system_us: micros(usage.ru_stime),
-            max_rss_bytes: u64::try_from(usage.ru_maxrss).unwrap_or(0).saturating_mul(1024),
+            cpu_user_us: usage.user_us,
+            cpu_system_us: usage.system_us,
+            max_rss_bytes: usage.max_rss_bytes,
             egress_bytes_sent: call.egress.iter().map(|record| record.bytes_sent).sum(),
             egress_bytes_received: call.egress.iter().map(|record| record.bytes_received).sum(),
         },
@@ -106,13 +108,13 @@ fn concluded(
     limits: &crate::decide::plan::Limits,
 ) -> Result<Value, Failure> {
     let Some(status) = wait_status else {
-        return Err(killed(libc::SIGKILL));
+        return Err(killed(Signal::SIGKILL as i32));
     };
-    if libc::WIFSIGNALED(status) {
-        let signal = libc::WTERMSIG(status);
+    let status = Ended::from_raw(status);
+    if let Ended::Killed(signal) = status {
         // Who ignores SIGXCPU gets SIGKILL a second later.
         let spent = cpu >= Duration::from_secs(limits.cpu_time_s);
-        if signal == libc::SIGXCPU || (signal == libc::SIGKILL && spent) {
+        if signal == Signal::SIGXCPU as i32 || (signal == Signal::SIGKILL as i32 && spent) {
             return Err(Failure::new(
                 Code::CpuTimeExceeded,
                 format!("processor time: more than {} s were used; raise `cpu_time` for this method if it needs more", limits.cpu_time_s),
@@ -127,21 +129,22 @@ fn concluded(
             Err(Failure { code, message, details, traceback, signal: None })
         }
         Some(Frame::Progress { .. }) | None => {
-            let exit = libc::WEXITSTATUS(status);
+            let Ended::Exited(exit) = status else { return Err(killed(Signal::SIGKILL as i32)) };
             Err(Failure::new(Code::PluginExited, format!("the plugin ended with exit status {exit} and no result")).detail("exit_status", exit))
         }
     }
 }
 
 fn killed(signal: i32) -> Failure {
-    let name = nix::sys::signal::Signal::try_from(signal).map_or_else(|_| format!("signal {signal}"), |signal| signal.to_string());
+    let name = Signal::try_from(signal).map_or_else(|_| format!("signal {signal}"), |signal| signal.to_string());
     let mut failure = Failure::new(Code::PluginKilled, format!("the plugin was killed by {name}")).detail("signal", name);
     failure.signal = Some(signal);
     failure
 }
 
-fn cancelled(signal: i32) -> Failure {
-    let name = nix::sys::signal::Signal::try_from(signal).map_or("signal", nix::sys::signal::Signal::as_str);
+/// The caller's signal as a failure.
+pub fn cancelled(signal: i32) -> Failure {
+    let name = Signal::try_from(signal).map_or("signal", Signal::as_str);
     let mut failure = Failure::new(Code::Cancelled, format!("cancelled by {name}")).detail("signal", name);
     failure.signal = Some(signal);
     failure
@@ -155,10 +158,6 @@ fn memory_exceeded(limit: u64, used: Option<u64>) -> Failure {
     )
     .detail("memory", limit)
     .detail("used", used)
-}
-
-fn micros(time: libc::timeval) -> u64 {
-    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000 + u64::try_from(time.tv_usec).unwrap_or(0)
 }
 
 fn seconds(ms: u64) -> String {

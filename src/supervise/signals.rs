@@ -22,3 +22,9 @@ pub fn take() -> std::io::Result<SignalFd> {
     sigprocmask(SigmaskHow::SIG_BLOCK, Some(&set), None)?;
     Ok(SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
 }
+
+/// A cancelling signal that has come, if any. Where the descriptor cannot be read there is none.
+#[must_use]
+pub fn pending(signals: &SignalFd) -> Option<i32> {
+    signals.read_signal().ok().flatten().and_then(|signal| i32::try_from(signal.ssi_signo).ok())
+}

@@ -7,6 +7,7 @@ pub mod memory;
 pub mod mount;
 pub mod net;
 pub mod process;
+pub mod seccomp;
 
 use std::io;
 

@@ -113,13 +113,55 @@ pub fn wait_any() -> nix::Result<(i32, i32)> {
 ///
 /// # Errors
 /// `ECHILD`, `EINTR`.
-pub fn wait_usage(pid: i32) -> nix::Result<(i32, libc::rusage)> {
+pub fn wait_usage(pid: i32) -> nix::Result<(i32, Spent)> {
     let mut status: libc::c_int = 0;
     // SAFETY: rusage is plain integers, for which zero is a valid value.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
     // SAFETY: both pointers are to locals that outlive the call.
     let result = unsafe { libc::wait4(pid, &raw mut status, 0, &raw mut usage) };
-    if result == -1 { Err(nix::Error::last()) } else { Ok((status, usage)) }
+    if result == -1 { Err(nix::Error::last()) } else { Ok((status, Spent::from(usage))) }
+}
+
+/// What a process and its waited-for children used (`getrusage(2)`).
+#[derive(Debug, Clone, Copy)]
+pub struct Spent {
+    /// Microseconds in user mode.
+    pub user_us: u64,
+    /// Microseconds in the kernel.
+    pub system_us: u64,
+    /// Largest resident set of one process, in bytes.
+    pub max_rss_bytes: u64,
+}
+
+impl From<libc::rusage> for Spent {
+    fn from(usage: libc::rusage) -> Self {
+        let micros = |time: libc::timeval| {
+            u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000 + u64::try_from(time.tv_usec).unwrap_or(0)
+        };
+        Spent {
+            user_us: micros(usage.ru_utime),
+            system_us: micros(usage.ru_stime),
+            // The kernel counts in kilobytes.
+            max_rss_bytes: u64::try_from(usage.ru_maxrss).unwrap_or(0).saturating_mul(1024),
+        }
+    }
+}
+
+/// A raw wait status, taken apart (`wait(2)`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// With this exit status.
+    Exited(i32),
+    /// By this signal.
+    Killed(i32),
+}
+
+impl Ended {
+    /// From what wait4 stored.
+    #[must_use]
+    pub fn from_raw(status: i32) -> Self {
+        if libc::WIFSIGNALED(status) { Ended::Killed(libc::WTERMSIG(status)) } else { Ended::Exited(libc::WEXITSTATUS(status)) }
+    }
 }
 
 /// Makes `fd` the descriptor `number`, inherited by exec; whatever had that number is closed.

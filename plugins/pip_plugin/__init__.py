@@ -1,0 +1,1 @@
+"""Installs Python packages into a project's virtual environment."""

@@ -1,0 +1,316 @@
+//! The pipeline of one call.
+
+use crate::cli::terminal::Progress;
+use crate::cli::{CallArgs, JsonSource};
+use crate::config::{self, Config, ProjectDir};
+use crate::decide::arguments::{self, Arguments};
+use crate::decide::grant::{self, Decision};
+use crate::decide::plan::{self, Environment, Plan};
+use crate::host::facts;
+use crate::plugin::{self, client, digest};
+use crate::report::audit::{self, Event, JournaldMode, Record, Sinks};
+use crate::report::code::exit_code;
+use crate::report::envelope::{self, Metadata};
+use crate::supervise::{self, Job, Watcher, signals};
+use crate::types::{Code, Entry, Failure, Outcome, sha256_hex};
+use nix::sys::signalfd::SignalFd;
+use rustix::event::{PollFd, PollFlags, poll};
+use serde_json::Value;
+use std::fs;
+use std::os::fd::AsFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+use uuid::Uuid;
+
+/// What a call answers with.
+pub struct Answer {
+    /// The envelope.
+    pub envelope: Value,
+    /// The exit status.
+    pub exit: i32,
+}
+
+/// One call, from its words to its answer.
+#[must_use]
+pub fn call(args: &CallArgs) -> Answer {
+    let request_id = args.request_id.unwrap_or_else(Uuid::now_v7).to_string();
+    let mut log = Log::new(&request_id, &args.plugin, &args.method);
+    let ended = go(args, &request_id, &mut log);
+    let meta = Metadata::now(&request_id);
+    match ended {
+        Ok(outcome) => match &outcome.result {
+            Ok(_) => Answer { envelope: envelope::success(&outcome, &meta), exit: 0 },
+            Err(failure) => Answer { envelope: envelope::error(failure, Some(&outcome), &meta), exit: exit_code(failure) },
+        },
+        Err(failure) => {
+            log.refused(&failure);
+            Answer { envelope: envelope::error(&failure, None, &meta), exit: exit_code(&failure) }
+        }
+    }
+}
+
+/// The answer to a command line that is no call.
+#[must_use]
+pub fn refuse(failure: &Failure, request_id: Option<Uuid>) -> Answer {
+    let request_id = request_id.unwrap_or_else(Uuid::now_v7).to_string();
+    Log::new(&request_id, "", "").refused(failure);
+    Answer { envelope: envelope::error(failure, None, &Metadata::now(&request_id)), exit: exit_code(failure) }
+}
+
+/// config → decide → audit → supervise → audit. Nothing of the plugin runs before decide and audit have said yes.
+fn go(args: &CallArgs, request_id: &str, log: &mut Log) -> Result<Outcome, Failure> {
+    let started = Instant::now();
+    let signals = signals::take().map_err(|error| Failure::new(Code::Internal, format!("signals: {error}")))?;
+    let config = config::load(args.config.as_deref())?;
+    log.open(Some(&config))?;
+    let decision = decide(&config, &args.plugin, &args.method, args.project.as_deref())?;
+    let arguments = read_arguments(args, &decision, &signals, log)?;
+    let timeout = args.timeout.map_or(decision.grant.timeout, |shorter| shorter.min(decision.grant.timeout));
+    let plan = make_plan(&decision, request_id, timeout)?;
+    log.planned(&plan)?;
+    log.started(&arguments, config.audit.arguments)?;
+    make_directories(&decision)?;
+    let init = plugin::Init {
+        project_root: &decision.project_root,
+        cache_dir: &decision.cache_dir,
+        policy: &decision.grant.policy,
+        fernet: decision.grant.fernet,
+    };
+    let (positional, named) = arguments.into_parts();
+    let frame = plugin::call_frame(&plan, request_id, &positional, &named, &init);
+    let mut screen = Screen { progress: Progress::new(true), verbose: args.verbose };
+    let job = Job { plan: &plan, frame, runner: plugin::RUNNER, signals, deadline: started + timeout };
+    let ended = supervise::run(job, &mut screen);
+    screen.progress.finish();
+    let outcome = ended?;
+    log.finished(&outcome)?;
+    Ok(outcome)
+}
+
+/// What the configuration says of this method.
+///
+/// # Errors
+/// `plugin_not_allowed`, `method_not_allowed`, `usage` for a project that is not one.
+pub fn decide(config: &Config, plugin: &str, method: &str, project: Option<&Path>) -> Result<Decision, Failure> {
+    let project = project.map(ProjectDir::resolve).transpose().map_err(|error| Failure::new(Code::Usage, format!("--project {error}")))?;
+    Ok(grant::grant(config, plugin, method, project.as_ref())?)
+}
+
+/// The plan of a decided method: files checked for who may write them, clients asked, everything resolved for this host.
+///
+/// # Errors
+/// `config_invalid`, `module_not_found`, `sandbox_unavailable`.
+pub fn make_plan(decision: &Decision, request_id: &str, timeout: Duration) -> Result<Plan, Failure> {
+    let facts = facts::gather(&decision.grant, &decision.entry, &decision.plugin_paths, &decision.protected)?;
+    config::check_trusted_tree(&facts.code.path)?;
+    if matches!(decision.entry, Entry::Python { .. }) {
+        config::check_trusted(&decision.grant.interpreter)?;
+    }
+    if facts.landlock_abi < decision.grant.landlock_min_abi {
+        return Err(Failure::new(
+            Code::SandboxUnavailable,
+            format!(
+                "landlock: this kernel has ABI {}, the grant wants {}; boot a newer kernel with landlock enabled (`lsm=landlock,…`), or \
+                 lower `landlock_min_abi` knowing what is lost",
+                facts.landlock_abi, decision.grant.landlock_min_abi
+            ),
+        )
+        .detail("layer", "landlock"));
+    }
+    let pass = |name: &str| std::env::var(name).ok();
+    let (rules, needs) = client::resolve(&decision.grant, &facts, &pass)?;
+    let environment = Environment { request_id, timeout, pass: &pass };
+    Ok(plan::plan((&decision.plugin, &decision.method), &decision.entry, &decision.grant, &facts, rules, &needs, environment))
+}
+
+/// Reads, bounds and validates the arguments.
+fn read_arguments(args: &CallArgs, decision: &Decision, signals: &SignalFd, log: &mut Log) -> Result<Arguments, Failure> {
+    let limit = decision.grant.arguments;
+    let text = match &args.json {
+        JsonSource::Default => b"{}".to_vec(),
+        JsonSource::Text(text) => text.clone().into_bytes(),
+        JsonSource::Stdin => read_stdin(limit, signals)?,
+    };
+    log.arguments(&text);
+    let arguments = arguments::parse(&text, limit)?;
+    if let Some(directory) = &decision.schemas
+        && let Some(schema) = config::load_schema(directory, &decision.method)?
+    {
+        arguments::validate(&arguments, &schema)?;
+    }
+    Ok(arguments)
+}
+
+/// Standard input up to one byte over the limit, unless a signal comes first.
+fn read_stdin(limit: u64, signals: &SignalFd) -> Result<Vec<u8>, Failure> {
+    let fail = |error: rustix::io::Errno| Failure::new(Code::ArgumentsInvalid, format!("standard input: {error}"));
+    let stdin = rustix::stdio::stdin();
+    let mut text = Vec::new();
+    let mut buffer = [0u8; 65_536];
+    while text.len() as u64 <= limit {
+        let mut fds = [PollFd::from_borrowed_fd(stdin, PollFlags::IN), PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN)];
+        match poll(&mut fds, None) {
+            Ok(_) => {}
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(error) => return Err(fail(error)),
+        }
+        if let Some(signal) = signals::pending(signals) {
+            return Err(supervise::outcome::cancelled(signal));
+        }
+        match rustix::io::read(stdin, &mut buffer) {
+            Ok(0) => break,
+            Ok(count) => text.extend_from_slice(&buffer[..count]),
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => {}
+            Err(error) => return Err(fail(error)),
+        }
+    }
+    Ok(text)
+}
+
+/// The project and the plugin's cache are made when they are granted and missing.
+fn make_directories(decision: &Decision) -> Result<(), Failure> {
+    for (path, mode) in [(&decision.project_root, 0o755), (&decision.cache_dir, 0o700)] {
+        let granted = decision.grant.write.iter().chain(&decision.grant.read).any(|granted| path.starts_with(granted));
+        if granted && !path.exists() {
+            fs::DirBuilder::new().recursive(true).mode(mode).create(path).map_err(|error| {
+                Failure::new(
+                    Code::ConfigInvalid,
+                    format!("{}: cannot be created: {error}; make it, or name another in the configuration", path.display()),
+                )
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// What a person at a terminal sees meanwhile.
+struct Screen {
+    progress: Progress,
+    verbose: bool,
+}
+
+impl Watcher for Screen {
+    fn tick(&mut self, elapsed: Duration) {
+        self.progress.tick(elapsed);
+    }
+
+    fn wants_ticks(&self) -> bool {
+        self.progress.enabled()
+    }
+
+    fn progress(&mut self, message: &str, fraction: Option<f64>) {
+        self.progress.progress(message, fraction);
+    }
+
+    fn stderr(&mut self, bytes: &[u8]) {
+        if self.verbose {
+            self.progress.plugin_stderr(bytes);
+        }
+    }
+}
+
+/// The audit of one call: every record has what was known by then.
+struct Log {
+    started: Instant,
+    sinks: Option<Sinks>,
+    record: Record,
+    begun: bool,
+}
+
+impl Log {
+    fn new(request_id: &str, plugin: &str, method: &str) -> Self {
+        let uid = nix::unistd::getuid().as_raw();
+        let mut record = Record::new(Event::CallRefused, request_id, uid, audit::login_uid());
+        record.plugin = (!plugin.is_empty()).then(|| plugin.to_owned());
+        record.method = (!method.is_empty()).then(|| method.to_owned());
+        Log { started: Instant::now(), sinks: None, record, begun: false }
+    }
+
+    /// Opens the sinks that the configuration names, or the default ones where there is none.
+    fn open(&mut self, config: Option<&Config>) -> Result<(), Failure> {
+        let (mode, file) = match config.map(|config| &config.audit) {
+            Some(audit) => (journald_mode(audit.journald), audit.file.clone()),
+            None => (JournaldMode::Auto, None),
+        };
+        let path = |name: &str| std::env::var_os(name).map(std::path::PathBuf::from);
+        let default = audit::default_file(self.record.caller_uid, path("XDG_STATE_HOME"), path("HOME"));
+        let check = |path: &Path| config::check_trusted(path).map(drop).map_err(|error| error.to_string());
+        self.sinks = Some(Sinks::open(mode, file, default, Path::new(audit::JOURNALD_SOCKET), check)?);
+        Ok(())
+    }
+
+    fn arguments(&mut self, text: &[u8]) {
+        self.record.args_sha256 = Some(sha256_hex(text));
+    }
+
+    fn planned(&mut self, plan: &Plan) -> Result<(), Failure> {
+        self.record.policy_sha256 = Some(plan.sha256());
+        let digest = digest::tree(&plan.code)
+            .map_err(|error| Failure::new(Code::ModuleNotFound, format!("{}: {error}", plan.code.display())))?;
+        self.record.plugin_sha256 = Some(digest);
+        Ok(())
+    }
+
+    fn started(&mut self, arguments: &Arguments, say: config::AuditArguments) -> Result<(), Failure> {
+        let mut record = Record { event: Event::CallStarted, ..self.record.clone() };
+        if say == config::AuditArguments::Full {
+            record.arguments = Some(arguments.document().to_string());
+        }
+        self.store(&record)?;
+        self.begun = true;
+        Ok(())
+    }
+
+    /// Every denial, then the end. A record that no sink takes fails the call: what it did would go unrecorded.
+    fn finished(&mut self, outcome: &Outcome) -> Result<(), Failure> {
+        for denial in &outcome.denials {
+            self.store(&Record { event: Event::Denial(Box::new(denial.clone())), ..self.record.clone() })?;
+        }
+        let failure = outcome.result.as_ref().err();
+        let denials = outcome.denials.iter().map(|denial| denial.count).sum::<u64>() + outcome.denials_dropped;
+        self.end(Event::CallFinished, failure.map(|failure| failure.code), Some(denials))
+    }
+
+    /// A call that never ran. Nothing is left to be refused when this cannot be stored, so it is only said.
+    fn refused(&mut self, failure: &Failure) {
+        if self.sinks.is_none() && failure.code != Code::AuditUnavailable {
+            // Without a usable configuration the default sinks are all there is.
+            if let Err(error) = self.open(None) {
+                eprintln!("upm: this refusal is not on record: {}", error.message);
+                return;
+            }
+        }
+        let event = if self.begun { Event::CallFinished } else { Event::CallRefused };
+        if let Err(error) = self.end(event, Some(failure.code), None)
+            && failure.code != Code::AuditUnavailable
+        {
+            eprintln!("upm: this refusal is not on record: {}", error.message);
+        }
+    }
+
+    fn end(&mut self, event: Event, code: Option<Code>, denials: Option<u64>) -> Result<(), Failure> {
+        let duration = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let record = Record { event, code, denials, duration_us: Some(duration), ..self.record.clone() };
+        self.store(&record)
+    }
+
+    fn store(&mut self, record: &Record) -> Result<(), Failure> {
+        let Some(sinks) = &mut self.sinks else {
+            return Err(Failure::new(Code::AuditUnavailable, "no audit sink is open"));
+        };
+        let stored = sinks.store(record)?;
+        for failed in stored.failed {
+            eprintln!("upm: audit: {failed}");
+        }
+        Ok(())
+    }
+}
+
+fn journald_mode(mode: config::Journald) -> JournaldMode {
+    match mode {
+        config::Journald::Auto => JournaldMode::Auto,
+        config::Journald::Required => JournaldMode::Required,
+        config::Journald::Off => JournaldMode::Off,
+    }
+}

@@ -1,0 +1,87 @@
+//! `upm check`: the whole configuration and every plugin, without running a call.
+
+use crate::call;
+use crate::config;
+use crate::decide::arguments;
+use crate::types::{Entry, Failure};
+use serde::Serialize;
+use serde_json::json;
+use std::path::Path;
+
+/// Something that was found.
+#[derive(Debug, Serialize)]
+pub struct Finding {
+    /// `error`: a call would be refused. `warning`: it would not, but look at it.
+    pub severity: &'static str,
+    /// `Plugin.method`, or `Plugin`.
+    pub subject: String,
+    /// What, and what to do.
+    pub message: String,
+}
+
+/// Text or JSON for stdout, and whether there is no error.
+///
+/// # Errors
+/// A configuration that cannot be read at all.
+pub fn run(config: Option<&Path>, as_json: bool) -> Result<(String, bool), Failure> {
+    let config = config::load(config)?;
+    let mut findings = Vec::new();
+    for (name, plugin) in &config.plugins {
+        if plugin.schemas.is_none() {
+            findings.push(Finding {
+                severity: "warning",
+                subject: name.clone(),
+                message: format!(
+                    "{}:{}: no `schemas`: only the outer shape of its arguments is checked; add schemas = \"DIR\" with METHOD.json in it",
+                    config.path.display(),
+                    plugin.line
+                ),
+            });
+        }
+        for method in &plugin.allowed_methods {
+            let subject = format!("{name}.{method}");
+            if let Err(failure) = method_is_usable(&config, name, method, &subject, &mut findings) {
+                findings.push(Finding { severity: "error", subject, message: failure.message });
+            }
+        }
+    }
+    let good = findings.iter().all(|finding| finding.severity != "error");
+    if as_json {
+        return Ok((format!("{}\n", json!({ "config": config.path, "ok": good, "findings": findings })), good));
+    }
+    let mut text = String::new();
+    for finding in &findings {
+        text.push_str(&format!("{}: {}: {}\n", finding.severity, finding.subject, super::terminal::escape(&finding.message, false)));
+    }
+    let methods: usize = config.plugins.values().map(|plugin| plugin.allowed_methods.len()).sum();
+    text.push_str(&format!("{}: {} plugins, {methods} methods, {}\n", config.path.display(), config.plugins.len(), if good { "usable" } else { "not usable" }));
+    Ok((text, good))
+}
+
+fn method_is_usable(
+    config: &config::Config,
+    plugin: &str,
+    method: &str,
+    subject: &str,
+    findings: &mut Vec<Finding>,
+) -> Result<(), Failure> {
+    let decision = call::decide(config, plugin, method, None)?;
+    if let Some(directory) = &decision.schemas {
+        match config::load_schema(directory, method)? {
+            Some(schema) => arguments::check_schema(&schema)?,
+            None => findings.push(Finding {
+                severity: "warning",
+                subject: subject.to_owned(),
+                message: format!("{}: has no {method}.json: only the outer shape of the arguments is checked", directory.display()),
+            }),
+        }
+    }
+    let facts = crate::host::facts::gather(&decision.grant, &decision.entry, &decision.plugin_paths, &decision.protected)?;
+    config::check_trusted_tree(&facts.code.path)?;
+    if matches!(decision.entry, Entry::Python { .. }) {
+        config::check_trusted(&decision.grant.interpreter)?;
+    }
+    crate::confine::filter::plugin(&decision.grant.syscalls)
+        .map_err(|error| Failure::new(crate::types::Code::ConfigInvalid, format!("syscalls: {error}")))?;
+    Ok(())
+}

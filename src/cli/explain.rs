@@ -1,0 +1,123 @@
+//! `upm explain`: the plan that a call would be enforced by, and where each value of its grant was written.
+
+use super::terminal::escape;
+use crate::call;
+use crate::config;
+use crate::confine::step::Step;
+use crate::decide::plan::{Plan, Source};
+use crate::types::{Failure, Grant};
+use serde_json::{Value, json};
+use std::fmt::Write;
+use std::path::Path;
+
+/// Text or JSON for stdout.
+///
+/// # Errors
+/// Whatever would keep the call from being made.
+pub fn run(config: Option<&Path>, plugin: &str, method: &str, project: Option<&Path>, as_json: bool) -> Result<String, Failure> {
+    let config = config::load(config)?;
+    let decision = call::decide(&config, plugin, method, project)?;
+    let plan = call::make_plan(&decision, "", decision.grant.timeout)?;
+    let origins = origins(&decision.grant);
+    if as_json {
+        let mut shown = json!(plan);
+        for name in secrets(&plan) {
+            shown["env"][&name] = json!("(hidden)");
+        }
+        return Ok(format!(
+            "{}\n",
+            json!({ "config": config.path, "plan_sha256": plan.sha256(), "plan": shown, "origins": origins })
+        ));
+    }
+    Ok(render(&config.path, &plan, &origins))
+}
+
+/// Variables whose values may hold credentials: those that the caller or a client gives.
+fn secrets(plan: &Plan) -> Vec<String> {
+    let plain = ["PATH", "HOME", "TMPDIR", "LANG", "UPM_REQUEST_ID"];
+    plan.env.keys().filter(|name| !plain.contains(&name.as_str())).cloned().collect()
+}
+
+/// Every key of the grant with its value and place.
+fn origins(grant: &Grant) -> Value {
+    let values = json!(grant);
+    let listed = grant.origins.iter().map(|(key, origin)| {
+        (
+            (*key).to_owned(),
+            json!({ "value": values.get(*key).cloned().unwrap_or(Value::Null), "level": origin.level, "line": origin.line }),
+        )
+    });
+    Value::Object(listed.collect())
+}
+
+fn render(config: &Path, plan: &Plan, origins: &Value) -> String {
+    let mut text = String::new();
+    let mut line = |parts: std::fmt::Arguments<'_>| {
+        // Writing to a String cannot fail.
+        text.write_fmt(parts).expect("a string grows");
+        text.push('\n');
+    };
+    line(format_args!("{}.{}  plan {}", plan.plugin, plan.method, plan.sha256()));
+    line(format_args!("\nprogram   {}", escape(&plan.argv.join(" "), false)));
+    line(format_args!("ids       1000:1000 inside, {}:{} outside", plan.outside.0, plan.outside.1));
+    line(format_args!("\nroot"));
+    for mount in &plan.mounts {
+        let what = match &mount.source {
+            Source::Host { mapped: true } => "host, owner's ids mapped when root calls".to_owned(),
+            Source::Host { mapped: false } => "host".to_owned(),
+            Source::Device => "device".to_owned(),
+            Source::Tmpfs { bytes, inodes } => format!("memory, {bytes} bytes, {inodes} inodes"),
+            Source::Proc => "proc of the call".to_owned(),
+            Source::File(_) => "made up".to_owned(),
+            Source::Link(to) => format!("link to {}", to.display()),
+        };
+        let access = match (mount.write, mount.exec) {
+            (true, true) => "rwx",
+            (true, false) => "rw-",
+            (false, true) => "r-x",
+            (false, false) => "r--",
+        };
+        line(format_args!("  {access}  {}  ({}: {what})", escape(&mount.path.display().to_string(), false), mount.why));
+    }
+    line(format_args!("\negress"));
+    if plan.egress.is_empty() {
+        line(format_args!("  none: an empty network namespace; every name is refused"));
+    }
+    for rule in &plan.egress {
+        let star = if rule.pattern.wildcard { "*." } else { "" };
+        line(format_args!(
+            "  {star}{}:{}  [egress.{}]{}{}",
+            rule.pattern.name,
+            rule.pattern.port,
+            rule.group,
+            if rule.tls && rule.pattern.port != 80 { ", TLS to that name" } else { "" },
+            if rule.allow_private { ", private addresses allowed" } else { "" }
+        ));
+    }
+    line(format_args!("\nlayers"));
+    line(format_args!("  landlock ABI {}, every right of it handled; TCP ports {:?} and 53", plan.landlock_abi, plan.tcp_ports));
+    line(format_args!("  seccomp default{}, a refused call {}", match plan.syscalls.as_slice() {
+        [] => String::new(),
+        more => format!(" and {}", more.join(", ")),
+    }, match plan.on_violation {
+        crate::types::OnViolation::Deny => "gets EPERM",
+        crate::types::OnViolation::Kill => "ends the call",
+    }));
+    let steps: Vec<&str> = Step::ALL.iter().map(|step| step.name()).collect();
+    line(format_args!("  steps {}", steps.join(" ")));
+    line(format_args!("\nenvironment"));
+    let hidden = secrets(plan);
+    for (name, value) in &plan.env {
+        let shown = if hidden.contains(name) { "(hidden)" } else { value };
+        line(format_args!("  {name}={}", escape(shown, false)));
+    }
+    line(format_args!("\ngrant (where each value comes from; {})", config.display()));
+    for (key, origin) in origins.as_object().into_iter().flatten() {
+        let place = match origin["line"].as_u64() {
+            Some(number) => format!("{}, line {number}", origin["level"].as_str().unwrap_or_default()),
+            None => "built-in".to_owned(),
+        };
+        line(format_args!("  {key} = {}  ({place})", escape(&origin["value"].to_string(), false)));
+    }
+    text
+}

@@ -1,0 +1,305 @@
+//! The configuration: where it is, who may write it, what it says.
+//!
+//! The file is found, checked for who could change it, and read through the descriptor that was checked
+//! ([`trust`]); TOML and JSON become one tree with places ([`tree`]) and then typed values ([`model`]). What rules a
+//! plugin must not lie where a plugin may write; that is looked at once, when the file is read.
+#![forbid(unsafe_code)]
+
+mod error;
+mod model;
+mod path;
+mod schema;
+mod tree;
+mod trust;
+mod value;
+
+pub use error::{ConfigError, ConfigErrorKind};
+pub use model::{At, Audit, AuditArguments, EntrySpec, GrantKeys, Journald, Plugin};
+pub use path::{Base, PathSpec, ProjectPattern, is_reserved, normalize};
+pub use schema::{Schema, load_schema};
+pub use trust::{Trusted, check_trusted, check_trusted_tree, forget_verified, read_trusted};
+
+use crate::types::EgressGroup;
+use path::{Protected, Resolver};
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, HashSet};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+/// Bytes that a configuration may have.
+const MAX_BYTES: u64 = 1 << 20;
+/// The built-in `interpreter`.
+pub const DEFAULT_INTERPRETER: &str = "/usr/bin/python3";
+
+/// A configuration that can be gone by.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The file, absolute, as it was named.
+    pub path: PathBuf,
+    /// Its directory without symbolic links; relative paths belong to it.
+    pub dir: PathBuf,
+    /// SHA-256 of its bytes, in hexadecimal.
+    pub sha256: String,
+    /// Absolute; may not exist yet.
+    pub project_root: PathBuf,
+    /// What `--project` may name besides.
+    pub projects: Vec<ProjectPattern>,
+    /// Absolute; may not exist yet. A plugin gets the directory of its name below it.
+    pub cache_dir: PathBuf,
+    /// Where modules are looked for, absolute, in order. Without the key: `plugins` beside the file, then the file's
+    /// own directory. A directory may be missing.
+    pub plugin_paths: Vec<PathBuf>,
+    /// Where records go.
+    pub audit: Audit,
+    /// Grant keys for all plugins.
+    pub defaults: GrantKeys,
+    /// Egress groups by name.
+    pub egress: BTreeMap<String, EgressGroup>,
+    /// Plugins by class.
+    pub plugins: BTreeMap<String, Plugin>,
+    protected: Vec<Protected>,
+    /// `project_root` without symbolic links, to know it again in `--project`.
+    real_project_root: PathBuf,
+}
+
+impl Config {
+    /// What `write`, a path without symbolic links, would let a plugin change of what rules plugins: a sentence's
+    /// subject such as `the configuration /etc/upm/upm_config.toml`.
+    pub(crate) fn ruled_by(&self, write: &Path) -> Option<&str> {
+        self.protected.iter().find(|protected| protected.is_touched_by(write)).map(|protected| protected.what.as_str())
+    }
+
+    /// The configuration file itself, as named and as it really lies.
+    pub(crate) fn protected_paths(&self) -> Vec<PathBuf> {
+        vec![self.path.clone(), self.dir.clone()]
+    }
+
+    /// Whether `dir` is `project_root`, or one of `projects`, or reserved and therefore neither.
+    pub(crate) fn is_project(&self, dir: &ProjectDir) -> bool {
+        let named =
+            |dir: &Path| dir == self.real_project_root || self.projects.iter().any(|pattern| pattern.matches(dir));
+        !is_reserved(&dir.0) && named(&dir.0)
+    }
+
+    /// The cache of one plugin.
+    pub fn plugin_cache_dir(&self, plugin: &str) -> PathBuf {
+        self.cache_dir.join(plugin)
+    }
+}
+
+/// An existing directory that `--project` named, without symbolic links.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProjectDir(PathBuf);
+
+impl ProjectDir {
+    /// Resolves `path` against the working directory.
+    pub fn resolve(path: &Path) -> Result<Self, ConfigError> {
+        let io = |error: std::io::Error| {
+            let kind = match error.kind() {
+                std::io::ErrorKind::NotFound => ConfigErrorKind::NotFound,
+                _ => ConfigErrorKind::Io,
+            };
+            ConfigError::new(kind, path, format!("cannot be a project: {error}"))
+        };
+        let real = std::fs::canonicalize(path).map_err(io)?;
+        if !std::fs::metadata(&real).map_err(io)?.is_dir() {
+            return Err(ConfigError::new(ConfigErrorKind::Invalid, path, "cannot be a project: it is not a directory"));
+        }
+        Ok(ProjectDir(real))
+    }
+
+    /// The directory, absolute and without symbolic links.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+/// Finds, checks, reads and understands the configuration. `cli` is `--config`; without it the order is
+/// `$UPM_CONFIG_PATH`, `./upm_config.toml`, `./upm_config.json`, `$XDG_CONFIG_HOME/upm/upm_config.toml` (not as root),
+/// `/etc/upm/upm_config.toml`. A file that was named must be there.
+pub fn load(cli: Option<&Path>) -> Result<Config, ConfigError> {
+    load_with(cli, &|name| std::env::var_os(name), rustix::process::getuid().is_root())
+}
+
+fn load_with(cli: Option<&Path>, env: &dyn Fn(&str) -> Option<OsString>, is_root: bool) -> Result<Config, ConfigError> {
+    let env_path = |name: &str| env(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let named = match cli {
+        Some(path) => Some((path.to_owned(), "--config")),
+        None => env_path("UPM_CONFIG_PATH").map(|path| (path, "UPM_CONFIG_PATH")),
+    };
+    if let Some((path, by)) = named {
+        return load_file(&path, env, is_root).map_err(|mut error| {
+            if error.kind == ConfigErrorKind::NotFound {
+                error.message = format!("{}, but {by} names the configuration {}", error.message, path.display());
+            }
+            error
+        });
+    }
+    let mut searched = vec![PathBuf::from("upm_config.toml"), PathBuf::from("upm_config.json")];
+    if !is_root {
+        // the XDG base directory specification: relative values are ignored
+        let home = || env_path("HOME").map(|home| home.join(".config"));
+        let base = env_path("XDG_CONFIG_HOME").filter(|base| base.is_absolute()).or_else(home);
+        searched.extend(base.map(|base| base.join("upm/upm_config.toml")));
+    }
+    searched.push(PathBuf::from("/etc/upm/upm_config.toml"));
+    for path in &searched {
+        // a file that is there but cannot be used is an error, not a reason to look further
+        match std::fs::symlink_metadata(path) {
+            Ok(_) => return load_file(path, env, is_root),
+            Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {}
+            Err(error) => {
+                return Err(ConfigError::new(ConfigErrorKind::Io, path, format!("cannot be looked at: {error}")));
+            }
+        }
+    }
+    let list: Vec<String> = searched.iter().map(|path| path.display().to_string()).collect();
+    Err(ConfigError::new(
+        ConfigErrorKind::NotFound,
+        &searched[0],
+        format!(
+            "there is no configuration; searched: {}. Make one that names a plugin ([plugins.NAME] with module and \
+             allowed_methods), or name one with --config or UPM_CONFIG_PATH",
+            list.join(", ")
+        ),
+    ))
+}
+
+fn load_file(path: &Path, env: &dyn Fn(&str) -> Option<OsString>, is_root: bool) -> Result<Config, ConfigError> {
+    let (trusted, bytes) = read_trusted(path, MAX_BYTES)?;
+    let path = std::path::absolute(path)
+        .map_err(|error| ConfigError::new(ConfigErrorKind::Io, path, format!("cannot be resolved: {error}")))?;
+    let mut resolver = Resolver::default();
+    let dir = resolver.real(path.parent().unwrap_or(Path::new("/")));
+    understand(&path, &trusted.real, &dir, bytes, env, is_root, &mut resolver)
+}
+
+fn understand(
+    path: &Path,
+    real: &Path,
+    dir: &Path,
+    bytes: Vec<u8>,
+    env: &dyn Fn(&str) -> Option<OsString>,
+    is_root: bool,
+    resolver: &mut Resolver,
+) -> Result<Config, ConfigError> {
+    let sha256 = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    let source = tree::Source::new(path, bytes)?;
+    let is_json = path.extension().is_some_and(|extension| extension == "json");
+    let root = if is_json { source.parse_json()? } else { source.parse_toml()? };
+    let model = model::read(&source, &root, dir, resolver)?;
+    let real_project_root = resolver.real(&model.project_root);
+    let mut config = Config {
+        path: path.to_owned(),
+        dir: dir.to_owned(),
+        sha256,
+        project_root: model.project_root,
+        projects: model.projects,
+        cache_dir: model.cache_dir,
+        plugin_paths: model.plugin_paths,
+        audit: model.audit,
+        defaults: model.defaults,
+        egress: model.egress,
+        plugins: model.plugins,
+        protected: Vec::new(),
+        real_project_root,
+    };
+    config.protected = protected(&config, real, env, is_root, resolver);
+    check_writes(&config, resolver)?;
+    Ok(config)
+}
+
+/// Everything that rules plugins.
+fn protected(
+    config: &Config,
+    real: &Path,
+    env: &dyn Fn(&str) -> Option<OsString>,
+    is_root: bool,
+    resolver: &mut Resolver,
+) -> Vec<Protected> {
+    let mut paths = resolver.trail(&config.path);
+    paths.push(real.to_owned());
+    let what = format!("the configuration {}", config.path.display());
+    let mut list = vec![Protected { what, paths, below_too: false }];
+    let mut known = HashSet::new();
+    let mut add = |kind: &str, path: &Path, below_too: bool| {
+        let what = format!("{kind} {}", path.display());
+        if known.insert(what.clone()) {
+            list.push(Protected { what, paths: resolver.trail(path), below_too });
+        }
+    };
+    for dir in &config.plugin_paths {
+        add("the plugin folder", dir, false);
+    }
+    // the default of the audit sink: protected although no key names it
+    let state =
+        |name: &str, below: &str| env(name).map(|base| PathBuf::from(base).join(below)).filter(|p| p.is_absolute());
+    match &config.audit.file {
+        Some(file) => add("the audit file", file, false),
+        None if is_root => add("the audit file", Path::new("/var/log/upm/audit.jsonl"), false),
+        None => {
+            let file =
+                state("XDG_STATE_HOME", "upm/audit.jsonl").or_else(|| state("HOME", ".local/state/upm/audit.jsonl"));
+            if let Some(file) = file {
+                add("the audit file", &file, false);
+            }
+        }
+    }
+    add("the interpreter", Path::new(DEFAULT_INTERPRETER), false);
+    let interpreter = |keys: &GrantKeys, cache: &Path| {
+        keys.interpreter.as_ref().map(|key| key.value.expand(&config.project_root, cache))
+    };
+    for plugin in config.plugins.values() {
+        match &plugin.entry {
+            EntrySpec::Exec(path) => add("the executable", &path.path, false),
+            EntrySpec::Module(module) => {
+                let top = module.split('.').next().unwrap_or(module);
+                for dir in &config.plugin_paths {
+                    add("the plugin", &dir.join(top), true);
+                }
+            }
+        }
+        if let Some(schemas) = &plugin.schemas {
+            add("the schema folder", schemas, true);
+        }
+        let cache = config.plugin_cache_dir(&plugin.name);
+        for keys in [&config.defaults, &plugin.keys].into_iter().chain(plugin.methods.values()) {
+            if let Some(path) = interpreter(keys, &cache) {
+                add("the interpreter", &path, false);
+            }
+        }
+    }
+    list
+}
+
+/// Refuses a `write` anywhere, in use or overridden, by which some plugin could change what rules it.
+fn check_writes(config: &Config, resolver: &mut Resolver) -> Result<(), ConfigError> {
+    for plugin in config.plugins.values() {
+        let cache = config.plugin_cache_dir(&plugin.name);
+        for keys in [&config.defaults, &plugin.keys].into_iter().chain(plugin.methods.values()) {
+            for spec in keys.write.iter().flat_map(|key| &key.value) {
+                let path = spec.expand(&config.project_root, &cache);
+                let real = resolver.real(&path);
+                let place = spec.place.unwrap_or((1, 1));
+                if is_reserved(&real) {
+                    let message = format!(
+                        "{}: \"/\", /proc, /sys, /dev and /run are never granted; expected another path",
+                        path.display()
+                    );
+                    return Err(ConfigError::at(&config.path, place, message));
+                }
+                if let Some(what) = config.ruled_by(&path).or_else(|| config.ruled_by(&real)) {
+                    let message = format!(
+                        "write lets a plugin change {what}, for {} is granted; grant a directory apart from it",
+                        path.display()
+                    );
+                    return Err(ConfigError::at(&config.path, place, message));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

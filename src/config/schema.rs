@@ -1,0 +1,121 @@
+//! A method's JSON Schema and the files it refers to, read where only trusted hands write.
+
+use super::error::{ConfigError, ConfigErrorKind};
+use super::trust::{check_trusted, read_trusted};
+use crate::json::parse_strict;
+use crate::quote::quote;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Bytes that one schema file may have.
+const MAX_BYTES: u64 = 1 << 20;
+/// Files that one schema may be made of.
+const MAX_FILES: usize = 32;
+/// Nesting of a schema file.
+const MAX_DEPTH: usize = 100;
+/// The only dialect.
+const DIALECT: &str = "https://json-schema.org/draft/2020-12/schema";
+
+/// A method's schema with all files that it is made of.
+#[derive(Debug, Clone)]
+pub struct Schema {
+    /// The method's own file.
+    pub path: PathBuf,
+    /// Its name in `files`.
+    pub root: String,
+    /// Each file's document by its path relative to the schema's directory. The documents' own root `$id` is removed:
+    /// a file's place is its base.
+    pub files: BTreeMap<String, Value>,
+}
+
+/// Reads `<dir>/<method>.json` and what its `$ref`s name in the same directory. `None` when there is no such file in the
+/// folder; a missing folder is an error.
+/// References stay in the directory: no `..`, no absolute path, no URL, no symbolic link that leads out.
+pub fn load_schema(dir: &Path, method: &str) -> Result<Option<Schema>, ConfigError> {
+    let root = format!("{method}.json");
+    let path = dir.join(&root);
+    let mut files = BTreeMap::new();
+    let mut todo = vec![root.clone()];
+    // a folder that is named but missing is a mistake; without this, a slip in its name would drop all schemas in silence
+    let home = check_trusted(dir)?.real;
+    while let Some(name) = todo.pop() {
+        if files.contains_key(&name) {
+            continue;
+        }
+        let file = dir.join(&name);
+        if files.len() == MAX_FILES {
+            return Err(invalid(&path, format!("is made of more than {MAX_FILES} files; put them together")));
+        }
+        let (trusted, bytes) = match read_trusted(&file, MAX_BYTES) {
+            Ok(read) => read,
+            // not so when the file is a link to nowhere
+            Err(error) if error.kind == ConfigErrorKind::NotFound && error.path == home.join(&root) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        if !trusted.real.starts_with(&home) {
+            return Err(invalid(
+                &file,
+                format!("leads out of the schema folder to {}; put the file itself there", trusted.real.display()),
+            ));
+        }
+        let mut document = parse_strict(&bytes, MAX_DEPTH)
+            .map_err(|error| ConfigError::at(&file, (error.line.max(1), error.column.max(1)), error.message))?;
+        if let Value::Object(object) = &mut document {
+            object.shift_remove("$id");
+        }
+        let mut references = Vec::new();
+        scan(&document, &file, &mut references)?;
+        for reference in references {
+            todo.push(resolve(&name, &reference).ok_or_else(|| {
+                invalid(
+                    &file,
+                    format!("$ref {} leaves the schema folder; expected a file in it, or \"#/…\"", quote(&reference)),
+                )
+            })?);
+        }
+        files.insert(name, document);
+    }
+    Ok(Some(Schema { path, root, files }))
+}
+
+fn invalid(path: &Path, message: String) -> ConfigError {
+    ConfigError::new(ConfigErrorKind::Invalid, path, message)
+}
+
+/// Collects references to other files and refuses other dialects. A `$ref` inside `const` or `enum` is data, but
+/// treating it as a reference only refuses more.
+fn scan(value: &Value, file: &Path, references: &mut Vec<String>) -> Result<(), ConfigError> {
+    match value {
+        Value::Array(items) => items.iter().try_for_each(|item| scan(item, file, references)),
+        Value::Object(object) => object.iter().try_for_each(|(key, value)| match (key.as_str(), value) {
+            ("$schema", Value::String(dialect)) if dialect.trim_end_matches('#') != DIALECT => {
+                Err(invalid(file, format!("$schema {} is not understood; expected {DIALECT:?}", quote(dialect))))
+            }
+            ("$ref" | "$dynamicRef", Value::String(reference)) => {
+                let target = reference.split('#').next().unwrap_or_default();
+                if !target.is_empty() {
+                    references.push(target.to_owned());
+                }
+                Ok(())
+            }
+            _ => scan(value, file, references),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// `reference`, as `from` writes it, relative to the directory; `None` when it is anything but a plain relative path.
+fn resolve(from: &str, reference: &str) -> Option<String> {
+    let plain = |part: &str| {
+        !part.is_empty()
+            && part != "."
+            && part != ".."
+            && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+    };
+    if !reference.split('/').all(plain) {
+        return None;
+    }
+    let directory = from.rfind('/').map_or("", |slash| &from[..=slash]);
+    Some(format!("{directory}{reference}"))
+}

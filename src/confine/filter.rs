@@ -1,0 +1,240 @@
+//! The filters: `seccomp/*.json`, compiled by `build.rs`, and what the supervisor needs to name a denied call.
+#![forbid(unsafe_code)]
+
+#[cfg(test)]
+mod profile;
+
+use crate::sys::seccomp::Instruction;
+use crate::types::{Code, Failure};
+use sha2::{Digest, Sha256};
+use std::fmt;
+
+// PROLOGUE: what `syscalls` adds goes behind so many instructions, where the accumulator holds the number.
+
+/// Code, jump if true, jump if false, operand: as in `profile.rs`, which made them.
+type Insn = (u16, u8, u8, u32);
+
+include!(concat!(env!("OUT_DIR"), "/filters.rs"));
+
+// linux/bpf_common.h and linux/seccomp.h
+const JMP_JEQ_K: u16 = 0x15;
+const RET_K: u16 = 0x06;
+const RET_ALLOW: u32 = 0x7fff_0000;
+
+/// A filter ready to be installed.
+#[derive(Clone)]
+pub struct Filter {
+    /// The profile that it comes from.
+    pub name: &'static str,
+    /// The program.
+    pub program: Vec<Instruction>,
+}
+
+impl fmt::Debug for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Filter({}, {} instructions)", self.name, self.program.len())
+    }
+}
+
+/// Why `syscalls` of the configuration cannot be granted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FilterError {
+    /// This architecture has no system call of that name.
+    Unknown(String),
+    /// The call can never be added.
+    Fixed {
+        /// Its name.
+        name: &'static str,
+        /// Why.
+        reason: &'static str,
+    },
+}
+
+impl fmt::Display for FilterError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FilterError::Unknown(name) => write!(
+                f,
+                "{name:?}: no system call of {}; `syscalls` takes names as in seccomp/syscalls.tbl",
+                std::env::consts::ARCH
+            ),
+            FilterError::Fixed { name, reason } => {
+                write!(f, "{name}: no configuration can add it: {reason}; remove it from `syscalls`")
+            }
+        }
+    }
+}
+
+impl std::error::Error for FilterError {}
+
+impl From<FilterError> for Failure {
+    fn from(e: FilterError) -> Failure {
+        Failure::new(Code::ConfigInvalid, e.to_string()).detail("key", "syscalls")
+    }
+}
+
+impl Filter {
+    fn new(name: &'static str, program: &[Insn]) -> Filter {
+        Filter { name, program: program.iter().map(instruction).collect() }
+    }
+
+    /// Instructions.
+    pub fn len(&self) -> usize {
+        self.program.len()
+    }
+
+    /// Never: a profile has rules.
+    pub fn is_empty(&self) -> bool {
+        self.program.is_empty()
+    }
+
+    /// SHA-256 of the program as the kernel gets it, in hexadecimal.
+    pub fn sha256(&self) -> String {
+        let mut hash = Sha256::new();
+        for i in &self.program {
+            hash.update(i.code.to_le_bytes());
+            hash.update([i.jt, i.jf]);
+            hash.update(i.k.to_le_bytes());
+        }
+        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+fn instruction(i: &Insn) -> Instruction {
+    Instruction { code: i.0, jt: i.1, jf: i.2, k: i.3 }
+}
+
+/// The plugin's filter, with the calls that the configuration adds. Needs a listener: what no rule names goes there.
+///
+/// # Errors
+/// A name that this architecture does not have, or that can never be added.
+pub fn plugin(extra: &[String]) -> Result<Filter, FilterError> {
+    let mut added = Vec::with_capacity(extra.len());
+    for name in extra {
+        let nr = syscall_number(name).ok_or_else(|| FilterError::Unknown(name.clone()))?;
+        if let Some((name, reason)) = FIXED.iter().find(|(fixed, _)| fixed == name) {
+            return Err(FilterError::Fixed { name, reason });
+        }
+        added.push(nr);
+    }
+    // The order in which they were written makes no other filter.
+    added.sort_unstable();
+    added.dedup();
+    let mut filter = Filter::new("default", &DEFAULT);
+    let allow = added.iter().flat_map(|nr| [(JMP_JEQ_K, 0, 1, *nr), (RET_K, 0, 0, RET_ALLOW)]);
+    filter.program.splice(PROLOGUE..PROLOGUE, allow.map(|i| instruction(&i)));
+    Ok(filter)
+}
+
+/// Pid 1 of the plugin's name space: four calls, all else kills it and so ends the plugin.
+pub fn init() -> Filter {
+    Filter::new("init", &INIT)
+}
+
+/// The gateway: all that is not listed kills it.
+pub fn gateway() -> Filter {
+    Filter::new("gateway", &GATEWAY)
+}
+
+/// The supervisor after the plugin was started: all that is not listed fails with `EPERM`.
+pub fn supervisor() -> Filter {
+    Filter::new("supervisor", &SUPERVISOR)
+}
+
+/// Why no configuration can add this call; `None` when `syscalls` can.
+pub fn fixed_reason(name: &str) -> Option<&'static str> {
+    FIXED.iter().find(|(fixed, _)| *fixed == name).map(|(_, reason)| *reason)
+}
+
+/// The name of a number on this architecture.
+pub fn syscall_name(nr: i32) -> Option<&'static str> {
+    let nr = u32::try_from(nr).ok()?;
+    BY_NUMBER.binary_search_by_key(&nr, |(n, _)| *n).ok().map(|i| BY_NUMBER[i].1)
+}
+
+/// The number of a name on this architecture.
+pub fn syscall_number(name: &str) -> Option<u32> {
+    BY_NAME.binary_search_by_key(&name, |(n, _)| n).ok().map(|i| BY_NAME[i].1)
+}
+
+/// Which arguments of a call are values, with the names that its manual page gives them. The others are pointers: what
+/// they point at can change under the reader, so a denial does not show it.
+pub fn value_args(nr: i32) -> &'static [(usize, &'static str)] {
+    match syscall_name(nr).unwrap_or_default() {
+        "socket" => &[(0, "family"), (1, "type"), (2, "protocol")],
+        "socketpair" => &[(0, "family"), (1, "type"), (2, "protocol")],
+        "setsockopt" | "getsockopt" => &[(0, "fd"), (1, "level"), (2, "optname")],
+        "sendto" | "sendmmsg" => &[(0, "fd"), (3, "flags")],
+        "sendmsg" => &[(0, "fd"), (2, "flags")],
+        "clone" | "unshare" => &[(0, "flags")],
+        "setns" => &[(0, "fd"), (1, "nstype")],
+        "ioctl" => &[(0, "fd"), (1, "request")],
+        "fcntl" => &[(0, "fd"), (1, "cmd"), (2, "arg")],
+        "prctl" => &[(0, "option"), (1, "arg2")],
+        "arch_prctl" => &[(0, "code")],
+        "personality" => &[(0, "persona")],
+        "open" => &[(1, "flags"), (2, "mode")],
+        "openat" => &[(0, "dirfd"), (2, "flags"), (3, "mode")],
+        "creat" | "chmod" => &[(1, "mode")],
+        "fchmod" => &[(0, "fd"), (1, "mode")],
+        "fchmodat" | "fchmodat2" => &[(0, "dirfd"), (2, "mode")],
+        "mknod" => &[(1, "mode"), (2, "dev")],
+        "mknodat" => &[(0, "dirfd"), (2, "mode"), (3, "dev")],
+        "mq_open" => &[(1, "oflag"), (2, "mode")],
+        "renameat2" => &[(0, "olddirfd"), (2, "newdirfd"), (4, "flags")],
+        "ptrace" => &[(0, "request"), (1, "pid")],
+        "process_vm_readv" | "process_vm_writev" => &[(0, "pid"), (5, "flags")],
+        "process_madvise" => &[(0, "pidfd"), (3, "advice")],
+        "pidfd_getfd" => &[(0, "pidfd"), (1, "targetfd")],
+        "kcmp" => &[(0, "pid1"), (1, "pid2"), (2, "type")],
+        "migrate_pages" => &[(0, "pid")],
+        "mount" => &[(3, "mountflags")],
+        "umount2" => &[(1, "flags")],
+        "open_tree" | "open_tree_attr" => &[(0, "dirfd"), (2, "flags")],
+        "move_mount" => &[(0, "from_dirfd"), (2, "to_dirfd"), (4, "flags")],
+        "fsopen" => &[(1, "flags")],
+        "fsconfig" => &[(0, "fd"), (1, "cmd")],
+        "fsmount" => &[(0, "fd"), (1, "flags"), (2, "attr_flags")],
+        "fspick" | "mount_setattr" => &[(0, "dirfd"), (2, "flags")],
+        "bpf" => &[(0, "cmd"), (2, "size")],
+        "perf_event_open" => &[(1, "pid"), (2, "cpu"), (3, "group_fd"), (4, "flags")],
+        "keyctl" => &[(0, "operation")],
+        "add_key" => &[(4, "keyring")],
+        "request_key" => &[(3, "keyring")],
+        "userfaultfd" => &[(0, "flags")],
+        "seccomp" => &[(0, "operation"), (1, "flags")],
+        "setuid" | "setfsuid" => &[(0, "uid")],
+        "setgid" | "setfsgid" => &[(0, "gid")],
+        "setreuid" => &[(0, "ruid"), (1, "euid")],
+        "setregid" => &[(0, "rgid"), (1, "egid")],
+        "setresuid" => &[(0, "ruid"), (1, "euid"), (2, "suid")],
+        "setresgid" => &[(0, "rgid"), (1, "egid"), (2, "sgid")],
+        "setgroups" => &[(0, "size")],
+        "reboot" => &[(2, "op")],
+        "syslog" => &[(0, "type")],
+        "swapon" => &[(1, "flags")],
+        "finit_module" => &[(0, "fd"), (2, "flags")],
+        "delete_module" => &[(1, "flags")],
+        "init_module" => &[(1, "len")],
+        "kexec_load" => &[(0, "entry"), (1, "nr_segments"), (3, "flags")],
+        "kexec_file_load" => &[(0, "kernel_fd"), (1, "initrd_fd"), (4, "flags")],
+        "fanotify_init" => &[(0, "flags"), (1, "event_f_flags")],
+        "fanotify_mark" => &[(0, "fd"), (1, "flags"), (2, "mask"), (3, "dirfd")],
+        "name_to_handle_at" => &[(0, "dirfd"), (4, "flags")],
+        "open_by_handle_at" => &[(0, "mount_fd"), (2, "flags")],
+        "clock_settime" | "clock_adjtime" => &[(0, "clockid")],
+        "sethostname" | "setdomainname" => &[(1, "len")],
+        "quotactl" => &[(0, "op"), (2, "id")],
+        "quotactl_fd" => &[(0, "fd"), (1, "op"), (2, "id")],
+        "iopl" => &[(0, "level")],
+        "ioperm" => &[(0, "from"), (1, "num"), (2, "turn_on")],
+        "modify_ldt" => &[(0, "func")],
+        "kill" => &[(0, "pid"), (1, "sig")],
+        "tgkill" => &[(0, "tgid"), (1, "tid"), (2, "sig")],
+        "syncfs" => &[(0, "fd")],
+        _ => &[],
+    }
+}
+
+#[cfg(test)]
+mod tests;

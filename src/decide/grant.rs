@@ -1,0 +1,278 @@
+//! The grant: what the configuration allows one method of one plugin.
+
+use crate::config::{At, Config, DEFAULT_INTERPRETER, EntrySpec, GrantKeys, ProjectDir};
+use crate::quote::quote;
+use crate::types::{Code, EgressGroup, Entry, Failure, Grant, OnViolation, Origin};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Mebibyte.
+const MIB: u64 = 1 << 20;
+
+/// One allowed method with everything the configuration says of it.
+#[derive(Debug, Clone)]
+pub struct Decision {
+    /// The plugin's class.
+    pub plugin: String,
+    /// The method.
+    pub method: String,
+    /// How the plugin is started.
+    pub entry: Entry,
+    /// Where its module is looked for, in order.
+    pub plugin_paths: Vec<PathBuf>,
+    /// What it may do.
+    pub grant: Grant,
+    /// The call's project: `--project`, or the configuration's.
+    pub project_root: PathBuf,
+    /// The plugin's own cache.
+    pub cache_dir: PathBuf,
+    /// The directory of `<method>.json`.
+    pub schemas: Option<PathBuf>,
+    /// The plugin's allowed methods.
+    pub allowed: Vec<String>,
+    /// The configuration and what else rules plugins: no plugin is shown a directory that holds one of them.
+    pub protected: Vec<PathBuf>,
+}
+
+/// Why a method may not be called, or not so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DecideError {
+    /// The configuration has no such plugin.
+    PluginNotAllowed {
+        /// As the caller wrote it.
+        plugin: String,
+        /// The configuration.
+        config: PathBuf,
+        /// The plugins there are.
+        allowed: Vec<String>,
+    },
+    /// The plugin has no such method, or may not be asked for it.
+    MethodNotAllowed {
+        /// The plugin.
+        plugin: String,
+        /// As the caller wrote it.
+        method: String,
+        /// The configuration.
+        config: PathBuf,
+        /// The plugin's allowed methods.
+        allowed: Vec<String>,
+    },
+    /// `--project` names a directory that the configuration does not.
+    ProjectNotAllowed {
+        /// The directory.
+        project: PathBuf,
+        /// `project_root` and the patterns of `projects`.
+        allowed: Vec<String>,
+    },
+    /// With that `--project` the plugin could change what rules it.
+    ProjectRules {
+        /// The directory.
+        project: PathBuf,
+        /// What it could change.
+        what: String,
+    },
+}
+
+impl fmt::Display for DecideError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |allowed: &[String]| if allowed.is_empty() { "nothing".to_owned() } else { allowed.join(", ") };
+        match self {
+            DecideError::PluginNotAllowed { plugin, config, allowed } => write!(
+                f,
+                "{} is not a plugin of {}, which allows {}; to allow it, add a table [plugins.NAME] there",
+                quote(plugin),
+                config.display(),
+                list(allowed)
+            ),
+            DecideError::MethodNotAllowed { plugin, method, .. }
+                if method.starts_with('_') && method != "__introspect__" =>
+            {
+                write!(f, "{} of {plugin} can never be called: its name starts with \"_\"", quote(method))
+            }
+            DecideError::MethodNotAllowed { plugin, method, config, allowed } => write!(
+                f,
+                "{} is not an allowed method of {plugin}, which allows {}; to allow it, add it to allowed_methods in {}",
+                quote(method),
+                list(allowed),
+                config.display()
+            ),
+            DecideError::ProjectNotAllowed { project, allowed } => write!(
+                f,
+                "{} is not a project that the configuration names; --project may be {}",
+                quote(&project.to_string_lossy()),
+                list(allowed)
+            ),
+            DecideError::ProjectRules { project, what } => write!(
+                f,
+                "{} cannot be the project, for the plugin could write {what}; use a directory apart from it",
+                quote(&project.to_string_lossy())
+            ),
+        }
+    }
+}
+
+impl std::error::Error for DecideError {}
+
+impl From<DecideError> for Failure {
+    fn from(error: DecideError) -> Self {
+        let message = error.to_string();
+        match error {
+            DecideError::PluginNotAllowed { plugin, allowed, .. } => {
+                Failure::new(Code::PluginNotAllowed, message).detail("plugin", cut(&plugin)).detail("allowed", allowed)
+            }
+            DecideError::MethodNotAllowed { plugin, method, allowed, .. } => {
+                Failure::new(Code::MethodNotAllowed, message)
+                    .detail("plugin", plugin)
+                    .detail("method", cut(&method))
+                    .detail("allowed", allowed)
+            }
+            DecideError::ProjectNotAllowed { project, allowed } => Failure::new(Code::Usage, message)
+                .detail("project", project.to_string_lossy().into_owned())
+                .detail("allowed", allowed),
+            DecideError::ProjectRules { project, what } => Failure::new(Code::Usage, message)
+                .detail("project", project.to_string_lossy().into_owned())
+                .detail("would_write", what),
+        }
+    }
+}
+
+/// A foreign name as a detail: JSON escapes it, so it is only cut.
+fn cut(name: &str) -> String {
+    name.chars().take(128).collect()
+}
+
+/// Looks up `plugin` and `method` and resolves every grant key: the method's own value, else the plugin's, else that of
+/// `defaults`, else the built-in one, each whole. `project` is `--project`; it must be `project_root` or match one of
+/// `projects`.
+pub fn grant(
+    config: &Config,
+    plugin: &str,
+    method: &str,
+    project: Option<&ProjectDir>,
+) -> Result<Decision, DecideError> {
+    let found = config.plugins.get(plugin).ok_or_else(|| DecideError::PluginNotAllowed {
+        plugin: plugin.to_owned(),
+        config: config.path.clone(),
+        allowed: config.plugins.keys().cloned().collect(),
+    })?;
+    let callable = !method.starts_with('_') || method == "__introspect__";
+    if !callable || !found.allowed_methods.iter().any(|allowed| allowed == method) {
+        return Err(DecideError::MethodNotAllowed {
+            plugin: plugin.to_owned(),
+            method: method.to_owned(),
+            config: config.path.clone(),
+            allowed: found.allowed_methods.clone(),
+        });
+    }
+    let project_root = match project {
+        None => config.project_root.clone(),
+        Some(dir) => named_project(config, dir)?,
+    };
+    let cache_dir = config.plugin_cache_dir(plugin);
+    let levels = [("method", found.methods.get(method)), ("plugin", Some(&found.keys)), ("defaults", Some(&config.defaults))];
+    let levels: Vec<(&'static str, &GrantKeys)> = levels.into_iter().filter_map(|(level, keys)| Some((level, keys?))).collect();
+    let grant = resolve(&levels, &config.egress, &project_root, &cache_dir);
+    if project.is_some() {
+        // with the configured project this was checked when the file was read
+        if let Some(what) = grant.write.iter().find_map(|path| config.ruled_by(path)) {
+            return Err(DecideError::ProjectRules { project: project_root, what: what.to_owned() });
+        }
+    }
+    let entry = match &found.entry {
+        EntrySpec::Module(module) => Entry::Python { module: module.clone() },
+        EntrySpec::Exec(path) => Entry::Exec { path: path.path.clone() },
+    };
+    Ok(Decision {
+        plugin: plugin.to_owned(),
+        method: method.to_owned(),
+        entry,
+        plugin_paths: config.plugin_paths.clone(),
+        grant,
+        project_root,
+        cache_dir,
+        schemas: found.schemas.clone(),
+        allowed: found.allowed_methods.clone(),
+        protected: config.protected_paths(),
+    })
+}
+
+fn named_project(config: &Config, dir: &ProjectDir) -> Result<PathBuf, DecideError> {
+    if config.is_project(dir) {
+        return Ok(dir.path().to_owned());
+    }
+    let root = config.project_root.display().to_string();
+    let allowed = std::iter::once(root).chain(config.projects.iter().map(|pattern| pattern.text.clone())).collect();
+    Err(DecideError::ProjectNotAllowed { project: dir.path().to_owned(), allowed })
+}
+
+/// The built-in value of every key: what a method without any line of configuration gets.
+pub fn built_in() -> Grant {
+    resolve(&[], &BTreeMap::new(), Path::new("/"), Path::new("/"))
+}
+
+fn resolve(
+    levels: &[(&'static str, &GrantKeys)],
+    groups: &BTreeMap<String, EgressGroup>,
+    project_root: &Path,
+    cache_dir: &Path,
+) -> Grant {
+    let mut origins = BTreeMap::new();
+    macro_rules! pick {
+        ($field:ident, $built_in:expr) => {
+            pick(levels, stringify!($field), |keys| keys.$field.as_ref(), &mut origins)
+                .cloned()
+                .unwrap_or_else(|| $built_in)
+        };
+    }
+    let expand =
+        |specs: Vec<crate::config::PathSpec>| specs.iter().map(|spec| spec.expand(project_root, cache_dir)).collect();
+    let interpreter = pick(levels, "interpreter", |keys| keys.interpreter.as_ref(), &mut origins)
+        .map_or_else(|| PathBuf::from(DEFAULT_INTERPRETER), |spec| spec.expand(project_root, cache_dir));
+    let egress: Vec<String> = pick!(egress, Vec::new());
+    Grant {
+        interpreter,
+        site: pick!(site, true),
+        read: expand(pick!(read, Vec::new())),
+        write: expand(pick!(write, Vec::new())),
+        // names that no group has are refused when the file is read
+        egress: egress.iter().filter_map(|name| groups.get(name).cloned()).collect(),
+        env: pick!(env, BTreeMap::new()),
+        env_pass: pick!(env_pass, Vec::new()),
+        syscalls: pick!(syscalls, Vec::new()),
+        on_violation: pick!(on_violation, OnViolation::Deny),
+        policy: pick!(policy, serde_json::Map::new()),
+        fernet: pick!(fernet, false),
+        timeout: pick!(timeout, Duration::from_secs(60)),
+        cpu_time: pick!(cpu_time, Duration::from_secs(60)),
+        memory: pick!(memory, 1024 * MIB),
+        processes: pick!(processes, 64),
+        open_files: pick!(open_files, 256),
+        file_size: pick!(file_size, 1024 * MIB),
+        tmp: pick!(tmp, 256 * MIB),
+        output: pick!(output, 4 * MIB),
+        arguments: pick!(arguments, MIB),
+        result: pick!(result, 16 * MIB),
+        egress_bytes: pick!(egress_bytes, 4096 * MIB),
+        landlock_min_abi: pick!(landlock_min_abi, 2),
+        run_as: pick(levels, "run_as", |keys| keys.run_as.as_ref(), &mut origins).cloned(),
+        origins,
+    }
+}
+
+/// The most specific value of a key, noting where it stands.
+fn pick<'k, T>(
+    levels: &[(&'static str, &'k GrantKeys)],
+    key: &'static str,
+    get: impl Fn(&'k GrantKeys) -> Option<&'k At<T>>,
+    origins: &mut BTreeMap<&'static str, Origin>,
+) -> Option<&'k T> {
+    let found = levels.iter().find_map(|(level, keys)| Some((*level, get(keys)?)));
+    let origin = match found {
+        Some((level, at)) => Origin { level, line: Some(at.line) },
+        None => Origin { level: "built-in", line: None },
+    };
+    origins.insert(key, origin);
+    found.map(|(_, at)| &at.value)
+}

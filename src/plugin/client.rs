@@ -1,0 +1,280 @@
+//! What a host's own package manager client is configured to use: `client = "pip" | "npm"` of an egress group.
+//!
+//! The client's configuration is read by the client's own code, confined like any plugin and without network, so that
+//! whatever a configuration file holds is parsed nowhere else.
+
+use super::{Init, call_frame};
+use crate::decide::plan::{self, ClientNeeds, Code as PluginCode, Environment, Facts};
+use crate::supervise::{self, Job, Watcher, signals};
+use crate::sys::clone::Forked;
+use crate::types::{Client, Code, EgressGroup, EgressRule, EgressSource, Entry, Failure, Grant, HostPattern};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// The reader of pip's configuration, run by the host's interpreter.
+const PIP_CLIENT: &[u8] = include_bytes!("pip_client.py");
+/// The reader of npm's configuration, run by the host's node.
+const NPM_CLIENT: &[u8] = include_bytes!("npm_client.py");
+/// Where the readers lie inside.
+const DIRECTORY: &str = "/run/upm/client";
+/// Time for a client to tell its configuration; pip's import alone takes 0.1 s.
+const TIMEOUT: Duration = Duration::from_secs(20);
+/// Bytes of an answer.
+const ANSWER: u64 = 1 << 20;
+
+/// What a reader answers.
+#[derive(Debug, Deserialize)]
+struct Answer {
+    hosts: Vec<Host>,
+    #[serde(default)]
+    env: BTreeMap<String, String>,
+    #[serde(default)]
+    files: Vec<PathBuf>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Host {
+    host: String,
+    port: u16,
+    scheme: String,
+}
+
+/// The destinations of all granted groups, and what their clients need inside.
+///
+/// # Errors
+/// A client that is not there or whose configuration cannot be used.
+pub fn resolve(
+    grant: &Grant,
+    facts: &Facts,
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> Result<(Vec<EgressRule>, ClientNeeds), Failure> {
+    let mut rules = Vec::new();
+    let mut needs = ClientNeeds::default();
+    for group in &grant.egress {
+        match &group.source {
+            EgressSource::Hosts(patterns) => rules.extend(patterns.iter().map(|pattern| EgressRule {
+                group: group.name.clone(),
+                pattern: pattern.clone(),
+                allow_private: group.allow_private,
+                allow_loopback: group.allow_private,
+                proxy: group.proxy.clone(),
+                tls: group.tls,
+            })),
+            EgressSource::Client(client) => {
+                let answer = ask(*client, grant, facts, variable)?;
+                rules.extend(rules_of(group, &answer)?);
+                needs.env.extend(answer.env);
+                for file in answer.files {
+                    needs.files.extend(needed_file(file)?);
+                }
+            }
+        }
+    }
+    Ok((rules, needs))
+}
+
+fn rules_of(group: &EgressGroup, answer: &Answer) -> Result<Vec<EgressRule>, Failure> {
+    let mut seen = BTreeSet::new();
+    let mut rules = Vec::new();
+    for host in &answer.hosts {
+        let name = host.host.trim_end_matches('.').to_ascii_lowercase();
+        if !seen.insert((name.clone(), host.port)) {
+            continue;
+        }
+        let valid = !name.is_empty()
+            && name.len() <= 253
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'));
+        if !valid || host.port == 0 || host.port == 53 {
+            return Err(Failure::new(
+                Code::ConfigInvalid,
+                format!(
+                    "[egress.{}]: the client is configured for {}:{}, which is no host name and port that can be granted",
+                    group.name,
+                    name.escape_default(),
+                    host.port
+                ),
+            ));
+        }
+        rules.push(EgressRule {
+            group: group.name.clone(),
+            pattern: HostPattern { wildcard: false, name, port: host.port },
+            // A private index is the site's own choice, made in the client's configuration. Loopback is this host itself.
+            allow_private: true,
+            allow_loopback: group.allow_private,
+            proxy: group.proxy.clone(),
+            tls: group.tls && host.scheme != "http",
+        });
+    }
+    Ok(rules)
+}
+
+/// A CA bundle and the like; what the base root shows already needs no mount.
+fn needed_file(file: PathBuf) -> Result<Option<PathBuf>, Failure> {
+    let real = fs::canonicalize(&file)
+        .map_err(|error| Failure::new(Code::ConfigInvalid, format!("{}: named by the client's configuration: {error}", file.display())))?;
+    let shown = ["/usr", "/etc/ssl", "/etc/pki", "/etc/ca-certificates"].iter().any(|path| real.starts_with(path));
+    if shown {
+        return Ok(None);
+    }
+    if real != file {
+        return Err(Failure::new(
+            Code::ConfigInvalid,
+            format!("{}: named by the client's configuration, is a link to {}; name that", file.display(), real.display()),
+        ));
+    }
+    Ok(Some(real))
+}
+
+/// Files that the client reads, of which those that exist are shown to the reader. As root only those that root alone
+/// could have written.
+fn configuration_files(client: Client, as_root: bool, variable: &dyn Fn(&str) -> Option<String>) -> Result<Vec<PathBuf>, Failure> {
+    let home = std::env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
+    let below_home = |names: &[&str]| home.iter().flat_map(|home| names.iter().map(|name| home.join(name))).collect::<Vec<_>>();
+    let mut files: Vec<PathBuf> = match client {
+        Client::Pip => {
+            let mut files = vec![PathBuf::from("/etc/pip.conf"), PathBuf::from("/etc/xdg/pip/pip.conf")];
+            files.extend(below_home(&[".pip/pip.conf", ".config/pip/pip.conf", ".netrc"]));
+            files
+        }
+        Client::Npm => {
+            let mut files = vec![PathBuf::from("/etc/npmrc"), PathBuf::from("/usr/etc/npmrc")];
+            files.extend(below_home(&[".npmrc"]));
+            files
+        }
+    };
+    let named = match client {
+        Client::Pip => variable("PIP_CONFIG_FILE"),
+        Client::Npm => variable("NPM_CONFIG_USERCONFIG").or_else(|| variable("npm_config_userconfig")),
+    };
+    files.extend(named.map(PathBuf::from).filter(|path| path.is_absolute() && path != Path::new("/dev/null")));
+    files.retain(|path| path.is_file());
+    let mut shown = Vec::new();
+    for file in files {
+        if as_root {
+            crate::config::check_trusted(&file)?;
+        }
+        let real = fs::canonicalize(&file).map_err(|error| Failure::new(Code::ConfigInvalid, format!("{}: {error}", file.display())))?;
+        if real != file {
+            return Err(Failure::new(
+                Code::ConfigInvalid,
+                format!("{}: the client's configuration is a link to {}; make it a file", file.display(), real.display()),
+            ));
+        }
+        shown.push(file);
+    }
+    Ok(shown)
+}
+
+/// Variables that configure a client. As root only those that the grant names in `env_pass`: a caller with a right to
+/// one `sudo` rule must not redirect root's installs.
+fn variables(client: Client, as_root: bool, grant: &Grant) -> BTreeMap<String, String> {
+    let ours = |name: &str| match client {
+        Client::Pip => name.starts_with("PIP_"),
+        Client::Npm => name.to_ascii_lowercase().starts_with("npm_config_"),
+    };
+    std::env::vars().filter(|(name, _)| ours(name) && (!as_root || grant.env_pass.contains(name))).collect()
+}
+
+/// Runs the reader in a child with a supervisor of its own: a supervisor confines itself for good.
+fn ask(client: Client, grant: &Grant, facts: &Facts, variable: &dyn Fn(&str) -> Option<String>) -> Result<Answer, Failure> {
+    let as_root = facts.caller_uid == 0;
+    let (name, class, source) = match client {
+        Client::Pip => ("pip", "PipClient", PIP_CLIENT),
+        Client::Npm => ("npm", "NpmClient", NPM_CLIENT),
+    };
+    let env = variables(client, as_root, grant);
+    let seen = |name: &str| env.get(name).cloned();
+    let files = configuration_files(client, as_root, &seen)?;
+    let module = format!("{name}_client");
+    let entry = Entry::Python { module: module.clone() };
+    let mut reader = Grant {
+        site: true,
+        read: files,
+        write: Vec::new(),
+        egress: Vec::new(),
+        env,
+        env_pass: Vec::new(),
+        syscalls: Vec::new(),
+        policy: Map::new(),
+        fernet: false,
+        memory: 512 << 20,
+        output: 64 << 10,
+        result: ANSWER,
+        timeout: TIMEOUT,
+        ..grant.clone()
+    };
+    if let Some(home) = std::env::var_os("HOME").and_then(|home| home.into_string().ok()) {
+        // The reader finds its user's files where they are on the host.
+        reader.env.insert("HOME".to_owned(), home);
+    }
+    let facts = Facts {
+        code: PluginCode {
+            path: Path::new(DIRECTORY).join(format!("{module}.py")),
+            search: PathBuf::from(DIRECTORY),
+            embedded: Some(source),
+        },
+        ..facts.clone()
+    };
+    let environment = Environment { request_id: "", timeout: TIMEOUT, pass: variable };
+    let plan = plan::plan((class, "read"), &entry, &reader, &facts, Vec::new(), &ClientNeeds::default(), environment);
+    let init = Init { project_root: Path::new("/"), cache_dir: Path::new("/tmp"), policy: &reader.policy, fernet: false };
+    let frame = call_frame(&plan, "", &[], &Map::new(), &init);
+    let failed = |why: String| {
+        Failure::new(
+            Code::ConfigInvalid,
+            format!("client = \"{name}\": its configuration could not be read: {why}; mend it, or name hosts = [\"name:port\"] instead"),
+        )
+    };
+
+    let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|error| failed(error.to_string()))?;
+    match crate::sys::clone::fork_into(0, None).map_err(|error| failed(error.to_string()))? {
+        Forked::Child => {
+            drop(read);
+            crate::sys::process::exit_now(i32::from(answer_into(File::from(write), &plan, frame).is_err()));
+        }
+        Forked::Parent { pid, .. } => {
+            drop(write);
+            let mut text = Vec::new();
+            let read = File::from(read).take(ANSWER + 4096).read_to_end(&mut text);
+            crate::sys::process::wait_usage(pid).map_err(|error| failed(error.to_string()))?;
+            read.map_err(|error| failed(error.to_string()))?;
+            let value: Value = serde_json::from_slice(&text).map_err(|_| failed("the reader ended without an answer".to_owned()))?;
+            match value.get("failure") {
+                Some(Value::String(why)) => Err(failed(why.clone())),
+                _ => serde_json::from_value(value).map_err(|error| failed(error.to_string())),
+            }
+        }
+    }
+}
+
+/// The child's whole life: the confined call, its result as JSON into the pipe.
+fn answer_into(mut pipe: File, plan: &plan::Plan, frame: Vec<u8>) -> std::io::Result<()> {
+    let answer = match signals::take() {
+        Err(error) => json!({ "failure": format!("signals: {error}") }),
+        Ok(signals) => {
+            let job = Job { plan, frame, runner: super::RUNNER, signals, deadline: Instant::now() + TIMEOUT };
+            match supervise::run(job, &mut Nobody).and_then(|outcome| outcome.result) {
+                Ok(value) => value,
+                Err(failure) => json!({ "failure": failure.message }),
+            }
+        }
+    };
+    pipe.write_all(answer.to_string().as_bytes())
+}
+
+/// Nobody looks on.
+struct Nobody;
+
+impl Watcher for Nobody {
+    fn tick(&mut self, _: Duration) {}
+    fn wants_ticks(&self) -> bool {
+        false
+    }
+    fn progress(&mut self, _: &str, _: Option<f64>) {}
+    fn stderr(&mut self, _: &[u8]) {}
+}

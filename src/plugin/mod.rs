@@ -1,0 +1,51 @@
+//! How a plugin is started: the Python runner and the call frame.
+
+pub mod client;
+pub mod digest;
+
+use crate::decide::plan::Plan;
+use crate::types::Entry;
+use serde_json::{Map, Value, json};
+use std::path::Path;
+
+/// Runs inside as the interpreter's script.
+pub const RUNNER: &[u8] = include_bytes!("runner.py");
+
+/// What a plugin is constructed with, besides its arguments.
+pub struct Init<'a> {
+    /// The call's project.
+    pub project_root: &'a Path,
+    /// The plugin's own cache.
+    pub cache_dir: &'a Path,
+    /// `policy` of the grant.
+    pub policy: &'a Map<String, Value>,
+    /// Whether `cryptography.fernet` is handed over.
+    pub fernet: bool,
+}
+
+/// The call frame, with its newline.
+#[must_use]
+pub fn call_frame(plan: &Plan, request_id: &str, args: &[Value], kwargs: &Map<String, Value>, init: &Init<'_>) -> Vec<u8> {
+    let mut parameters = json!({
+        "project_root": init.project_root,
+        "cache_dir": init.cache_dir,
+        "policy": init.policy,
+        "fernet": init.fernet,
+    });
+    if let Entry::Python { module } = &plan.entry {
+        parameters["module"] = json!(module);
+        parameters["path"] = json!(plan.search);
+    }
+    let frame = json!({
+        "type": "call",
+        "request_id": request_id,
+        "plugin": plan.plugin,
+        "method": plan.method,
+        "args": args,
+        "kwargs": kwargs,
+        "init": parameters,
+    });
+    let mut line = frame.to_string().into_bytes();
+    line.push(b'\n');
+    line
+}

@@ -41,7 +41,9 @@ pub fn call(args: &CallArgs) -> Answer {
     match ended {
         Ok(outcome) => match &outcome.result {
             Ok(_) => Answer { envelope: envelope::success(&outcome, &meta), exit: 0 },
-            Err(failure) => Answer { envelope: envelope::error(failure, Some(&outcome), &meta), exit: exit_code(failure) },
+            Err(failure) => {
+                Answer { envelope: envelope::error(failure, Some(&outcome), &meta), exit: exit_code(failure) }
+            }
         },
         Err(failure) => {
             log.refused(&failure);
@@ -93,7 +95,10 @@ fn go(args: &CallArgs, request_id: &str, log: &mut Log) -> Result<Outcome, Failu
 /// # Errors
 /// `plugin_not_allowed`, `method_not_allowed`, `usage` for a project that is not one.
 pub fn decide(config: &Config, plugin: &str, method: &str, project: Option<&Path>) -> Result<Decision, Failure> {
-    let project = project.map(ProjectDir::resolve).transpose().map_err(|error| Failure::new(Code::Usage, format!("--project {error}")))?;
+    let project = project
+        .map(ProjectDir::resolve)
+        .transpose()
+        .map_err(|error| Failure::new(Code::Usage, format!("--project {error}")))?;
     Ok(grant::grant(config, plugin, method, project.as_ref())?)
 }
 
@@ -121,11 +126,24 @@ pub fn make_plan(decision: &Decision, request_id: &str, timeout: Duration) -> Re
     let pass = |name: &str| std::env::var(name).ok();
     let (rules, needs) = client::resolve(&decision.grant, &facts, &pass)?;
     let environment = Environment { request_id, timeout, pass: &pass };
-    Ok(plan::plan((&decision.plugin, &decision.method), &decision.entry, &decision.grant, &facts, rules, &needs, environment))
+    Ok(plan::plan(
+        (&decision.plugin, &decision.method),
+        &decision.entry,
+        &decision.grant,
+        &facts,
+        rules,
+        &needs,
+        environment,
+    ))
 }
 
 /// Reads, bounds and validates the arguments.
-fn read_arguments(args: &CallArgs, decision: &Decision, signals: &SignalFd, log: &mut Log) -> Result<Arguments, Failure> {
+fn read_arguments(
+    args: &CallArgs,
+    decision: &Decision,
+    signals: &SignalFd,
+    log: &mut Log,
+) -> Result<Arguments, Failure> {
     let limit = decision.grant.arguments;
     let text = match &args.json {
         JsonSource::Default => b"{}".to_vec(),
@@ -149,7 +167,8 @@ fn read_stdin(limit: u64, signals: &SignalFd) -> Result<Vec<u8>, Failure> {
     let mut text = Vec::new();
     let mut buffer = [0u8; 65_536];
     while text.len() as u64 <= limit {
-        let mut fds = [PollFd::from_borrowed_fd(stdin, PollFlags::IN), PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN)];
+        let mut fds =
+            [PollFd::from_borrowed_fd(stdin, PollFlags::IN), PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN)];
         match poll(&mut fds, None) {
             Ok(_) => {}
             Err(rustix::io::Errno::INTR) => continue,
@@ -176,7 +195,10 @@ fn make_directories(decision: &Decision) -> Result<(), Failure> {
             fs::DirBuilder::new().recursive(true).mode(mode).create(path).map_err(|error| {
                 Failure::new(
                     Code::ConfigInvalid,
-                    format!("{}: cannot be created: {error}; make it, or name another in the configuration", path.display()),
+                    format!(
+                        "{}: cannot be created: {error}; make it, or name another in the configuration",
+                        path.display()
+                    ),
                 )
             })?;
         }

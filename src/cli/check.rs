@@ -51,10 +51,20 @@ pub fn run(config: Option<&Path>, as_json: bool) -> Result<(String, bool), Failu
     }
     let mut text = String::new();
     for finding in &findings {
-        text.push_str(&format!("{}: {}: {}\n", finding.severity, finding.subject, super::terminal::escape(&finding.message, false)));
+        text.push_str(&format!(
+            "{}: {}: {}\n",
+            finding.severity,
+            finding.subject,
+            super::terminal::escape(&finding.message, false)
+        ));
     }
     let methods: usize = config.plugins.values().map(|plugin| plugin.allowed_methods.len()).sum();
-    text.push_str(&format!("{}: {} plugins, {methods} methods, {}\n", config.path.display(), config.plugins.len(), if good { "usable" } else { "not usable" }));
+    text.push_str(&format!(
+        "{}: {} plugins, {methods} methods, {}\n",
+        config.path.display(),
+        config.plugins.len(),
+        if good { "usable" } else { "not usable" }
+    ));
     Ok((text, good))
 }
 
@@ -72,11 +82,15 @@ fn method_is_usable(
             None => findings.push(Finding {
                 severity: "warning",
                 subject: subject.to_owned(),
-                message: format!("{}: has no {method}.json: only the outer shape of the arguments is checked", directory.display()),
+                message: format!(
+                    "{}: has no {method}.json: only the outer shape of the arguments is checked",
+                    directory.display()
+                ),
             }),
         }
     }
-    let facts = crate::host::facts::gather(&decision.grant, &decision.entry, &decision.plugin_paths, &decision.protected)?;
+    let facts =
+        crate::host::facts::gather(&decision.grant, &decision.entry, &decision.plugin_paths, &decision.protected)?;
     config::check_trusted_tree(&facts.code.path)?;
     if matches!(decision.entry, Entry::Python { .. }) {
         config::check_trusted(&decision.grant.interpreter)?;

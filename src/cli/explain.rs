@@ -14,7 +14,13 @@ use std::path::Path;
 ///
 /// # Errors
 /// Whatever would keep the call from being made.
-pub fn run(config: Option<&Path>, plugin: &str, method: &str, project: Option<&Path>, as_json: bool) -> Result<String, Failure> {
+pub fn run(
+    config: Option<&Path>,
+    plugin: &str,
+    method: &str,
+    project: Option<&Path>,
+    as_json: bool,
+) -> Result<String, Failure> {
     let config = config::load(config)?;
     let decision = call::decide(&config, plugin, method, project)?;
     let plan = call::make_plan(&decision, "", decision.grant.timeout)?;
@@ -95,14 +101,21 @@ fn render(config: &Path, plan: &Plan, origins: &Value) -> String {
         ));
     }
     line(format_args!("\nlayers"));
-    line(format_args!("  landlock ABI {}, every right of it handled; TCP ports {:?} and 53", plan.landlock_abi, plan.tcp_ports));
-    line(format_args!("  seccomp default{}, a refused call {}", match plan.syscalls.as_slice() {
-        [] => String::new(),
-        more => format!(" and {}", more.join(", ")),
-    }, match plan.on_violation {
-        crate::types::OnViolation::Deny => "gets EPERM",
-        crate::types::OnViolation::Kill => "ends the call",
-    }));
+    line(format_args!(
+        "  landlock ABI {}, every right of it handled; TCP ports {:?} and 53",
+        plan.landlock_abi, plan.tcp_ports
+    ));
+    line(format_args!(
+        "  seccomp default{}, a refused call {}",
+        match plan.syscalls.as_slice() {
+            [] => String::new(),
+            more => format!(" and {}", more.join(", ")),
+        },
+        match plan.on_violation {
+            crate::types::OnViolation::Deny => "gets EPERM",
+            crate::types::OnViolation::Kill => "ends the call",
+        }
+    ));
     let steps: Vec<&str> = Step::ALL.iter().map(|step| step.name()).collect();
     line(format_args!("  steps {}", steps.join(" ")));
     line(format_args!("\nenvironment"));

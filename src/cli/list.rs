@@ -17,7 +17,12 @@ pub fn run(config: Option<&Path>, plugin: Option<&str>, as_json: bool) -> Result
         let known: Vec<&str> = config.plugins.keys().map(String::as_str).collect();
         return Err(Failure::new(
             Code::PluginNotAllowed,
-            format!("{}: not a plugin of {}; it names: {}", name.escape_default(), config.path.display(), known.join(", ")),
+            format!(
+                "{}: not a plugin of {}; it names: {}",
+                name.escape_default(),
+                config.path.display(),
+                known.join(", ")
+            ),
         ));
     }
     let listed = config.plugins.values().filter(|found| plugin.is_none_or(|name| name == found.name));

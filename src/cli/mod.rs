@@ -616,7 +616,8 @@ mod tests {
 pub fn main() -> i32 {
     // A panic is the engine's fault, and still answers with an envelope.
     std::panic::catch_unwind(|| run(std::env::args_os())).unwrap_or_else(|_| {
-        let failure = Failure::new(Code::Internal, "upm: internal error; the message above says where: please report it");
+        let failure =
+            Failure::new(Code::Internal, "upm: internal error; the message above says where: please report it");
         answer(&call::refuse(&failure, None))
     })
 }

@@ -47,7 +47,8 @@ pub fn step(status: BorrowedFd<'_>) -> Result<(), StepError> {
 /// What clone3 and the map files say.
 pub fn mapping_namespace(owner: (u32, u32), plugin: (u32, u32)) -> Result<OwnedFd, StepError> {
     let fail = |error: io::Error| StepError::new(Step::Prepare, "user namespace for id-mapped mounts", error);
-    let (hold, release) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|error| fail(error.into()))?;
+    let (hold, release) =
+        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|error| fail(error.into()))?;
     match fork_into(nix::sched::CloneFlags::CLONE_NEWUSER.bits() as u64, None).map_err(fail)? {
         Forked::Child => {
             // Lives only until its namespace is open in the parent, whose end of the pipe then closes.
@@ -61,8 +62,11 @@ pub fn mapping_namespace(owner: (u32, u32), plugin: (u32, u32)) -> Result<OwnedF
                 File::open(&path).map_err(|error| StepError::new(Step::Prepare, path, error))
             });
             drop(release);
-            rustix::process::waitid(rustix::process::WaitId::PidFd(pidfd.as_fd()), rustix::process::WaitIdOptions::EXITED)
-                .map_err(|error| fail(error.into()))?;
+            rustix::process::waitid(
+                rustix::process::WaitId::PidFd(pidfd.as_fd()),
+                rustix::process::WaitIdOptions::EXITED,
+            )
+            .map_err(|error| fail(error.into()))?;
             namespace.map(OwnedFd::from)
         }
     }

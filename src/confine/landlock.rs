@@ -55,8 +55,9 @@ fn create(number: u32, scopes: BitFlags<Scope>) -> Result<RulesetCreated, StepEr
         return Err(StepError::new(Step::Landlock, "landlock", nix::Error::EOPNOTSUPP));
     }
     let build = || {
-        let mut ruleset =
-            Ruleset::default().set_compatibility(CompatLevel::HardRequirement).handle_access(AccessFs::from_all(abi))?;
+        let mut ruleset = Ruleset::default()
+            .set_compatibility(CompatLevel::HardRequirement)
+            .handle_access(AccessFs::from_all(abi))?;
         let net = AccessNet::from_all(abi);
         if !net.is_empty() {
             ruleset = ruleset.handle_access(net)?;

@@ -33,9 +33,11 @@ pub fn values(limits: &Limits) -> [(Resource, &'static str, u64, u64); 9] {
 /// `EPERM` where the caller's own hard limit is lower.
 pub fn step(limits: &Limits, mut userns_limit: File) -> Result<(), StepError> {
     for (resource, name, soft, hard) in values(limits) {
-        let (_, current) = nix::sys::resource::getrlimit(resource).map_err(|errno| StepError::new(Step::Limits, name, errno))?;
+        let (_, current) =
+            nix::sys::resource::getrlimit(resource).map_err(|errno| StepError::new(Step::Limits, name, errno))?;
         // A caller with less than the grant gives less: a lower limit is no weaker protection.
-        setrlimit(resource, soft.min(current), hard.min(current)).map_err(|errno| StepError::new(Step::Limits, name, errno))?;
+        setrlimit(resource, soft.min(current), hard.min(current))
+            .map_err(|errno| StepError::new(Step::Limits, name, errno))?;
     }
     userns_limit
         .write_all(b"0")

@@ -127,7 +127,8 @@ impl Descriptors {
         rustix::stdio::dup2_stdin(&self.stdin).map_err(fail)?;
         rustix::stdio::dup2_stdout(&self.stdout).map_err(fail)?;
         rustix::stdio::dup2_stderr(&self.stderr).map_err(fail)?;
-        sys::process::place_descriptor(self.frames, 3).map_err(|error| StepError::new(Step::Exec, "descriptor 3", error))?;
+        sys::process::place_descriptor(self.frames, 3)
+            .map_err(|error| StepError::new(Step::Exec, "descriptor 3", error))?;
         sys::process::cloexec_from(4).map_err(|error| StepError::new(Step::Exec, "close_range", error))
     }
 }

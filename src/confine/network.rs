@@ -32,7 +32,8 @@ pub fn step(plan: &Plan, status: BorrowedFd<'_>) -> Result<(), StepError> {
         sockets.push(socket);
     }
     let fds: Vec<BorrowedFd<'_>> = sockets.iter().map(|socket| socket.0.as_fd()).collect();
-    channels::send(status, Tag::Sockets, b"", &fds).map_err(|error| StepError::new(Step::Network, "status channel", error))
+    channels::send(status, Tag::Sockets, b"", &fds)
+        .map_err(|error| StepError::new(Step::Network, "status channel", error))
 }
 
 struct Listener(OwnedFd, SocketAddrV4, SockType);

@@ -43,7 +43,8 @@ pub fn step(plan: &Plan, runner: &[u8], trees: Vec<Tree>) -> Result<File, StepEr
         let place = || fail(&wanted.path);
         match &wanted.source {
             Source::Host { .. } | Source::Device => {
-                let tree = trees.next_if(|tree| tree.index == index).ok_or_else(|| place()(rustix::io::Errno::NOENT))?;
+                let tree =
+                    trees.next_if(|tree| tree.index == index).ok_or_else(|| place()(rustix::io::Errno::NOENT))?;
                 make_target(root.as_fd(), target, tree.directory).map_err(place())?;
                 attach(tree.mount.as_fd(), root.as_fd(), target).map_err(place())?;
             }
@@ -55,7 +56,8 @@ pub fn step(plan: &Plan, runner: &[u8], trees: Vec<Tree>) -> Result<File, StepEr
             }
             Source::Proc => {
                 make_target(root.as_fd(), target, true).map_err(place())?;
-                let fresh = proc(flags | MountAttrFlags::MOUNT_ATTR_NOEXEC | MountAttrFlags::MOUNT_ATTR_RDONLY).map_err(place())?;
+                let fresh = proc(flags | MountAttrFlags::MOUNT_ATTR_NOEXEC | MountAttrFlags::MOUNT_ATTR_RDONLY)
+                    .map_err(place())?;
                 attach(fresh.as_fd(), root.as_fd(), target).map_err(place())?;
             }
             Source::File(contents) => write_file(root.as_fd(), target, contents)?,

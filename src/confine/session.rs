@@ -14,7 +14,8 @@ pub fn step(supervisor: BorrowedFd<'_>) -> Result<(), StepError> {
     let fail = |what: &str, errno: nix::Error| StepError::new(Step::Session, what, errno);
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     nix::unistd::setsid().map_err(|errno| fail("setsid", errno))?;
-    crate::sys::process::new_session_keyring().map_err(|error| StepError::new(Step::Session, "session keyring", error))?;
+    crate::sys::process::new_session_keyring()
+        .map_err(|error| StepError::new(Step::Session, "session keyring", error))?;
     die_with(supervisor, Step::Session)
 }
 
@@ -23,7 +24,8 @@ pub fn step(supervisor: BorrowedFd<'_>) -> Result<(), StepError> {
 /// # Errors
 /// `ESRCH` when the supervisor is gone already: in a new pid namespace `getppid` is 0 and cannot tell, its pidfd can.
 pub fn die_with(supervisor: BorrowedFd<'_>, step: Step) -> Result<(), StepError> {
-    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(|errno| StepError::new(step, "parent-death signal", errno))?;
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)
+        .map_err(|errno| StepError::new(step, "parent-death signal", errno))?;
     let mut fds = [PollFd::from_borrowed_fd(supervisor, PollFlags::IN)];
     let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
     match poll(&mut fds, Some(&now)) {

@@ -167,11 +167,15 @@ fn remedy(step: Step, errno: Option<i32>) -> Option<&'static str> {
             "the host's /proc is partly covered by other mounts (as in containers), so the kernel refuses a fresh one: run upm \
              where /proc is whole (`--security-opt systempaths=unconfined`, systemd `ProcSubset=all`, `ProtectProc=default`)",
         ),
-        (Step::Landlock, _) => Some("enable landlock in the kernel: CONFIG_SECURITY_LANDLOCK=y and `lsm=landlock,…` on its command line"),
+        (Step::Landlock, _) => {
+            Some("enable landlock in the kernel: CONFIG_SECURITY_LANDLOCK=y and `lsm=landlock,…` on its command line")
+        }
         (Step::Seccomp, Errno::EINVAL | Errno::ENOSYS) => {
             Some("use a kernel with CONFIG_SECCOMP_FILTER and user notification (Linux 5.0 or newer)")
         }
-        (Step::Seccomp, Errno::EBUSY) => Some("upm itself runs under a filter that already has a listener; start it outside of that"),
+        (Step::Seccomp, Errno::EBUSY) => {
+            Some("upm itself runs under a filter that already has a listener; start it outside of that")
+        }
         (Step::Limits, Errno::EACCES | Errno::EPERM) => {
             Some("make /proc/sys writable where upm runs (systemd: `ProtectKernelTunables=no` for its unit)")
         }
@@ -186,7 +190,12 @@ impl From<StepError> for Failure {
         let code = if remedy.is_some() { Code::SandboxUnavailable } else { Code::SandboxFailed };
         let message = match remedy {
             Some(remedy) => {
-                format!("{}: the {} layer cannot be had here: {}; {remedy}", error.object, error.step.layer(), error.source)
+                format!(
+                    "{}: the {} layer cannot be had here: {}; {remedy}",
+                    error.object,
+                    error.step.layer(),
+                    error.source
+                )
             }
             None => error.to_string(),
         };

@@ -7,10 +7,10 @@ use super::id_map;
 use super::step::{Step, StepError};
 use crate::decide::plan::{Mount, Plan, Source};
 use crate::sys::mount::{self, NODEV, NOEXEC, NOSUID, RDONLY};
+use nix::errno::Errno;
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 use rustix::mount::{OpenTreeFlags, open_tree};
 use std::collections::BTreeMap;
-use nix::errno::Errno;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -76,13 +76,15 @@ fn open_one(
     match kind {
         FileType::CharacterDevice if device => {}
         FileType::Directory | FileType::RegularFile if !device => {}
-        _ => return Err(other("only directories and regular files can be shown to a plugin, never a socket, pipe or device")),
+        _ => {
+            return Err(other(
+                "only directories and regular files can be shown to a plugin, never a socket, pipe or device",
+            ));
+        }
     }
     let recursive = if directory { OpenTreeFlags::AT_RECURSIVE } else { OpenTreeFlags::empty() };
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_EMPTY_PATH
-        | recursive;
+    let flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH | recursive;
     let mount = open_tree(&object, "", flags).map_err(|error| fail(error.into()))?;
     let attributes = NOSUID
         | if device { NOEXEC } else { NODEV }
@@ -93,7 +95,9 @@ fn open_one(
     if mapped && as_root && owner != outside {
         let namespace = match namespaces.entry(owner) {
             std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
-            std::collections::btree_map::Entry::Vacant(entry) => entry.insert(id_map::mapping_namespace(owner, outside)?),
+            std::collections::btree_map::Entry::Vacant(entry) => {
+                entry.insert(id_map::mapping_namespace(owner, outside)?)
+            }
         };
         mount::set_attributes(mount.as_fd(), attributes, Some(namespace.as_fd()), directory).map_err(|error| {
             match error.raw_os_error().map(Errno::from_raw) {

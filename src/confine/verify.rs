@@ -72,7 +72,8 @@ pub fn step(plan: &Plan, as_root: bool) -> Result<Report, StepError> {
         namespaces.insert(name.to_owned(), namespace(name).map_err(|error| unreadable("/proc/self/ns", error))?);
     }
     let mounts = mounts(plan, &myself)?;
-    let uid_map = std::fs::read_to_string("/proc/self/uid_map").map_err(|error| unreadable("/proc/self/uid_map", error))?;
+    let uid_map =
+        std::fs::read_to_string("/proc/self/uid_map").map_err(|error| unreadable("/proc/self/uid_map", error))?;
     Ok(Report {
         namespaces,
         no_new_privs: true,

@@ -171,8 +171,10 @@ pub fn grant(
         Some(dir) => named_project(config, dir)?,
     };
     let cache_dir = config.plugin_cache_dir(plugin);
-    let levels = [("method", found.methods.get(method)), ("plugin", Some(&found.keys)), ("defaults", Some(&config.defaults))];
-    let levels: Vec<(&'static str, &GrantKeys)> = levels.into_iter().filter_map(|(level, keys)| Some((level, keys?))).collect();
+    let levels =
+        [("method", found.methods.get(method)), ("plugin", Some(&found.keys)), ("defaults", Some(&config.defaults))];
+    let levels: Vec<(&'static str, &GrantKeys)> =
+        levels.into_iter().filter_map(|(level, keys)| Some((level, keys?))).collect();
     let grant = resolve(&levels, &config.egress, &project_root, &cache_dir);
     if project.is_some() {
         // with the configured project this was checked when the file was read

@@ -304,7 +304,13 @@ fn base_mounts(grant: &Grant, facts: &Facts) -> Vec<Mount> {
         // POSIX semaphores and shared memory; counted as memory, so small.
         entry("/dev/shm", Source::Tmpfs { bytes: 16 << 20, inodes: 1024 }, true, false, "system"),
         // An inode costs the kernel about a kilobyte that the size does not count.
-        entry("/tmp", Source::Tmpfs { bytes: grant.tmp, inodes: (grant.tmp / 4096).clamp(1024, 65_536) }, true, false, "tmp"),
+        entry(
+            "/tmp",
+            Source::Tmpfs { bytes: grant.tmp, inodes: (grant.tmp / 4096).clamp(1024, 65_536) },
+            true,
+            false,
+            "tmp",
+        ),
     ]);
     for node in ["null", "zero", "full", "random", "urandom"] {
         mounts.push(entry(&format!("/dev/{node}"), Source::Device, true, false, "system"));

@@ -30,7 +30,9 @@ pub fn matches(pattern: &HostPattern, name: &str) -> bool {
         return pattern.name == name;
     }
     // The dot must be there, else `*.example.org` would cover `evil-example.org`.
-    name.strip_suffix(pattern.name.as_str()).and_then(|left| left.strip_suffix('.')).is_some_and(|left| !left.is_empty())
+    name.strip_suffix(pattern.name.as_str())
+        .and_then(|left| left.strip_suffix('.'))
+        .is_some_and(|left| !left.is_empty())
 }
 
 /// Whether any rule grants `name` on any port: what the name stub asks.
@@ -73,8 +75,24 @@ mod tests {
         let long_name = ["a".repeat(63), "b".repeat(63), "c".repeat(63), "d".repeat(62)].join(".");
         assert_eq!(long_name.len(), 254);
         for bad in [
-            "", ".", "..", "a..b", ".a", "a.org..", "a\0.org", "a\n.org", "a.org\n", "ä.org", "a b.org", "a/b",
-            "*.example.org", "[::1]", "a:443", "example.org\0.evil.net", &long_label, &long_name,
+            "",
+            ".",
+            "..",
+            "a..b",
+            ".a",
+            "a.org..",
+            "a\0.org",
+            "a\n.org",
+            "a.org\n",
+            "ä.org",
+            "a b.org",
+            "a/b",
+            "*.example.org",
+            "[::1]",
+            "a:443",
+            "example.org\0.evil.net",
+            &long_label,
+            &long_name,
         ] {
             assert_eq!(normalize(bad), None, "{bad:?}");
         }
@@ -109,7 +127,8 @@ mod tests {
             proxy: crate::types::Proxy::None,
             tls,
         };
-        let rules = [rule("*.example.org", 443, true), rule("a.example.org", 443, false), rule("a.example.org", 80, true)];
+        let rules =
+            [rule("*.example.org", 443, true), rule("a.example.org", 443, false), rule("a.example.org", 80, true)];
         assert_eq!(rule_for(&rules, "a.example.org", 443), Some(&rules[1]));
         assert_eq!(rule_for(&rules, "b.example.org", 443), Some(&rules[0]));
         assert_eq!(rule_for(&rules, "a.example.org", 80), Some(&rules[2]));

@@ -238,7 +238,8 @@ mod tests {
         not_opt[11] = 1;
         not_opt.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4, 1, 2, 3, 4]);
         let long = query(&[&[b'a'; 63], &[b'b'; 63], &[b'c'; 63], &[b'd'; 63]], 1);
-        for bad in [two, answers, many, looped, chaos, not_opt, long, good[..good.len() - 1].to_vec(), good[..12].to_vec()]
+        for bad in
+            [two, answers, many, looped, chaos, not_opt, long, good[..good.len() - 1].to_vec(), good[..12].to_vec()]
         {
             assert_eq!(ask(&bad, Some(GIVEN)), (Some(formerr.clone()), vec![]), "{bad:?}");
         }

@@ -67,9 +67,15 @@ fn namespaces() -> Trial {
         Err(error) => errno(&error),
     });
     match made {
-        Ok(()) => Trial { layer: "namespaces", holds: true, found: "user mnt pid net ipc uts cgroup".to_owned(), remedy: None },
+        Ok(()) => Trial {
+            layer: "namespaces",
+            holds: true,
+            found: "user mnt pid net ipc uts cgroup".to_owned(),
+            remedy: None,
+        },
         Err(error) => {
-            let failure: Failure = crate::confine::step::StepError::new(crate::confine::step::Step::Clone, "clone3", error).into();
+            let failure: Failure =
+                crate::confine::step::StepError::new(crate::confine::step::Step::Clone, "clone3", error).into();
             missing("namespaces", failure)
         }
     }
@@ -109,9 +115,10 @@ fn landlock_layer() -> Trial {
             found: format!("ABI {abi}: what a rule names opens, all else is EACCES"),
             remedy: (abi < 2).then(|| "use Linux 5.19 or newer: the built-in landlock_min_abi is 2".to_owned()),
         },
-        Err(error) => {
-            missing("landlock", crate::confine::step::StepError::new(crate::confine::step::Step::Landlock, "landlock", error).into())
-        }
+        Err(error) => missing(
+            "landlock",
+            crate::confine::step::StepError::new(crate::confine::step::Step::Landlock, "landlock", error).into(),
+        ),
     }
 }
 
@@ -122,7 +129,8 @@ fn seccomp_layer() -> Trial {
         let attempt = || -> Result<(), i32> {
             let filter = filter::plugin(&[]).map_err(|_| nix::Error::EINVAL as i32)?;
             nix::sys::prctl::set_no_new_privs().map_err(|errno| errno as i32)?;
-            let listener = crate::sys::seccomp::install_with_listener(&filter.program).map_err(|error| errno(&error))?;
+            let listener =
+                crate::sys::seccomp::install_with_listener(&filter.program).map_err(|error| errno(&error))?;
             drop(listener);
             nix::unistd::getcwd().map_err(|errno| errno as i32)?;
             match nix::unistd::chroot("/") {
@@ -139,16 +147,22 @@ fn seccomp_layer() -> Trial {
             found: "filter with user notification: getcwd passes, chroot does not".to_owned(),
             remedy: None,
         },
-        Err(error) => {
-            missing("seccomp", crate::confine::step::StepError::new(crate::confine::step::Step::Seccomp, "filter", error).into())
-        }
+        Err(error) => missing(
+            "seccomp",
+            crate::confine::step::StepError::new(crate::confine::step::Step::Seccomp, "filter", error).into(),
+        ),
     }
 }
 
 /// As root a granted tree is id-mapped to its owner; as a user nothing needs to be.
 fn id_mapped_mounts() -> Trial {
     if !nix::unistd::geteuid().is_root() {
-        return Trial { layer: "id mapping", holds: true, found: "not needed: the plugin is the calling user".to_owned(), remedy: None };
+        return Trial {
+            layer: "id mapping",
+            holds: true,
+            found: "not needed: the plugin is the calling user".to_owned(),
+            remedy: None,
+        };
     }
     let here = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
     let tried = || -> Result<(), Failure> {
@@ -156,17 +170,26 @@ fn id_mapped_mounts() -> Trial {
         use std::os::fd::AsFd;
         let namespace = crate::confine::id_map::mapping_namespace((0, 0), (65534, 65534))?;
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-        let fail = |error: std::io::Error| Failure::new(Code::SandboxUnavailable, format!("{}: {error}", here.display()));
+        let fail =
+            |error: std::io::Error| Failure::new(Code::SandboxUnavailable, format!("{}: {error}", here.display()));
         let tree = open_tree(rustix::fs::CWD, &here, flags).map_err(|error| fail(error.into()))?;
-        crate::sys::mount::set_attributes(tree.as_fd(), crate::sys::mount::NOSUID, Some(namespace.as_fd()), false).map_err(fail)
+        crate::sys::mount::set_attributes(tree.as_fd(), crate::sys::mount::NOSUID, Some(namespace.as_fd()), false)
+            .map_err(fail)
     };
     match tried() {
-        Ok(()) => Trial { layer: "id mapping", holds: true, found: format!("works on the file system of {}", here.display()), remedy: None },
+        Ok(()) => Trial {
+            layer: "id mapping",
+            holds: true,
+            found: format!("works on the file system of {}", here.display()),
+            remedy: None,
+        },
         Err(failure) => Trial {
             layer: "id mapping",
             holds: false,
             found: failure.message,
-            remedy: Some("as root, paths granted for writing must lie on ext4, xfs, btrfs or (Linux 6.3) tmpfs".to_owned()),
+            remedy: Some(
+                "as root, paths granted for writing must lie on ext4, xfs, btrfs or (Linux 6.3) tmpfs".to_owned(),
+            ),
         },
     }
 }
@@ -189,10 +212,17 @@ fn whole_call() -> Trial {
             let grant = Grant { timeout: Duration::from_secs(10), ..crate::decide::grant::built_in() };
             let entry = Entry::Exec { path: program.clone() };
             let facts = crate::host::facts::gather(&grant, &entry, &[], &[])?;
-            let facts = Facts { code: PluginCode { path: program.clone(), search: PathBuf::new(), embedded: None }, ..facts };
+            let facts =
+                Facts { code: PluginCode { path: program.clone(), search: PathBuf::new(), embedded: None }, ..facts };
             let plan = doctor_plan(&grant, &entry, &facts);
             let signals = signals::take().map_err(|error| Failure::new(Code::Internal, error.to_string()))?;
-            let job = Job { plan: &plan, frame: b"{}\n".to_vec(), runner: crate::plugin::RUNNER, signals, deadline: Instant::now() + grant.timeout };
+            let job = Job {
+                plan: &plan,
+                frame: b"{}\n".to_vec(),
+                runner: crate::plugin::RUNNER,
+                signals,
+                deadline: Instant::now() + grant.timeout,
+            };
             match supervise::run(job, &mut Nobody)?.result {
                 // It ends with status 0 and without a frame: that it ran at all is what was to be seen.
                 Err(failure) if failure.code == Code::PluginExited => Ok(()),
@@ -203,7 +233,8 @@ fn whole_call() -> Trial {
         match attempt() {
             Ok(()) => String::new(),
             Err(failure) => {
-                let remedy = failure.details.get("remedy").and_then(|text| text.as_str()).unwrap_or_default().to_owned();
+                let remedy =
+                    failure.details.get("remedy").and_then(|text| text.as_str()).unwrap_or_default().to_owned();
                 format!("{}\n{remedy}", failure.message)
             }
         }
@@ -217,7 +248,12 @@ fn whole_call() -> Trial {
         },
         Ok(text) => {
             let (found, remedy) = text.split_once('\n').unwrap_or((text, ""));
-            Trial { layer: "all steps", holds: false, found: found.to_owned(), remedy: (!remedy.is_empty()).then(|| remedy.to_owned()) }
+            Trial {
+                layer: "all steps",
+                holds: false,
+                found: found.to_owned(),
+                remedy: (!remedy.is_empty()).then(|| remedy.to_owned()),
+            }
         }
         Err(error) => Trial { layer: "all steps", holds: false, found: error.to_string(), remedy: None },
     }
@@ -225,7 +261,15 @@ fn whole_call() -> Trial {
 
 fn doctor_plan(grant: &Grant, entry: &Entry, facts: &Facts) -> Plan {
     let environment = Environment { request_id: "", timeout: grant.timeout, pass: &|_| None };
-    crate::decide::plan::plan(("Doctor", "run"), entry, grant, facts, Vec::new(), &crate::decide::plan::ClientNeeds::default(), environment)
+    crate::decide::plan::plan(
+        ("Doctor", "run"),
+        entry,
+        grant,
+        facts,
+        Vec::new(),
+        &crate::decide::plan::ClientNeeds::default(),
+        environment,
+    )
 }
 
 /// Runs `act` in a forked child and returns the text that it returned.
@@ -244,7 +288,9 @@ fn in_child_with_text(act: impl FnOnce() -> String) -> std::io::Result<String> {
             fs::File::from(read).take(65_536).read_to_string(&mut text)?;
             match crate::sys::process::wait_usage(pid)? {
                 (0, _) => Ok(text),
-                (status, _) => Err(std::io::Error::other(format!("the trial's process ended with wait status {status:#x}"))),
+                (status, _) => {
+                    Err(std::io::Error::other(format!("the trial's process ended with wait status {status:#x}")))
+                }
             }
         }
     }

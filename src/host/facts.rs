@@ -103,7 +103,8 @@ fn interpreter_prefixes(interpreter: &Path, protected: &[PathBuf]) -> Result<Vec
             .ok_or_else(|| refuse_prefix(interpreter, &program, "it does not lie in a `bin` directory"))?
             .to_path_buf();
         let home = fs::metadata(&prefix).map_err(missing)?;
-        let is_home = nix::unistd::User::from_uid(home.uid().into()).ok().flatten().is_some_and(|user| user.dir == prefix);
+        let is_home =
+            nix::unistd::User::from_uid(home.uid().into()).ok().flatten().is_some_and(|user| user.dir == prefix);
         if prefix.parent().is_none() || prefix == Path::new("/root") || is_home {
             return Err(refuse_prefix(interpreter, &prefix, "that is `/` or a home directory"));
         }

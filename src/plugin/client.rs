@@ -115,8 +115,9 @@ fn rules_of(group: &EgressGroup, answer: &Answer) -> Result<Vec<EgressRule>, Fai
 
 /// A CA bundle and the like; what the base root shows already needs no mount.
 fn needed_file(file: PathBuf) -> Result<Option<PathBuf>, Failure> {
-    let real = fs::canonicalize(&file)
-        .map_err(|error| Failure::new(Code::ConfigInvalid, format!("{}: named by the client's configuration: {error}", file.display())))?;
+    let real = fs::canonicalize(&file).map_err(|error| {
+        Failure::new(Code::ConfigInvalid, format!("{}: named by the client's configuration: {error}", file.display()))
+    })?;
     let shown = ["/usr", "/etc/ssl", "/etc/pki", "/etc/ca-certificates"].iter().any(|path| real.starts_with(path));
     if shown {
         return Ok(None);
@@ -124,7 +125,11 @@ fn needed_file(file: PathBuf) -> Result<Option<PathBuf>, Failure> {
     if real != file {
         return Err(Failure::new(
             Code::ConfigInvalid,
-            format!("{}: named by the client's configuration, is a link to {}; name that", file.display(), real.display()),
+            format!(
+                "{}: named by the client's configuration, is a link to {}; name that",
+                file.display(),
+                real.display()
+            ),
         ));
     }
     Ok(Some(real))
@@ -132,9 +137,14 @@ fn needed_file(file: PathBuf) -> Result<Option<PathBuf>, Failure> {
 
 /// Files that the client reads, of which those that exist are shown to the reader. As root only those that root alone
 /// could have written.
-fn configuration_files(client: Client, as_root: bool, variable: &dyn Fn(&str) -> Option<String>) -> Result<Vec<PathBuf>, Failure> {
+fn configuration_files(
+    client: Client,
+    as_root: bool,
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> Result<Vec<PathBuf>, Failure> {
     let home = std::env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
-    let below_home = |names: &[&str]| home.iter().flat_map(|home| names.iter().map(|name| home.join(name))).collect::<Vec<_>>();
+    let below_home =
+        |names: &[&str]| home.iter().flat_map(|home| names.iter().map(|name| home.join(name))).collect::<Vec<_>>();
     let mut files: Vec<PathBuf> = match client {
         Client::Pip => {
             let mut files = vec![PathBuf::from("/etc/pip.conf"), PathBuf::from("/etc/xdg/pip/pip.conf")];
@@ -158,11 +168,16 @@ fn configuration_files(client: Client, as_root: bool, variable: &dyn Fn(&str) ->
         if as_root {
             crate::config::check_trusted(&file)?;
         }
-        let real = fs::canonicalize(&file).map_err(|error| Failure::new(Code::ConfigInvalid, format!("{}: {error}", file.display())))?;
+        let real = fs::canonicalize(&file)
+            .map_err(|error| Failure::new(Code::ConfigInvalid, format!("{}: {error}", file.display())))?;
         if real != file {
             return Err(Failure::new(
                 Code::ConfigInvalid,
-                format!("{}: the client's configuration is a link to {}; make it a file", file.display(), real.display()),
+                format!(
+                    "{}: the client's configuration is a link to {}; make it a file",
+                    file.display(),
+                    real.display()
+                ),
             ));
         }
         shown.push(file);
@@ -181,7 +196,12 @@ fn variables(client: Client, as_root: bool, grant: &Grant) -> BTreeMap<String, S
 }
 
 /// Runs the reader in a child with a supervisor of its own: a supervisor confines itself for good.
-fn ask(client: Client, grant: &Grant, facts: &Facts, variable: &dyn Fn(&str) -> Option<String>) -> Result<Answer, Failure> {
+fn ask(
+    client: Client,
+    grant: &Grant,
+    facts: &Facts,
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> Result<Answer, Failure> {
     let as_root = facts.caller_uid == 0;
     let (name, class, source) = match client {
         Client::Pip => ("pip", "PipClient", PIP_CLIENT),
@@ -208,9 +228,12 @@ fn ask(client: Client, grant: &Grant, facts: &Facts, variable: &dyn Fn(&str) -> 
         timeout: TIMEOUT,
         ..grant.clone()
     };
-    if let Some(home) = std::env::var_os("HOME").and_then(|home| home.into_string().ok()) {
-        // The reader finds its user's files where they are on the host.
-        reader.env.insert("HOME".to_owned(), home);
+    // The reader finds its user's files where they are on the host.
+    for name in ["HOME", "XDG_CONFIG_HOME", "XDG_CONFIG_DIRS", "NETRC", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"] {
+        let named = name == "HOME" || !as_root || grant.env_pass.iter().any(|passed| passed == name);
+        if let Some(value) = std::env::var_os(name).and_then(|value| value.into_string().ok()).filter(|_| named) {
+            reader.env.insert(name.to_owned(), value);
+        }
     }
     let facts = Facts {
         code: PluginCode {
@@ -222,16 +245,20 @@ fn ask(client: Client, grant: &Grant, facts: &Facts, variable: &dyn Fn(&str) -> 
     };
     let environment = Environment { request_id: "", timeout: TIMEOUT, pass: variable };
     let plan = plan::plan((class, "read"), &entry, &reader, &facts, Vec::new(), &ClientNeeds::default(), environment);
-    let init = Init { project_root: Path::new("/"), cache_dir: Path::new("/tmp"), policy: &reader.policy, fernet: false };
+    let init =
+        Init { project_root: Path::new("/"), cache_dir: Path::new("/tmp"), policy: &reader.policy, fernet: false };
     let frame = call_frame(&plan, "", &[], &Map::new(), &init);
     let failed = |why: String| {
         Failure::new(
             Code::ConfigInvalid,
-            format!("client = \"{name}\": its configuration could not be read: {why}; mend it, or name hosts = [\"name:port\"] instead"),
+            format!(
+                "client = \"{name}\": its configuration could not be read: {why}; mend it, or name hosts = [\"name:port\"] instead"
+            ),
         )
     };
 
-    let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|error| failed(error.to_string()))?;
+    let (read, write) =
+        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|error| failed(error.to_string()))?;
     match crate::sys::clone::fork_into(0, None).map_err(|error| failed(error.to_string()))? {
         Forked::Child => {
             drop(read);
@@ -243,7 +270,8 @@ fn ask(client: Client, grant: &Grant, facts: &Facts, variable: &dyn Fn(&str) -> 
             let read = File::from(read).take(ANSWER + 4096).read_to_end(&mut text);
             crate::sys::process::wait_usage(pid).map_err(|error| failed(error.to_string()))?;
             read.map_err(|error| failed(error.to_string()))?;
-            let value: Value = serde_json::from_slice(&text).map_err(|_| failed("the reader ended without an answer".to_owned()))?;
+            let value: Value =
+                serde_json::from_slice(&text).map_err(|_| failed("the reader ended without an answer".to_owned()))?;
             match value.get("failure") {
                 Some(Value::String(why)) => Err(failed(why.clone())),
                 _ => serde_json::from_value(value).map_err(|error| failed(error.to_string())),

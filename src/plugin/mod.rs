@@ -25,7 +25,13 @@ pub struct Init<'a> {
 
 /// The call frame, with its newline.
 #[must_use]
-pub fn call_frame(plan: &Plan, request_id: &str, args: &[Value], kwargs: &Map<String, Value>, init: &Init<'_>) -> Vec<u8> {
+pub fn call_frame(
+    plan: &Plan,
+    request_id: &str,
+    args: &[Value],
+    kwargs: &Map<String, Value>,
+    init: &Init<'_>,
+) -> Vec<u8> {
     let mut parameters = json!({
         "project_root": init.project_root,
         "cache_dir": init.cache_dir,

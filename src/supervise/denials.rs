@@ -32,6 +32,11 @@ impl Denials {
         true
     }
 
+    /// Counts acts that somebody else had no room for.
+    pub fn drop_more(&mut self, count: u64) {
+        self.dropped = self.dropped.saturating_add(count);
+    }
+
     /// The entries, and how many acts had no room.
     #[must_use]
     pub fn finish(self) -> (Vec<Denial>, u64) {
@@ -81,7 +86,10 @@ pub fn lookup(name: &str) -> Denial {
         operation: "resolve".to_owned(),
         object: json!({ "host": name }),
         rule: "egress".to_owned(),
-        remedy: format!("an [egress.NAME] group with hosts = [\"{}:443\"], and egress = [\"NAME\"] for this method", name.escape_default()),
+        remedy: format!(
+            "an [egress.NAME] group with hosts = [\"{}:443\"], and egress = [\"NAME\"] for this method",
+            name.escape_default()
+        ),
         count: 1,
         pid: None,
         comm: None,

@@ -107,14 +107,18 @@ fn parse(line: &[u8]) -> Result<Frame, Failure> {
         _ => return Err(violation("`type` is missing or not a string")),
     };
     let parsed = match kind.as_str() {
-        "progress" => Frame::Progress { message: progress_text(frame.remove("message"))?, fraction: fraction(frame.remove("fraction"))? },
+        "progress" => Frame::Progress {
+            message: progress_text(frame.remove("message"))?,
+            fraction: fraction(frame.remove("fraction"))?,
+        },
         "result" => Frame::Result {
             value: frame.remove("result").ok_or_else(|| violation("a result without `result`"))?,
             version: frame.remove("plugin_version").filter(|version| !version.is_null()),
         },
         "error" => Frame::Error {
             code: error_code(frame.remove("kind"))?,
-            message: text(frame.remove("message"), "message")?.ok_or_else(|| violation("an error without `message`"))?,
+            message: text(frame.remove("message"), "message")?
+                .ok_or_else(|| violation("an error without `message`"))?,
             traceback: text(frame.remove("traceback"), "traceback")?,
             details: match frame.remove("details") {
                 None | Some(Value::Null) => Map::new(),

@@ -3,13 +3,11 @@
 use crate::confine::step::{Step, StepError};
 use crate::confine::{capabilities, filter, landlock, session};
 use crate::decide::plan::Plan;
-use crate::gateway::{self, Sockets};
+use crate::gateway::{self, ProxyEnv, Sockets};
 use crate::sys;
-use crate::types::Proxy;
 use ::landlock::{Access, AccessFs, AccessNet, NetPort, PathBeneath, RulesetCreatedAttr};
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use std::collections::BTreeSet;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// The running gateway.
@@ -88,12 +86,8 @@ fn restrict(plan: &Plan) -> Result<(), StepError> {
     }
     let dial = AccessNet::from_all(abi) & !AccessNet::BindTcp & !AccessNet::BindUdp;
     if !dial.is_empty() {
-        // 53: a resolver that answers by TCP.
-        let mut ports: BTreeSet<u16> = plan.tcp_ports.iter().copied().chain([53]).collect();
-        for rule in &plan.egress {
-            ports.extend(proxy_ports(&rule.proxy));
-        }
-        for port in ports {
+        let proxies = ProxyEnv::from_vars(|name| std::env::var(name).ok());
+        for port in gateway::connect_ports(&plan.egress, &proxies) {
             rules = rules.add_rule(NetPort::new(port, dial)).map_err(|error| fail(&format!("port {port}"), &error))?;
         }
         if AccessNet::from_all(abi).contains(AccessNet::BindUdp) {
@@ -101,13 +95,4 @@ fn restrict(plan: &Plan) -> Result<(), StepError> {
         }
     }
     landlock::restrict(rules).map(drop)
-}
-
-/// The ports of the proxies that a rule may lead to.
-fn proxy_ports(proxy: &Proxy) -> Vec<u16> {
-    match proxy {
-        Proxy::None => Vec::new(),
-        Proxy::Url(url) => gateway::parse_proxy(url).map(|target| target.port).into_iter().collect(),
-        Proxy::Env => gateway::environment_proxies().into_iter().map(|target| target.port).collect(),
-    }
 }

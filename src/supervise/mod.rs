@@ -13,7 +13,7 @@ use crate::confine::channels::{self, Tag};
 use crate::confine::step::{Step, StepError};
 use crate::confine::{self, id_map, verify};
 use crate::decide::plan::{INSIDE_ID, Plan};
-use crate::gateway::{Sockets, stub};
+use crate::gateway::{Event, Sockets, stub};
 use crate::sys;
 use crate::sys::clone::{Forked, fork_into};
 use crate::types::{Code, EgressRecord, Failure, OnViolation, Outcome};
@@ -35,6 +35,8 @@ use std::time::{Duration, Instant};
 const TICK: Duration = Duration::from_millis(100);
 /// What the gateway gets to tell its last records.
 const GATEWAY_GRACE: Duration = Duration::from_millis(500);
+/// Connections that the answer lists; the sums count all.
+const MAX_RECORDS: usize = 1000;
 /// Bytes read at once.
 const CHUNK: usize = 64 << 10;
 
@@ -117,6 +119,7 @@ pub fn run(job: Job<'_>, watcher: &mut dyn Watcher) -> Result<Outcome, Failure> 
         gateway: None,
         denials: Denials::default(),
         egress: Vec::new(),
+        egress_bytes: (0, 0),
         report: None,
         running: false,
         step_error: Vec::new(),
@@ -126,8 +129,8 @@ pub fn run(job: Job<'_>, watcher: &mut dyn Watcher) -> Result<Outcome, Failure> 
         next_memory: started,
         buffer: vec![0; CHUNK],
     };
-    let written = id_map::write_maps(pid, (INSIDE_ID, INSIDE_ID), job.plan.outside)
-        .and_then(|()| supervision.send(Tag::Go));
+    let written =
+        id_map::write_maps(pid, (INSIDE_ID, INSIDE_ID), job.plan.outside).and_then(|()| supervision.send(Tag::Go));
     supervision.finish(written, &filter)
 }
 
@@ -154,6 +157,8 @@ struct Supervision<'a> {
     gateway: Option<gateway::Gateway>,
     denials: Denials,
     egress: Vec<EgressRecord>,
+    /// Bytes out and in, of all connections.
+    egress_bytes: (u64, u64),
     report: Option<verify::Report>,
     /// Exec has happened.
     running: bool,
@@ -186,7 +191,8 @@ enum Source {
 impl Supervision<'_> {
     fn send(&self, tag: Tag) -> Result<(), StepError> {
         let status = self.status.as_ref().ok_or_else(|| StepError::new(Step::IdMap, "status channel", Errno::PIPE))?;
-        channels::send(status.as_fd(), tag, b"", &[]).map_err(|error| StepError::new(Step::IdMap, "status channel", error))
+        channels::send(status.as_fd(), tag, b"", &[])
+            .map_err(|error| StepError::new(Step::IdMap, "status channel", error))
     }
 
     /// Polls until pid 1 is gone, then gathers what is left.
@@ -208,7 +214,10 @@ impl Supervision<'_> {
 
     /// One round of the loop; true when pid 1 has ended.
     fn turn(&mut self) -> bool {
-        let mut sources = vec![(Source::Child, self.pidfd.as_fd(), PollFlags::IN), (Source::Signals, self.signals.as_fd(), PollFlags::IN)];
+        let mut sources = vec![
+            (Source::Child, self.pidfd.as_fd(), PollFlags::IN),
+            (Source::Signals, self.signals.as_fd(), PollFlags::IN),
+        ];
         let out = if self.to_send.is_empty() { PollFlags::empty() } else { PollFlags::OUT };
         let optional: [(Source, Option<BorrowedFd<'_>>, PollFlags); 9] = [
             (Source::Status, self.status.as_ref().map(AsFd::as_fd), PollFlags::IN),
@@ -235,8 +244,12 @@ impl Supervision<'_> {
         }
         let timeout = Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: wait.subsec_nanos().into() };
         let polled = poll(&mut fds, Some(&timeout));
-        let ready: Vec<Source> =
-            sources.iter().zip(&fds).filter(|(_, fd)| !fd.revents().is_empty()).map(|((source, ..), _)| *source).collect();
+        let ready: Vec<Source> = sources
+            .iter()
+            .zip(&fds)
+            .filter(|(_, fd)| !fd.revents().is_empty())
+            .map(|((source, ..), _)| *source)
+            .collect();
         if let Err(error) = polled
             && error != Errno::INTR
         {
@@ -284,7 +297,10 @@ impl Supervision<'_> {
             Source::Stdout => self.stdout.read(&mut self.buffer, &mut |_| {}).map(drop).map_err(internal("stdout")),
             Source::Stderr => {
                 let watcher = &mut *self.watcher;
-                self.stderr.read(&mut self.buffer, &mut |bytes| watcher.stderr(bytes)).map(drop).map_err(internal("stderr"))
+                self.stderr
+                    .read(&mut self.buffer, &mut |bytes| watcher.stderr(bytes))
+                    .map(drop)
+                    .map_err(internal("stderr"))
             }
             Source::Listener => self.serve_listener(),
             Source::StubUdp => self.serve_stub_udp(),
@@ -307,22 +323,19 @@ impl Supervision<'_> {
         }
     }
 
+    /// Takes every packet that is there.
     fn serve_status(&mut self) -> Result<(), Failure> {
-        let Some(status) = &self.status else { return Ok(()) };
-        match channels::receive(status.as_fd(), &mut self.buffer) {
-            Ok(Some((length, fds))) => self.take_status(length, fds),
-            Ok(None) => {
-                self.status = None;
-                Ok(())
+        while let Some(status) = &self.status {
+            match channels::receive(status.as_fd(), &mut self.buffer) {
+                Ok(Some((length, fds))) => self.take_status(length, fds)?,
+                Ok(None) => self.status = None,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                // A peer that died with unread packets.
+                Err(error) if error.raw_os_error() == Some(Errno::CONNRESET.raw_os_error()) => self.status = None,
+                Err(error) => return Err(Failure::new(Code::Internal, format!("status channel: {error}"))),
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
-            // A peer that died with unread packets.
-            Err(error) if error.raw_os_error() == Some(Errno::CONNRESET.raw_os_error()) => {
-                self.status = None;
-                Ok(())
-            }
-            Err(error) => Err(Failure::new(Code::Internal, format!("status channel: {error}"))),
         }
+        Ok(())
     }
 
     fn take_status(&mut self, length: usize, mut fds: Vec<OwnedFd>) -> Result<(), Failure> {
@@ -335,7 +348,8 @@ impl Supervision<'_> {
                     self.stub = Some((dns_udp, dns_tcp));
                 } else {
                     let listeners = self.plan.tcp_ports.iter().copied().zip(fds).collect();
-                    let own = sys::process::own_pidfd().map_err(|error| Failure::new(Code::Internal, format!("pidfd: {error}")))?;
+                    let own = sys::process::own_pidfd()
+                        .map_err(|error| Failure::new(Code::Internal, format!("pidfd: {error}")))?;
                     let sockets = Sockets { dns_udp, dns_tcp, listeners };
                     self.gateway = Some(gateway::start(self.plan, sockets, self.as_root, own.as_fd())?);
                 }
@@ -346,7 +360,12 @@ impl Supervision<'_> {
                 for name in verify::NAMESPACES {
                     let own = verify::namespace(name).map_err(|error| StepError::new(Step::Verify, name, error))?;
                     if report.namespaces.get(name).is_none_or(|inside| *inside == own) {
-                        return Err(StepError::new(Step::Verify, format!("{name} namespace"), io::Error::other("is the supervisor's")).into());
+                        return Err(StepError::new(
+                            Step::Verify,
+                            format!("{name} namespace"),
+                            io::Error::other("is the supervisor's"),
+                        )
+                        .into());
                     }
                 }
                 self.report = Some(report);
@@ -371,14 +390,8 @@ impl Supervision<'_> {
         match rustix::io::read(pipe, &mut self.buffer) {
             Ok(0) => {
                 self.failure = None;
-                // The listener's packet was sent before exec.
-                while self.listener.is_none() && self.status.is_some() && self.step_error.is_empty() {
-                    let before = self.listener.is_some();
-                    self.serve_status()?;
-                    if self.listener.is_some() == before {
-                        break;
-                    }
-                }
+                // What was read back, and the listener, were sent before exec.
+                self.serve_status()?;
                 if self.step_error.is_empty() && self.listener.is_some() && self.report.is_some() {
                     self.running = true;
                     own::confine(self.plan.landlock_abi)?;
@@ -509,15 +522,16 @@ impl Supervision<'_> {
             Ok(0) => {
                 self.gateway = None;
                 if self.ending.is_none() && self.wait_status.is_none() {
-                    return Err(Failure::new(Code::SandboxFailed, "gateway: ended before the call did").detail("layer", "egress"));
+                    return Err(Failure::new(Code::SandboxFailed, "gateway: ended before the call did")
+                        .detail("layer", "egress"));
                 }
                 Ok(false)
             }
             Ok(count) => {
-                match crate::gateway::event(&self.buffer[..count]) {
-                    Some(crate::gateway::Event::Connection(record)) => self.egress.push(record),
-                    Some(crate::gateway::Event::Refused(denial)) => drop(self.denials.add(denial)),
-                    None => return Err(Failure::new(Code::Internal, "gateway: an event that it never sends")),
+                match Event::parse(&self.buffer[..count]).map_err(|error| Failure::new(Code::Internal, error))? {
+                    Event::Connection(record) => self.take_record(record),
+                    Event::Refused(refusal) => drop(self.denials.add(crate::gateway::denial(refusal))),
+                    Event::Dropped { count } => self.denials.drop_more(count),
                 }
                 Ok(true)
             }
@@ -530,17 +544,19 @@ impl Supervision<'_> {
         }
     }
 
+    /// A connection of a call is one entry of the answer; a plugin that makes them by the thousand is told of in sums.
+    fn take_record(&mut self, record: EgressRecord) {
+        self.egress_bytes.0 += record.bytes_sent;
+        self.egress_bytes.1 += record.bytes_received;
+        if self.egress.len() < MAX_RECORDS {
+            self.egress.push(record);
+        }
+    }
+
     /// Pid 1 is gone: what the pipes still hold is all there will ever be.
     fn drain(&mut self) {
-        while self.status.is_some() {
-            let before = self.wait_status;
-            let taken = self.serve_status();
-            if let Err(failure) = taken {
-                self.end(Ending::Engine(failure));
-            }
-            if self.wait_status == before {
-                break;
-            }
+        if let Err(failure) = self.serve_status() {
+            self.end(Ending::Engine(failure));
         }
         while self.failure.is_some() {
             let before = self.step_error.len();

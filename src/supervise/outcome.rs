@@ -1,10 +1,10 @@
 //! How a call ended, from what the supervisor did and what the kernel and the plugin said.
 
-use super::frames::Frame;
 use super::Supervision;
+use super::frames::Frame;
 use crate::confine::step::{Step, StepError};
-use crate::types::{Code, Denial, Failure, Outcome, Output, Usage};
 use crate::sys::process::{Ended, Spent};
+use crate::types::{Code, Denial, Failure, Outcome, Output, Usage};
 use nix::sys::signal::Signal;
 use serde_json::{Map, Value, json};
 use std::time::Duration;
@@ -42,7 +42,9 @@ pub(super) fn conclude(
     let step_error = StepError::decode(&call.step_error);
     if !call.running {
         return Err(match (call.ending, step_error) {
-            (Some(Ending::Timeout), _) => Failure::new(Code::Timeout, "the time was over before the plugin could start"),
+            (Some(Ending::Timeout), _) => {
+                Failure::new(Code::Timeout, "the time was over before the plugin could start")
+            }
             (Some(Ending::Cancelled { signal }), _) => cancelled(signal),
             (_, Some(error)) => error.into(),
             (Some(Ending::Engine(failure)), None) => failure,
@@ -63,7 +65,12 @@ pub(super) fn conclude(
     let result = match (call.ending, step_error) {
         (Some(Ending::Timeout), _) => Err(Failure::new(
             Code::Timeout,
-            format!("{}.{}: not done after {}; raise `timeout` for this method if it needs longer", call.plan.plugin, call.plan.method, seconds(limits.timeout_ms)),
+            format!(
+                "{}.{}: not done after {}; raise `timeout` for this method if it needs longer",
+                call.plan.plugin,
+                call.plan.method,
+                seconds(limits.timeout_ms)
+            ),
         )
         .detail("timeout_ms", limits.timeout_ms)),
         (Some(Ending::Cancelled { signal }), _) => Err(cancelled(signal)),
@@ -90,8 +97,8 @@ pub(super) fn conclude(
             cpu_user_us: usage.user_us,
             cpu_system_us: usage.system_us,
             max_rss_bytes: usage.max_rss_bytes,
-            egress_bytes_sent: call.egress.iter().map(|record| record.bytes_sent).sum(),
-            egress_bytes_received: call.egress.iter().map(|record| record.bytes_received).sum(),
+            egress_bytes_sent: call.egress_bytes.0,
+            egress_bytes_received: call.egress_bytes.1,
         },
         denials,
         denials_dropped,
@@ -117,7 +124,10 @@ fn concluded(
         if signal == Signal::SIGXCPU as i32 || (signal == Signal::SIGKILL as i32 && spent) {
             return Err(Failure::new(
                 Code::CpuTimeExceeded,
-                format!("processor time: more than {} s were used; raise `cpu_time` for this method if it needs more", limits.cpu_time_s),
+                format!(
+                    "processor time: more than {} s were used; raise `cpu_time` for this method if it needs more",
+                    limits.cpu_time_s
+                ),
             )
             .detail("cpu_time_s", limits.cpu_time_s));
         }
@@ -130,14 +140,16 @@ fn concluded(
         }
         Some(Frame::Progress { .. }) | None => {
             let Ended::Exited(exit) = status else { return Err(killed(Signal::SIGKILL as i32)) };
-            Err(Failure::new(Code::PluginExited, format!("the plugin ended with exit status {exit} and no result")).detail("exit_status", exit))
+            Err(Failure::new(Code::PluginExited, format!("the plugin ended with exit status {exit} and no result"))
+                .detail("exit_status", exit))
         }
     }
 }
 
 fn killed(signal: i32) -> Failure {
     let name = Signal::try_from(signal).map_or_else(|_| format!("signal {signal}"), |signal| signal.to_string());
-    let mut failure = Failure::new(Code::PluginKilled, format!("the plugin was killed by {name}")).detail("signal", name);
+    let mut failure =
+        Failure::new(Code::PluginKilled, format!("the plugin was killed by {name}")).detail("signal", name);
     failure.signal = Some(signal);
     failure
 }
@@ -165,7 +177,11 @@ fn seconds(ms: u64) -> String {
 }
 
 /// Each layer as asked and as read back.
-fn sandbox(plan: &crate::decide::plan::Plan, report: Option<&crate::confine::verify::Report>, filter: &(&str, usize, String)) -> Value {
+fn sandbox(
+    plan: &crate::decide::plan::Plan,
+    report: Option<&crate::confine::verify::Report>,
+    filter: &(&str, usize, String),
+) -> Value {
     let Some(report) = report else { return Value::Object(Map::new()) };
     let layer = |asked: Value, active: Value| json!({ "asked": asked, "active": active });
     json!({

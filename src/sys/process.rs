@@ -30,8 +30,7 @@ pub fn new_session_keyring() -> io::Result<bool> {
 /// `EPERM` without `CAP_SETPCAP`.
 pub fn lock_securebits() -> io::Result<()> {
     // linux/securebits.h: NOROOT, NO_SETUID_FIXUP, KEEP_CAPS (off), NO_CAP_AMBIENT_RAISE, each with its lock.
-    const BITS: libc::c_ulong =
-        (1 << 0) | (1 << 1) | (1 << 2) | (1 << 3) | (1 << 5) | (1 << 6) | (1 << 7);
+    const BITS: libc::c_ulong = (1 << 0) | (1 << 1) | (1 << 2) | (1 << 3) | (1 << 5) | (1 << 6) | (1 << 7);
     // SAFETY: prctl with integer arguments only.
     check(unsafe { libc::prctl(libc::PR_SET_SECUREBITS, BITS, 0, 0, 0) }.into())?;
     Ok(())
@@ -160,7 +159,11 @@ impl Ended {
     /// From what wait4 stored.
     #[must_use]
     pub fn from_raw(status: i32) -> Self {
-        if libc::WIFSIGNALED(status) { Ended::Killed(libc::WTERMSIG(status)) } else { Ended::Exited(libc::WEXITSTATUS(status)) }
+        if libc::WIFSIGNALED(status) {
+            Ended::Killed(libc::WTERMSIG(status))
+        } else {
+            Ended::Exited(libc::WEXITSTATUS(status))
+        }
     }
 }
 

@@ -1,0 +1,441 @@
+//! What the gateway tells the supervisor, and the supervisor's reading of it.
+//!
+//! The channel is a `SOCK_SEQPACKET` pair; a packet is one JSON document of at most [`MAX_EVENT`] bytes:
+//! `{"event":"refused","operation":…,"object":{…},"rule":…,"remedy":…,"count":n}`,
+//! `{"event":"connection",…}` with the fields of [`EgressRecord`], and `{"event":"dropped","count":n}` for refusals
+//! beyond [`MAX_DISTINCT`]. The same refusal may come again with the count of what was added since.
+
+use super::addresses::Class;
+use crate::types::{Denial, EgressRecord, EgressRule};
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, send};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::collections::{HashMap, VecDeque};
+use std::net::{IpAddr, SocketAddrV4};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Bytes of a packet.
+pub const MAX_EVENT: usize = 4096;
+/// Refusals that differ, told one by one in a call; further ones are only counted.
+pub const MAX_DISTINCT: usize = 256;
+/// Records waiting for the supervisor at which no further connection is accepted, so that none is ever lost.
+pub const MAX_WAITING: usize = 256;
+/// Characters of a refused name that are repeated.
+const MAX_SHOWN_NAME: usize = 256;
+
+/// One packet.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "lowercase")]
+pub enum Event {
+    /// The plugin tried what is not granted.
+    Refused(Refusal),
+    /// A connection ended, or was open at the call's end.
+    Connection(EgressRecord),
+    /// Refusals beyond those told.
+    Dropped {
+        /// How many.
+        count: u64,
+    },
+}
+
+impl Event {
+    /// Reads a packet.
+    ///
+    /// # Errors
+    /// A sentence: too long, or not an event.
+    pub fn parse(packet: &[u8]) -> Result<Event, String> {
+        if packet.len() > MAX_EVENT {
+            return Err(format!("gateway event of {} bytes, more than {MAX_EVENT}", packet.len()));
+        }
+        serde_json::from_slice(packet).map_err(|e| format!("gateway event: {e}"))
+    }
+}
+
+/// Something that was not granted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// `resolve`, `connect`, `address`, `tls_name`, `tls_missing` or `limit`.
+    pub operation: String,
+    /// What it was done to.
+    pub object: Value,
+    /// The grant that decides.
+    pub rule: String,
+    /// The configuration line that would allow it.
+    pub remedy: String,
+    /// How often, since this refusal was last told.
+    pub count: u64,
+}
+
+impl Refusal {
+    fn new(operation: &str, object: Value, rule: impl Into<String>, remedy: impl Into<String>) -> Refusal {
+        Refusal { operation: operation.into(), object, rule: rule.into(), remedy: remedy.into(), count: 1 }
+    }
+
+    /// A name that nothing grants. `asked` is what [`super::stub::answer`] hands to its closure. The supervisor uses
+    /// this too, with no rules, for calls without egress.
+    pub fn resolve(asked: &str, rules: &[EgressRule]) -> Refusal {
+        let object = json!({ "name": shorten(asked) });
+        match super::names::normalize(asked) {
+            Some(name) => Refusal::new("resolve", object, "egress", add_host(&name, None, rules)),
+            None => Refusal::new("resolve", object, "egress", "nothing: this is no host name"),
+        }
+    }
+
+    /// A granted name, after [`super::addresses::MAX_NAMES`] others.
+    pub fn too_many_names(name: &str) -> Refusal {
+        let remedy = "grant the names themselves in place of a wildcard; a call may ask for 4096 names";
+        Refusal::new("resolve", json!({ "name": name }), "egress", remedy)
+    }
+
+    /// A granted name on a port that it is not granted on.
+    pub fn connect(name: &str, port: u16, rules: &[EgressRule]) -> Refusal {
+        Refusal::new("connect", json!({ "name": name, "port": port }), "egress", add_host(name, Some(port), rules))
+    }
+
+    /// A local address that stands for no name.
+    pub fn connect_address(address: SocketAddrV4) -> Refusal {
+        let remedy = "nothing: connect to a granted name, not to an address";
+        let object = json!({ "address": address.ip().to_string(), "port": address.port() });
+        Refusal::new("connect", object, "egress", remedy)
+    }
+
+    /// A granted name of which every answer is an address that may not be dialled.
+    pub fn address(rule: &EgressRule, name: &str, port: u16, address: IpAddr, class: Class) -> Refusal {
+        let remedy = match class {
+            Class::Public | Class::Never => "nothing allows addresses of this kind".to_owned(),
+            _ => format!("allow_private = true in [egress.{}]", rule.group),
+        };
+        let object = json!({ "name": name, "port": port, "address": address.to_string(), "kind": class.as_str() });
+        Refusal::new("address", object, format!("egress.{}.allow_private", rule.group), remedy)
+    }
+
+    /// A ClientHello for another name.
+    pub fn tls_name(rule: &EgressRule, name: &str, port: u16, found: &str) -> Refusal {
+        let object = json!({ "name": name, "port": port, "tls_name": found });
+        Refusal::new("tls_name", object, format!("egress.{}.tls", rule.group), no_tls(rule))
+    }
+
+    /// No ClientHello that names a host.
+    pub fn tls_missing(rule: &EgressRule, name: &str, port: u16, reason: &str) -> Refusal {
+        let object = json!({ "name": name, "port": port, "reason": reason });
+        Refusal::new("tls_missing", object, format!("egress.{}.tls", rule.group), no_tls(rule))
+    }
+
+    /// The call's bytes are used up.
+    pub fn limit(name: &str, port: u16, limit_bytes: u64) -> Refusal {
+        let object = json!({ "name": name, "port": port, "limit_bytes": limit_bytes });
+        Refusal::new("limit", object, "egress_bytes", "a larger egress_bytes for this method")
+    }
+}
+
+fn no_tls(rule: &EgressRule) -> String {
+    format!("tls = false in [egress.{}], which ends the name check for all its hosts", rule.group)
+}
+
+/// The line that grants `name`. Which of several groups the administrator would choose cannot be known: the first.
+fn add_host(name: &str, port: Option<u16>, rules: &[EgressRule]) -> String {
+    let port = port.unwrap_or(443);
+    match rules.first() {
+        Some(rule) => format!("add \"{name}:{port}\" to [egress.{}] hosts", rule.group),
+        None => format!("hosts = [\"{name}:{port}\"] in [egress.NAME], and egress = [\"NAME\"] for this method"),
+    }
+}
+
+/// The first characters of an escaped, so pure ASCII, name.
+fn shorten(name: &str) -> String {
+    match name.get(..MAX_SHOWN_NAME) {
+        Some(start) if name.len() > MAX_SHOWN_NAME => format!("{start}…"),
+        _ => name.to_owned(),
+    }
+}
+
+/// A refusal as the envelope and the audit tell it.
+pub fn denial(refusal: Refusal) -> Denial {
+    Denial {
+        layer: "egress".into(),
+        operation: refusal.operation,
+        object: refusal.object,
+        rule: refusal.rule,
+        remedy: refusal.remedy,
+        count: refusal.count,
+        pid: None,
+        comm: None,
+    }
+}
+
+/// The gateway's end of the channel: never blocks, never grows past its bounds.
+#[derive(Debug)]
+pub struct Outbox {
+    channel: OwnedFd,
+    waiting: Mutex<Waiting>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    records: VecDeque<Vec<u8>>,
+    /// By operation and object; `count` is what was not yet told.
+    refusals: HashMap<(String, String), Refusal>,
+    untold: bool,
+    dropped: u64,
+}
+
+impl Outbox {
+    /// An outbox that sends on `channel`.
+    pub fn new(channel: OwnedFd) -> Outbox {
+        Outbox { channel, waiting: Mutex::default() }
+    }
+
+    /// The channel, to be polled.
+    pub fn channel(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
+    }
+
+    /// A thread that panicked left whole values behind, each being one insertion.
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells a refusal: at once when it is new, else with the next [`Outbox::flush`].
+    pub fn refuse(&self, refusal: Refusal) {
+        let mut waiting = self.lock();
+        let key = (refusal.operation.clone(), refusal.object.to_string());
+        if let Some(known) = waiting.refusals.get_mut(&key) {
+            known.count += 1;
+            waiting.untold = true;
+        } else if waiting.refusals.len() >= MAX_DISTINCT {
+            waiting.dropped += 1;
+            waiting.untold = true;
+        } else {
+            let mut refusal = refusal;
+            if self.send(&Event::Refused(refusal.clone())) {
+                refusal.count = 0;
+            } else {
+                waiting.untold = true;
+            }
+            waiting.refusals.insert(key, refusal);
+        }
+    }
+
+    /// Tells how a connection ended.
+    pub fn record(&self, record: EgressRecord) {
+        let mut waiting = self.lock();
+        let event = Event::Connection(record);
+        // In order: not past those that wait.
+        if !waiting.records.is_empty() || !self.send(&event) {
+            waiting.records.push_back(packet(&event));
+        }
+    }
+
+    /// Sends what waits, as far as the supervisor's side has room. True when nothing waits any more.
+    pub fn flush(&self) -> bool {
+        let mut waiting = self.lock();
+        while let Some(next) = waiting.records.front() {
+            if !self.send_packet(next) {
+                return false;
+            }
+            waiting.records.pop_front();
+        }
+        if !waiting.untold {
+            return true;
+        }
+        for refusal in waiting.refusals.values_mut().filter(|r| r.count > 0) {
+            if !self.send(&Event::Refused(refusal.clone())) {
+                return false;
+            }
+            refusal.count = 0;
+        }
+        if waiting.dropped > 0 {
+            if !self.send(&Event::Dropped { count: waiting.dropped }) {
+                return false;
+            }
+            waiting.dropped = 0;
+        }
+        waiting.untold = false;
+        true
+    }
+
+    /// Whether anything waits.
+    pub fn is_waiting(&self) -> bool {
+        let waiting = self.lock();
+        waiting.untold || !waiting.records.is_empty()
+    }
+
+    /// Whether so many records wait that no further connection may be accepted.
+    pub fn is_full(&self) -> bool {
+        self.lock().records.len() >= MAX_WAITING
+    }
+
+    fn send(&self, event: &Event) -> bool {
+        self.send_packet(&packet(event))
+    }
+
+    /// True when it went out, or when no one is there to read it any more (the loop then ends by itself).
+    fn send_packet(&self, packet: &[u8]) -> bool {
+        loop {
+            match send(self.channel.as_raw_fd(), packet, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL) {
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN | Errno::ENOBUFS | Errno::ENOMEM) => return false,
+                Ok(_) | Err(_) => return true,
+            }
+        }
+    }
+}
+
+/// An event as a packet. All its strings are bounded where they are made, so it fits; should one ever not, the record
+/// is told without the text that was too long.
+fn packet(event: &Event) -> Vec<u8> {
+    match serde_json::to_vec(event) {
+        Ok(bytes) if bytes.len() <= MAX_EVENT => bytes,
+        _ => br#"{"event":"dropped","count":1}"#.to_vec(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, recv, socketpair};
+
+    fn pair() -> (Outbox, OwnedFd) {
+        let (a, b) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap();
+        (Outbox::new(a), b)
+    }
+
+    fn next(fd: &OwnedFd) -> Option<Event> {
+        let mut buffer = [0; MAX_EVENT + 1];
+        let n = recv(fd.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT).ok()?;
+        Some(Event::parse(&buffer[..n]).unwrap())
+    }
+
+    fn record(n: u64) -> EgressRecord {
+        EgressRecord {
+            host: "a.org".into(),
+            port: 443,
+            bytes_sent: n,
+            bytes_received: 2,
+            duration_us: 3,
+            end: "closed".into(),
+        }
+    }
+
+    #[test]
+    fn the_wire_form() {
+        let text = serde_json::to_string(&Event::Connection(record(1))).unwrap();
+        assert_eq!(
+            text,
+            r#"{"event":"connection","host":"a.org","port":443,"bytes_sent":1,"bytes_received":2,"duration_us":3,"end":"closed"}"#
+        );
+        let text = serde_json::to_string(&Event::Refused(Refusal::resolve("files.example.org", &[]))).unwrap();
+        assert_eq!(
+            text,
+            r#"{"event":"refused","operation":"resolve","object":{"name":"files.example.org"},"rule":"egress","remedy":"hosts = [\"files.example.org:443\"] in [egress.NAME], and egress = [\"NAME\"] for this method","count":1}"#
+        );
+        assert!(Event::parse(b"{}").is_err());
+        assert!(Event::parse(&[b' '; MAX_EVENT + 1]).is_err());
+    }
+
+    #[test]
+    fn the_same_refusal_is_counted() {
+        let (out, fd) = pair();
+        for _ in 0..1000 {
+            out.refuse(Refusal::resolve("evil.net", &[]));
+        }
+        assert!(matches!(next(&fd), Some(Event::Refused(r)) if r.count == 1));
+        assert_eq!(next(&fd), None);
+        assert!(out.is_waiting() && out.flush() && !out.is_waiting());
+        assert!(matches!(next(&fd), Some(Event::Refused(r)) if r.count == 999));
+        assert_eq!(next(&fd), None);
+    }
+
+    #[test]
+    fn a_flood_is_bounded_and_all_counted() {
+        let (out, fd) = pair();
+        let longest = format!("{}.{}", r"\000".repeat(120), "x".repeat(100));
+        for i in 0..10_000 {
+            out.refuse(Refusal::resolve(&format!("{i}.{longest}"), &[]));
+        }
+        assert_eq!(out.lock().refusals.len(), MAX_DISTINCT);
+        let mut told = 0;
+        let mut flushed = false;
+        loop {
+            match next(&fd) {
+                Some(Event::Refused(r)) => told += r.count,
+                Some(Event::Dropped { count }) => told += count,
+                Some(other) => panic!("{other:?}"),
+                None if flushed => break,
+                None => flushed = out.flush(),
+            }
+        }
+        assert_eq!(told, 10_000);
+    }
+
+    #[test]
+    fn records_wait_and_keep_their_order() {
+        let (out, fd) = pair();
+        let mut given = 0;
+        while !out.is_full() {
+            out.record(record(given));
+            given += 1;
+        }
+        assert!(!out.flush());
+        let mut seen = 0;
+        while seen < given {
+            match next(&fd) {
+                Some(Event::Connection(r)) => {
+                    assert_eq!(r.bytes_sent, seen);
+                    seen += 1;
+                }
+                Some(other) => panic!("{other:?}"),
+                None => {
+                    out.flush();
+                }
+            }
+        }
+        assert!(!out.is_waiting());
+        drop(fd);
+        out.record(record(0));
+        assert!(!out.is_waiting(), "no one to tell");
+    }
+
+    #[test]
+    fn the_longest_events_fit() {
+        let name = "x".repeat(253);
+        let rule = EgressRule {
+            group: "g".repeat(64),
+            pattern: crate::types::HostPattern { wildcard: false, name: name.clone(), port: 443 },
+            allow_private: false,
+            allow_loopback: false,
+            proxy: crate::types::Proxy::None,
+            tls: true,
+        };
+        for refusal in [
+            Refusal::resolve(&r"\255".repeat(253), std::slice::from_ref(&rule)),
+            Refusal::tls_name(&rule, &name, 443, &name),
+            Refusal::connect(&name, 443, std::slice::from_ref(&rule)),
+        ] {
+            let bytes = packet(&Event::Refused(refusal.clone()));
+            assert_eq!(Event::parse(&bytes), Ok(Event::Refused(refusal)));
+        }
+    }
+
+    #[test]
+    fn a_denial_names_the_line_to_write() {
+        let rule = EgressRule {
+            group: "pip".into(),
+            pattern: crate::types::HostPattern { wildcard: false, name: "a.org".into(), port: 443 },
+            allow_private: false,
+            allow_loopback: false,
+            proxy: crate::types::Proxy::None,
+            tls: true,
+        };
+        let rules = std::slice::from_ref(&rule);
+        let d = denial(Refusal::resolve("Files.Example.org", rules));
+        assert_eq!((d.layer.as_str(), d.operation.as_str(), d.count), ("egress", "resolve", 1));
+        assert_eq!(d.remedy, "add \"files.example.org:443\" to [egress.pip] hosts");
+        assert_eq!(denial(Refusal::connect("a.org", 8443, rules)).remedy, "add \"a.org:8443\" to [egress.pip] hosts");
+        let address = Refusal::address(&rule, "a.org", 443, IpAddr::from([10, 0, 0, 1]), Class::Private);
+        assert_eq!(denial(address).remedy, "allow_private = true in [egress.pip]");
+        assert_eq!(Refusal::resolve(r"a\000.org", rules).remedy, "nothing: this is no host name");
+    }
+}

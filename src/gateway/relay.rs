@@ -1,0 +1,467 @@
+//! Bytes both ways between two TCP connections, without copying them through this process: `splice(2)` by a pipe.
+
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
+use std::io::{self, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+/// Size asked for each direction's pipe, and most that is moved at once. 64 connections at this size stay within the
+/// kernel's default allowance of a user (`fs.pipe-user-pages-soft`, 64 MiB); beyond it the kernel gives less and
+/// nothing but speed is lost.
+const CHUNK: usize = 256 * 1024;
+/// Moves of one direction before the other has its turn.
+const TURN: usize = 16;
+
+/// Bytes that all connections of a call may carry, both ways together. Exact: bytes are set aside before they are
+/// read, and given back when fewer came.
+#[derive(Debug)]
+pub struct Budget {
+    limit: u64,
+    /// Carried, or set aside by someone who is reading right now.
+    aside: AtomicU64,
+    carried: AtomicU64,
+}
+
+impl Budget {
+    /// A budget of `limit` bytes.
+    pub fn new(limit: u64) -> Budget {
+        Budget { limit, aside: AtomicU64::new(0), carried: AtomicU64::new(0) }
+    }
+
+    /// The limit in bytes.
+    pub fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    /// Sets up to `wanted` bytes aside. 0 when nothing is left, for good.
+    fn take(&self, wanted: usize) -> usize {
+        loop {
+            let aside = self.aside.load(Ordering::Acquire);
+            let left = self.limit - aside;
+            if left == 0 {
+                // What others hold at this moment may come back: they are within one non-blocking call.
+                if self.carried.load(Ordering::Acquire) >= self.limit {
+                    return 0;
+                }
+                std::thread::yield_now();
+                continue;
+            }
+            // A share near the end, so that 64 connections do not take it from each other.
+            let share = (left / 64).max(4096).min(left);
+            let take = share.min(wanted as u64);
+            if self.aside.compare_exchange(aside, aside + take, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+                // Not above `wanted`, so it fits.
+                return take as usize;
+            }
+        }
+    }
+
+    /// Of `taken` bytes `used` were read.
+    fn settle(&self, taken: usize, used: usize) {
+        self.carried.fetch_add(used as u64, Ordering::AcqRel);
+        self.aside.fetch_sub((taken - used) as u64, Ordering::AcqRel);
+    }
+
+    /// Sets exactly `bytes` aside and counts them, or nothing. It does not wait for what others hold right now: two
+    /// that each wait for the rest of the other's would wait for ever.
+    fn take_all(&self, bytes: usize) -> bool {
+        let bytes = bytes as u64;
+        let fits = |aside: u64| aside.checked_add(bytes).filter(|&sum| sum <= self.limit);
+        if self.aside.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits).is_err() {
+            return false;
+        }
+        self.carried.fetch_add(bytes, Ordering::AcqRel);
+        true
+    }
+}
+
+/// How carrying ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum End {
+    /// Both sides were done.
+    Closed,
+    /// The budget was used up.
+    Limit,
+    /// A side failed; the text says which and how.
+    Error(String),
+}
+
+/// Bytes delivered so far, readable while the connection is carried.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// From the plugin to the host.
+    pub sent: AtomicU64,
+    /// From the host to the plugin.
+    pub received: AtomicU64,
+}
+
+/// One direction.
+struct Flow<'a> {
+    from: &'a TcpStream,
+    to: &'a TcpStream,
+    /// Read before the relay began; goes first.
+    head: Vec<u8>,
+    head_sent: usize,
+    /// Reading end, writing end.
+    pipe: (OwnedFd, OwnedFd),
+    in_pipe: usize,
+    /// The source has sent its FIN.
+    ended: bool,
+    /// It was handed on.
+    shut: bool,
+    count: &'a AtomicU64,
+}
+
+/// What a flow waits for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wants {
+    Input,
+    Output,
+    /// Its turn is over, it could go on at once.
+    Turn,
+    Nothing,
+}
+
+/// Which side of a flow failed.
+enum Failed {
+    Limit,
+    From(io::Error),
+    To(io::Error),
+    Here(io::Error),
+}
+
+impl<'a> Flow<'a> {
+    fn new(from: &'a TcpStream, to: &'a TcpStream, head: Vec<u8>, count: &'a AtomicU64) -> io::Result<Flow<'a>> {
+        let pipe = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        // Only speed depends on it; see CHUNK.
+        let _smaller_is_fine = fcntl_setpipe_size(&pipe.1, CHUNK);
+        Ok(Flow { from, to, head, head_sent: 0, pipe, in_pipe: 0, ended: false, shut: false, count })
+    }
+
+    fn delivered(&self, bytes: usize) {
+        self.count.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Moves what can be moved without waiting.
+    fn step(&mut self, budget: &Budget) -> Result<Wants, Failed> {
+        for _ in 0..TURN {
+            if self.head_sent < self.head.len() {
+                match (&mut &*self.to).write(&self.head[self.head_sent..]) {
+                    Ok(n) => {
+                        self.head_sent += n;
+                        self.delivered(n);
+                    }
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Wants::Output),
+                    Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                    Err(e) => return Err(Failed::To(e)),
+                }
+            } else if self.in_pipe > 0 {
+                match splice(&self.pipe.0, None, self.to, None, self.in_pipe, SpliceFlags::MOVE | SpliceFlags::NONBLOCK)
+                {
+                    // Never for a pipe that holds something.
+                    Ok(0) => return Err(Failed::Here(io::ErrorKind::UnexpectedEof.into())),
+                    Ok(n) => {
+                        self.in_pipe -= n;
+                        self.delivered(n);
+                    }
+                    Err(Errno::AGAIN) => return Ok(Wants::Output),
+                    Err(Errno::INTR) => {}
+                    Err(e) => return Err(Failed::To(e.into())),
+                }
+            } else if !self.ended {
+                // The pipe is empty here, so "again" can only mean that the source has nothing.
+                let taken = budget.take(CHUNK);
+                if taken == 0 {
+                    // Used up to the last byte is no offence: only one more byte is.
+                    match self.from.peek(&mut [0]) {
+                        Ok(0) => self.ended = true,
+                        Ok(_) => return Err(Failed::Limit),
+                        Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Wants::Input),
+                        Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                        Err(e) => return Err(Failed::From(e)),
+                    }
+                    continue;
+                }
+                let moved =
+                    splice(self.from, None, &self.pipe.1, None, taken, SpliceFlags::MOVE | SpliceFlags::NONBLOCK);
+                budget.settle(taken, *moved.as_ref().unwrap_or(&0));
+                match moved {
+                    Ok(0) => self.ended = true,
+                    Ok(n) => self.in_pipe = n,
+                    Err(Errno::AGAIN) => return Ok(Wants::Input),
+                    Err(Errno::INTR) => {}
+                    Err(e) => return Err(Failed::From(e.into())),
+                }
+            } else {
+                if !self.shut {
+                    self.shut = true;
+                    self.to.shutdown(Shutdown::Write).map_err(Failed::To)?;
+                }
+                return Ok(Wants::Nothing);
+            }
+        }
+        Ok(Wants::Turn)
+    }
+}
+
+/// Carries bytes between `plugin` and `host` until both are done. `to_host` and `to_plugin` go first, and count.
+/// Neither side is cut for being idle. On any other end than [`End::Closed`] the caller should reset both, so that a
+/// cut transfer is not taken for a whole one.
+pub fn carry(
+    plugin: &TcpStream,
+    host: &TcpStream,
+    to_host: Vec<u8>,
+    to_plugin: Vec<u8>,
+    budget: &Budget,
+    counters: &Counters,
+) -> End {
+    match carry_inner(plugin, host, to_host, to_plugin, budget, counters) {
+        Ok(()) => End::Closed,
+        Err(end) => end,
+    }
+}
+
+fn carry_inner(
+    plugin: &TcpStream,
+    host: &TcpStream,
+    to_host: Vec<u8>,
+    to_plugin: Vec<u8>,
+    budget: &Budget,
+    counters: &Counters,
+) -> Result<(), End> {
+    let here = |e: io::Error| End::Error(format!("gateway: {e}"));
+    for stream in [plugin, host] {
+        stream.set_nonblocking(true).map_err(here)?;
+        stream.set_nodelay(true).map_err(here)?;
+    }
+    if !budget.take_all(to_host.len() + to_plugin.len()) {
+        return Err(End::Limit);
+    }
+    let mut out = Flow::new(plugin, host, to_host, &counters.sent).map_err(here)?;
+    let mut back = Flow::new(host, plugin, to_plugin, &counters.received).map_err(here)?;
+    // A side that hung up for good reports it at every poll, wanted or not: it is then left out while nothing is
+    // wanted of it.
+    let mut hung_up = [false; 2];
+    loop {
+        let out_wants = out.step(budget).map_err(|f| end_of(f, ["plugin", "host"], back.ended))?;
+        let back_wants = back.step(budget).map_err(|f| end_of(f, ["host", "plugin"], out.ended))?;
+        if out_wants == Wants::Nothing && back_wants == Wants::Nothing {
+            return Ok(());
+        }
+        if out_wants == Wants::Turn || back_wants == Wants::Turn {
+            continue;
+        }
+        let mut wanted = [PollFlags::empty(); 2];
+        for (wants, from, to) in [(out_wants, 0, 1), (back_wants, 1, 0)] {
+            match wants {
+                Wants::Input => wanted[from] |= PollFlags::POLLIN,
+                Wants::Output => wanted[to] |= PollFlags::POLLOUT,
+                Wants::Turn | Wants::Nothing => {}
+            }
+        }
+        let sides: Vec<usize> = (0..2).filter(|&i| !wanted[i].is_empty() || !hung_up[i]).collect();
+        let streams = [plugin, host];
+        let mut fds: Vec<PollFd<'_>> = sides.iter().map(|&i| PollFd::new(streams[i].as_fd(), wanted[i])).collect();
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(e) => return Err(here(e.into())),
+        }
+        for (fd, &side) in fds.iter().zip(&sides) {
+            let got = fd.revents().unwrap_or(PollFlags::empty());
+            if got.contains(PollFlags::POLLERR) && (got & wanted[side]).is_empty() {
+                // A reset while nothing was to be read or written there.
+                let error = streams[side].take_error().ok().flatten();
+                let ended = [out.ended, back.ended][side];
+                match error {
+                    Some(_) if ended => return Ok(()),
+                    Some(e) => return Err(End::Error(format!("{}: {e}", ["plugin", "host"][side]))),
+                    None => hung_up[side] = true,
+                }
+            }
+            hung_up[side] |= got.contains(PollFlags::POLLHUP);
+        }
+    }
+}
+
+/// `to_ended`: the side that is written to had sent its FIN. It then need not take any more (a client that closes at
+/// once answers a late close_notify with a reset), which is a normal end.
+fn end_of(failed: Failed, [from, to]: [&str; 2], to_ended: bool) -> End {
+    match failed {
+        Failed::Limit => End::Limit,
+        Failed::To(_) if to_ended => End::Closed,
+        Failed::From(e) => End::Error(format!("{from}: {e}")),
+        Failed::To(e) => End::Error(format!("{to}: {e}")),
+        Failed::Here(e) => End::Error(format!("gateway: {e}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::net::TcpListener;
+    use std::sync::Arc;
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    /// Near end, far end.
+    fn connected() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        near.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        (near, listener.accept().unwrap().0)
+    }
+
+    struct Setup {
+        client: TcpStream,
+        server: TcpStream,
+        counters: Arc<Counters>,
+        relay: thread::JoinHandle<End>,
+    }
+
+    fn setup(budget: &Arc<Budget>, to_host: &[u8], to_plugin: &[u8]) -> Setup {
+        let (client, inner) = connected();
+        let (server, outer) = connected();
+        let counters = Arc::new(Counters::default());
+        let (c, b, h, p) = (counters.clone(), budget.clone(), to_host.to_vec(), to_plugin.to_vec());
+        let relay = thread::spawn(move || carry(&inner, &outer, h, p, &b, &c));
+        Setup { client, server, counters, relay }
+    }
+
+    #[test]
+    fn half_close_is_handed_on() {
+        let budget = Arc::new(Budget::new(1 << 30));
+        let mut s = setup(&budget, b"hello ", b"first ");
+        s.client.write_all(b"request").unwrap();
+        s.client.shutdown(Shutdown::Write).unwrap();
+        let mut got = String::new();
+        s.server.read_to_string(&mut got).unwrap();
+        assert_eq!(got, "hello request");
+        // The answer comes after the request's end was seen, and after a while: nothing is cut.
+        thread::sleep(Duration::from_millis(150));
+        s.server.write_all(b"answer").unwrap();
+        drop(s.server);
+        let mut got = String::new();
+        s.client.read_to_string(&mut got).unwrap();
+        assert_eq!(got, "first answer");
+        assert_eq!(s.relay.join().unwrap(), End::Closed);
+        assert_eq!((s.counters.sent.load(Ordering::Relaxed), s.counters.received.load(Ordering::Relaxed)), (13, 12));
+    }
+
+    #[test]
+    fn the_limit_is_exact_and_shared() {
+        let budget = Arc::new(Budget::new(100_000));
+        let mut a = setup(&budget, b"", b"");
+        a.client.write_all(&vec![1; 60_000]).unwrap();
+        a.client.shutdown(Shutdown::Write).unwrap();
+        let mut got = Vec::new();
+        a.server.read_to_end(&mut got).unwrap();
+        assert_eq!(got.len(), 60_000);
+        let mut b = setup(&budget, b"", b"");
+        b.server.write_all(&vec![2; 60_000]).unwrap();
+        let mut got = Vec::new();
+        // The test's relay closes without a reset; how much came is what counts.
+        b.client.read_to_end(&mut got).ok();
+        assert_eq!(b.relay.join().unwrap(), End::Limit);
+        assert!(got.len() <= 40_000);
+        assert_eq!(b.counters.received.load(Ordering::Relaxed), 40_000);
+        drop(a.server);
+        assert_eq!(a.relay.join().unwrap(), End::Closed, "all used up, nothing more wanted");
+    }
+
+    #[test]
+    fn the_limit_holds_for_what_was_read_before() {
+        let budget = Arc::new(Budget::new(5));
+        let s = setup(&budget, b"123456", b"");
+        assert_eq!(s.relay.join().unwrap(), End::Limit);
+        assert_eq!(s.counters.sent.load(Ordering::Relaxed), 0);
+        let exact = setup(&budget, b"12345", b"");
+        drop((exact.client, exact.server));
+        assert!(matches!(exact.relay.join().unwrap(), End::Closed | End::Error(_)));
+        assert_eq!(exact.counters.sent.load(Ordering::Relaxed), 5);
+    }
+
+    #[test]
+    fn a_reset_says_whose() {
+        let budget = Arc::new(Budget::new(1 << 30));
+        let s = setup(&budget, b"", b"");
+        nix::sys::socket::setsockopt(
+            &s.server,
+            nix::sys::socket::sockopt::Linger,
+            &nix::libc::linger { l_onoff: 1, l_linger: 0 },
+        )
+        .unwrap();
+        drop(s.server);
+        let end = s.relay.join().unwrap();
+        assert!(matches!(&end, End::Error(e) if e.starts_with("host: Connection reset")), "{end:?}");
+    }
+
+    #[test]
+    fn a_waiting_relay_takes_no_time() {
+        use nix::sys::resource::{UsageWho, getrusage};
+        use nix::sys::time::TimeValLike;
+        let (client, inner) = connected();
+        let (server, outer) = connected();
+        let relay = thread::spawn(move || {
+            let end = carry(&inner, &outer, vec![], vec![], &Budget::new(1 << 30), &Counters::default());
+            let used = getrusage(UsageWho::RUSAGE_THREAD).unwrap();
+            (end, (used.user_time() + used.system_time()).num_milliseconds())
+        });
+        // The plugin's side is gone altogether while the host's side stays: its hang-up is reported at every poll.
+        drop(client);
+        thread::sleep(Duration::from_millis(400));
+        drop(server);
+        let (end, used) = relay.join().unwrap();
+        assert_eq!(end, End::Closed);
+        assert!(used < 50, "{used} ms");
+    }
+
+    /// Seconds for `total` bytes from a writer to a reader.
+    fn transfer(mut writer: TcpStream, mut reader: TcpStream, total: usize) -> f64 {
+        let before = Instant::now();
+        let sender = thread::spawn(move || {
+            let chunk = vec![7; 256 * 1024];
+            let mut left = total;
+            while left > 0 {
+                let n = left.min(chunk.len());
+                writer.write_all(&chunk[..n]).unwrap();
+                left -= n;
+            }
+        });
+        let mut buffer = vec![0; 256 * 1024];
+        let mut got = 0;
+        while got < total {
+            let n = reader.read(&mut buffer).unwrap();
+            assert!(n > 0);
+            got += n;
+        }
+        sender.join().unwrap();
+        before.elapsed().as_secs_f64()
+    }
+
+    /// A measurement, run by name: `cargo test --release -- --ignored --nocapture relay_speed`.
+    #[test]
+    #[ignore = "a measurement, only worth something in a release build on a quiet machine"]
+    fn relay_speed() {
+        const TOTAL: usize = 200 << 20;
+        let median = |mut v: Vec<f64>| {
+            v.sort_by(f64::total_cmp);
+            v[v.len() / 2]
+        };
+        let (mut direct, mut relayed) = (Vec::new(), Vec::new());
+        for _ in 0..7 {
+            let (near, far) = connected();
+            direct.push(transfer(near, far, TOTAL));
+            let s = setup(&Arc::new(Budget::new(u64::MAX)), b"", b"");
+            relayed.push(transfer(s.server, s.client, TOTAL));
+            s.relay.join().unwrap();
+        }
+        let (d, r) = (median(direct), median(relayed));
+        println!("direct {:.0} MiB/s, relayed {:.0} MiB/s, {:.2} of direct", 200.0 / d, 200.0 / r, d / r);
+        assert!(d / r >= 0.7);
+    }
+}

@@ -18,7 +18,7 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
     "[plugins.Probe]\nexec = \"plugins/upm-probe\"\nallowed_methods = [\"run\"]\nmemory = \"100\"\n",
     "memory"
 )]
-#[case::number("[plugins.Probe]\nexec = \"plugins/upm-probe\"\nallowed_methods = [\"run\"]\nmemory = 100\n", "memory")]
+#[case::number("[plugins.Probe]\nexec = \"plugins/upm-probe\"\nallowed_methods = [\"run\"]\nmemory = 100\n", "100")]
 #[case::bad_time(
     "[plugins.Probe]\nexec = \"plugins/upm-probe\"\nallowed_methods = [\"run\"]\ntimeout = \"5 days\"\n",
     "timeout"
@@ -31,7 +31,7 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
     "[plugins.Probe]\nexec = \"plugins/upm-probe\"\nallowed_methods = [\"run\"]\nsyscalls = [\"nope\"]\n",
     "nope"
 )]
-#[case::both("[plugins.Probe]\nexec = \"plugins/upm-probe\"\nmodule = \"x\"\nallowed_methods = [\"run\"]\n", "Probe")]
+#[case::both("[plugins.Probe]\nexec = \"plugins/upm-probe\"\nmodule = \"x\"\nallowed_methods = [\"run\"]\n", "module")]
 #[case::neither("[plugins.Probe]\nallowed_methods = [\"run\"]\n", "Probe")]
 #[case::no_methods("[plugins.Probe]\nexec = \"plugins/upm-probe\"\n", "allowed_methods")]
 #[case::bad_name("[plugins.probe]\nexec = \"plugins/upm-probe\"\nallowed_methods = [\"run\"]\n", "probe")]
@@ -45,12 +45,12 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
     "nope"
 )]
 #[case::bad_module("[plugins.Probe]\nmodule = \"../x\"\nallowed_methods = [\"run\"]\n", "module")]
-#[case::wrong_type("[plugins.Probe]\nexec = \"plugins/upm-probe\"\nallowed_methods = \"run\"\n", "allowed_methods")]
+#[case::wrong_type("[plugins.Probe]\nexec = \"plugins/upm-probe\"\nallowed_methods = \"run\"\n", "run")]
 #[case::bad_violation(
     "[plugins.Probe]\nexec = \"plugins/upm-probe\"\nallowed_methods = [\"run\"]\non_violation = \"log\"\n",
     "on_violation"
 )]
-#[case::duplicate("[plugins.Probe]\nexec = \"a\"\nexec = \"b\"\n", "exec")]
+#[case::duplicate("[plugins.Probe]\nexec = \"a\"\nexec = \"b\"\n", "duplicate")]
 fn what_does_not_fit_is_named(#[case] tables: &str, #[case] named: &str, #[values(Mode::Root, Mode::User)] mode: Mode) {
     let Some(f) = Fixture::new(mode, tables) else { return };
     let answer = f.run("echo", Value::Null);

@@ -213,14 +213,15 @@ fn tls_must_name_the_host(#[values(Mode::Root, Mode::User)] mode: Mode) {
     assert!(good.result()["text"].as_str().unwrap().starts_with("got:"), "{:#}", good.data());
     for foreign in ["other.test", "good.test.other.test", "xgood.test", "127.0.0.1"] {
         let answer = net.run("hello", json!(["good.test", server.port, foreign]));
-        assert_eq!(answer.result()["received"], 0, "{foreign}: {:#}", answer.data());
+        // at most a TLS alert of the gateway's own
+        assert!(answer.result()["received"].as_u64().unwrap() <= 7, "{foreign}: {:#}", answer.data());
         assert_eq!(ended(&answer), "tls_name", "{foreign}");
     }
     let nameless = net.run("hello", json!(["good.test", server.port, null]));
-    assert_eq!(nameless.result()["received"], 0);
+    assert!(nameless.result()["received"].as_u64().unwrap() <= 7);
     assert!(["tls_name", "tls_missing"].contains(&ended(&nameless).as_str()), "{}", ended(&nameless));
     let plain = net.run("connect", json!(["good.test", server.port, "GET / HTTP/1.0\r\nHost: good.test\r\n\r\n"]));
-    assert_eq!(plain.result()["received"], 0, "{:#}", plain.data());
+    assert!(plain.result()["received"].as_u64().unwrap() <= 7, "{:#}", plain.data());
     assert_eq!(ended(&plain), "tls_missing");
     assert_eq!(server.seen().len(), 1, "only the good hello arrived");
 }

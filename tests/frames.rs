@@ -112,7 +112,7 @@ fn a_plugin_that_stops_reading(
 ) {
     let Some(f) = Fixture::probe(
         mode,
-        &format!("timeout = \"3s\"\narguments = \"8MiB\"\nenv = {{ UPM_PROBE_BEFORE = \"{before}\" }}"),
+        &format!("timeout = \"3s\"\narguments = \"8MiB\"\nenv = {{ PROBE_BEFORE = \"{before}\" }}"),
     ) else {
         return;
     };

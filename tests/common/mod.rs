@@ -169,7 +169,8 @@ impl Fixture {
             (Mode::User, true) => FIRST_USER + NEXT.fetch_add(1, Ordering::Relaxed),
             (Mode::User, false) => nix::unistd::geteuid().as_raw(),
         };
-        let dir = tempfile::Builder::new().prefix("upm-test-").tempdir_in("/tmp").unwrap();
+        // not below /tmp: that is a private file system inside, in which parents of granted paths are writable
+        let dir = tempfile::Builder::new().prefix("upm-test-").tempdir_in("/var/tmp").unwrap();
         let fixture = Fixture { mode, uid, dir };
         fixture.own(fixture.dir(), 0o755);
         for name in ["bin", "plugins", "project", "cache", "audit", "home"] {
@@ -289,7 +290,10 @@ impl Fixture {
 
     /// Runs one act of the probe on the host, as the caller of this fixture.
     pub fn control(&self, act: &str, args: Value) -> Value {
-        let mut command = self.as_caller(&self.path("plugins/upm-probe"));
+        // what a control mounts, it mounts for itself alone
+        let apart = ["unshare", "--mount", "--propagation", "private", "--"].map(OsString::from);
+        let before = if is_root() { apart.as_slice() } else { &[] };
+        let mut command = self.command(before, &self.path("plugins/upm-probe"));
         command.arg(act);
         // JSON all through, so that a word like `null` or `7` stays the string it is
         for word in &words(act, args).as_array().unwrap()[1..] {
@@ -331,10 +335,20 @@ impl Fixture {
         command
     }
 
-    /// The audit file's records.
+    /// The audit file's records, with the names that the same fields have in the journal: `event` is `UPM_EVENT`.
     pub fn audit(&self) -> Vec<Value> {
         let text = fs::read_to_string(self.path("audit/audit.jsonl")).unwrap_or_default();
-        text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("audit: {e}: {line}"))).collect()
+        let record = |line: &str| {
+            let fields: serde_json::Map<String, Value> =
+                serde_json::from_str(line).unwrap_or_else(|e| panic!("audit: {e}: {line}"));
+            let journal_name = |key: &str| match key {
+                "timestamp" | "hostname" | "pid" => key.to_owned(),
+                "message_id" => "MESSAGE_ID".to_owned(),
+                key => format!("UPM_{}", key.to_uppercase()),
+            };
+            fields.into_iter().map(|(key, value)| (journal_name(&key), value)).collect()
+        };
+        text.lines().map(record).collect()
     }
 
     /// Processes and mounts that still have to do with this fixture: programs run from it, processes that mention it,

@@ -10,9 +10,9 @@ use std::time::Duration;
 /// The channel to the supervisor.
 pub const CHANNEL: i32 = 3;
 
-/// Runs as a plugin. `UPM_PROBE_BEFORE=sleep` never reads the call frame, `=close` closes the channel unread.
+/// Runs as a plugin. `PROBE_BEFORE=sleep` never reads the call frame, `=close` closes the channel unread.
 pub fn plugin() -> ! {
-    match std::env::var("UPM_PROBE_BEFORE").as_deref() {
+    match std::env::var("PROBE_BEFORE").as_deref() {
         Ok("sleep") => loop {
             std::thread::sleep(Duration::from_secs(60));
         },

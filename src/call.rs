@@ -66,6 +66,7 @@ fn go(args: &CallArgs, request_id: &str, log: &mut Log) -> Result<Outcome, Failu
     let signals = signals::take().map_err(|error| Failure::new(Code::Internal, format!("signals: {error}")))?;
     let config = config::load(args.config.as_deref())?;
     log.open(Some(&config))?;
+    tracing::debug!(path = %config.path.display(), sha256 = config.sha256, "configuration");
     let decision = decide(&config, &args.plugin, &args.method, args.project.as_deref())?;
     let arguments = read_arguments(args, &decision, &signals, log)?;
     let timeout = args.timeout.map_or(decision.grant.timeout, |shorter| shorter.min(decision.grant.timeout));
@@ -83,6 +84,7 @@ fn go(args: &CallArgs, request_id: &str, log: &mut Log) -> Result<Outcome, Failu
     let frame = plugin::call_frame(&plan, request_id, &positional, &named, &init);
     let mut screen = Screen { progress: Progress::new(true), verbose: args.verbose };
     let job = Job { plan: &plan, frame, runner: plugin::RUNNER, signals, deadline: started + timeout };
+    tracing::debug!(plan = %plan.sha256(), "decided");
     let ended = supervise::run(job, &mut screen);
     screen.progress.finish();
     let outcome = ended?;

@@ -4,6 +4,7 @@
 //! plugins begin with a capital letter and commands do not, so the two never meet.
 
 mod check;
+mod diagnostics;
 mod doctor;
 mod explain;
 mod help;
@@ -235,7 +236,10 @@ fn call(low: &Low, plugin: &str) -> Result<Request, UsageError> {
         None => None,
         Some(text) => {
             let text = text.to_string_lossy();
-            Some(crate::units::duration(&text).map_err(|error| UsageError::new(format!("--timeout {error}")))?)
+            Some(
+                crate::units::time(&text)
+                    .map_err(|error| UsageError::new(format!("--timeout {}: {error}", quote(&text, 40))))?,
+            )
         }
     };
     Ok(Request::Call(CallArgs {
@@ -395,6 +399,67 @@ fn parse_may(text: &OsStr) -> Result<May, UsageError> {
 /// A word of the command line, bounded and without what a terminal would act on.
 fn shown(word: &OsStr) -> String {
     if word.is_empty() { "''".to_owned() } else { quote(&word.to_string_lossy(), 80) }
+}
+
+/// The whole program: from the process's arguments to its exit status.
+#[must_use]
+pub fn main() -> i32 {
+    // A panic is the engine's fault, and still answers with an envelope.
+    std::panic::catch_unwind(|| {
+        diagnostics::start();
+        run(std::env::args_os())
+    })
+    .unwrap_or_else(|_| {
+        let failure =
+            Failure::new(Code::Internal, "upm: internal error; the message above says where: please report it");
+        answer(&call::refuse(&failure, None))
+    })
+}
+
+fn run(args: impl Iterator<Item = OsString>) -> i32 {
+    let terminal = std::io::stdout().is_terminal();
+    let request = match parse(args, terminal) {
+        Ok(request) => request,
+        Err(error) => {
+            let request_id = error.request_id;
+            return answer(&call::refuse(&error.into(), request_id));
+        }
+    };
+    match request {
+        Request::Call(args) => answer(&call::call(&args)),
+        Request::Help(text) | Request::Version(text) => show(Ok((text, true))),
+        Request::List { config, plugin, json } => {
+            show(list::run(config.as_deref(), plugin.as_deref(), json).map(|text| (text, true)))
+        }
+        Request::Explain { config, plugin, method, project, json, .. } => {
+            show(explain::run(config.as_deref(), &plugin, &method, project.as_deref(), json).map(|text| (text, true)))
+        }
+        Request::Check { config, json } => show(check::run(config.as_deref(), json)),
+        Request::Doctor { json } => show(Ok(doctor::run(json))),
+    }
+}
+
+/// Prints a call's answer.
+fn answer(answer: &call::Answer) -> i32 {
+    crate::report::render::print(&answer.envelope);
+    answer.exit
+}
+
+/// Prints a command's text; its exit status is 0 yes, 1 no, or the failure's own.
+fn show(text: Result<(String, bool), Failure>) -> i32 {
+    match text {
+        Ok((text, good)) => match crate::report::render::write_all(std::io::stdout(), text.as_bytes()) {
+            Ok(()) => i32::from(!good),
+            Err(error) => {
+                eprintln!("upm: standard output: {error}");
+                125
+            }
+        },
+        Err(failure) => {
+            eprintln!("upm: {}", terminal::escape(&failure.message, false));
+            crate::report::code::exit_code(&failure)
+        }
+    }
 }
 
 #[cfg(test)]
@@ -607,63 +672,6 @@ mod tests {
             if let Err(error) = parse(args, terminal) {
                 proptest::prop_assert!(!error.message.chars().any(crate::report::text::is_unsafe), "{:?}", error.message);
             }
-        }
-    }
-}
-
-/// The whole program: from the process's arguments to its exit status.
-#[must_use]
-pub fn main() -> i32 {
-    // A panic is the engine's fault, and still answers with an envelope.
-    std::panic::catch_unwind(|| run(std::env::args_os())).unwrap_or_else(|_| {
-        let failure =
-            Failure::new(Code::Internal, "upm: internal error; the message above says where: please report it");
-        answer(&call::refuse(&failure, None))
-    })
-}
-
-fn run(args: impl Iterator<Item = OsString>) -> i32 {
-    let terminal = std::io::stdout().is_terminal();
-    let request = match parse(args, terminal) {
-        Ok(request) => request,
-        Err(error) => {
-            let request_id = error.request_id;
-            return answer(&call::refuse(&error.into(), request_id));
-        }
-    };
-    match request {
-        Request::Call(args) => answer(&call::call(&args)),
-        Request::Help(text) | Request::Version(text) => show(Ok((text, true))),
-        Request::List { config, plugin, json } => {
-            show(list::run(config.as_deref(), plugin.as_deref(), json).map(|text| (text, true)))
-        }
-        Request::Explain { config, plugin, method, project, json, .. } => {
-            show(explain::run(config.as_deref(), &plugin, &method, project.as_deref(), json).map(|text| (text, true)))
-        }
-        Request::Check { config, json } => show(check::run(config.as_deref(), json)),
-        Request::Doctor { json } => show(Ok(doctor::run(json))),
-    }
-}
-
-/// Prints a call's answer.
-fn answer(answer: &call::Answer) -> i32 {
-    crate::report::render::print(&answer.envelope);
-    answer.exit
-}
-
-/// Prints a command's text; its exit status is 0 yes, 1 no, or the failure's own.
-fn show(text: Result<(String, bool), Failure>) -> i32 {
-    match text {
-        Ok((text, good)) => match crate::report::render::write_all(std::io::stdout(), text.as_bytes()) {
-            Ok(()) => i32::from(!good),
-            Err(error) => {
-                eprintln!("upm: standard output: {error}");
-                125
-            }
-        },
-        Err(failure) => {
-            eprintln!("upm: {}", terminal::escape(&failure.message, false));
-            crate::report::code::exit_code(&failure)
         }
     }
 }

@@ -6,6 +6,7 @@ use super::tree::{Data, Node, Source};
 use super::value;
 use crate::quote::quote;
 use crate::types::{Client, EgressGroup, EgressSource, OnViolation, Proxy};
+use crate::units;
 use serde_json::{Map, Number, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -325,12 +326,12 @@ impl Reader<'_> {
 
     fn time(&self, node: &Node) -> Result<Duration, ConfigError> {
         let text = self.string(node, "a time in quotes, as in \"90s\"")?;
-        value::time(text).map_err(|expected| self.error(node.at, format!("{}: {expected}", quote(text))))
+        units::time(text).map_err(|expected| self.error(node.at, format!("{}: {expected}", quote(text))))
     }
 
     fn size(&self, node: &Node, max: u64) -> Result<u64, ConfigError> {
         let text = self.string(node, "a size with its unit in quotes, as in \"512MiB\"")?;
-        value::size(text, max).map_err(|expected| self.error(node.at, format!("{}: {expected}", quote(text))))
+        units::size(text, max).map_err(|expected| self.error(node.at, format!("{}: {expected}", quote(text))))
     }
 
     /// Strings that occur once each and pass `check`.
@@ -590,17 +591,17 @@ impl Reader<'_> {
             "fernet" => set!(fernet, self.bool(node)?),
             "timeout" => set!(timeout, self.time(node)?),
             "cpu_time" => set!(cpu_time, self.time(node)?),
-            "memory" => set!(memory, self.size(node, value::MAX_SIZE)?),
+            "memory" => set!(memory, self.size(node, units::MAX_SIZE)?),
             // PID_MAX_LIMIT of 64-bit kernels
             "processes" => set!(processes, self.integer(node, 1, 1 << 22)?),
             // below four there is no room for 0-3; above, /proc/sys/fs/nr_open as kernels come
             "open_files" => set!(open_files, self.integer(node, 4, 1 << 20)?),
-            "file_size" => set!(file_size, self.size(node, value::MAX_SIZE)?),
-            "tmp" => set!(tmp, self.size(node, value::MAX_SIZE)?),
+            "file_size" => set!(file_size, self.size(node, units::MAX_SIZE)?),
+            "tmp" => set!(tmp, self.size(node, units::MAX_SIZE)?),
             "output" => set!(output, self.size(node, MAX_HELD)?),
             "arguments" => set!(arguments, self.size(node, MAX_HELD)?),
             "result" => set!(result, self.size(node, MAX_HELD)?),
-            "egress_bytes" => set!(egress_bytes, self.size(node, value::MAX_SIZE)?),
+            "egress_bytes" => set!(egress_bytes, self.size(node, units::MAX_SIZE)?),
             "landlock_min_abi" => set!(landlock_min_abi, u32::try_from(self.integer(node, 1, 99)?).unwrap_or(99)),
             "run_as" => set!(run_as, self.run_as(node)?),
             _ => return Ok(false),

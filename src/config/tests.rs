@@ -470,8 +470,8 @@ proptest! {
             prop_assert!(pattern.name.is_ascii() && pattern.port != 53 && pattern.port != 0);
             prop_assert_eq!(pattern.name.to_ascii_lowercase(), pattern.name);
         }
-        drop(value::time(&text));
-        drop(value::size(&text, value::MAX_SIZE));
+        drop(crate::units::time(&text));
+        drop(crate::units::size(&text, crate::units::MAX_SIZE));
     }
 }
 

@@ -1,56 +1,6 @@
-//! Sizes, times, names and hosts as the configuration writes them. Each error says what was expected.
+//! Names and hosts as the configuration writes them. Each error says what was expected.
 
 use crate::types::HostPattern;
-use parse_size::{ByteSuffix, Config as SizeParser};
-use std::time::Duration;
-
-/// Longest time that can be granted: what `poll(2)` can wait, 2^31-1 milliseconds (24 days).
-pub const MAX_TIME: Duration = Duration::from_millis(i32::MAX as u64);
-/// Largest size that can be granted: `off_t` and `rlim_t` as signed numbers.
-pub const MAX_SIZE: u64 = i64::MAX as u64;
-
-/// `90s`, `250ms`, `10m`, `2h`: a whole number and a unit, nothing between them. Fractions are refused (`1500ms` says
-/// the same), and so is zero, which would be taken for "without limit" by half of those who read it.
-pub fn time(text: &str) -> Result<Duration, String> {
-    const EXPECTED: &str = "expected a whole number with ms, s, m or h, as in \"90s\"";
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let factor: u64 = match unit {
-        _ if number.is_empty() => return Err(EXPECTED.to_owned()),
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        "" => return Err(format!("a time without a unit; {EXPECTED}")),
-        _ => return Err(EXPECTED.to_owned()),
-    };
-    let millis = number.parse::<u64>().ok().and_then(|n| n.checked_mul(factor));
-    match millis.map(Duration::from_millis) {
-        Some(Duration::ZERO) => Err("zero is no time to run in; expected at least \"1ms\"".to_owned()),
-        Some(time) if time <= MAX_TIME => Ok(time),
-        _ => Err("longer than the kernel can wait; expected at most \"596h\"".to_owned()),
-    }
-}
-
-/// `1GiB`, `512MB`, `100B`: binary and decimal units, written out to the `B`, since `1G` means 10^9 to some and 2^30 to
-/// others. Zero is refused: to tmpfs, for one, it means "without limit".
-pub fn size(text: &str, max: u64) -> Result<u64, String> {
-    const EXPECTED: &str = "expected a size with B, KB, MB, GB, TB, KiB, MiB, GiB or TiB, as in \"512MiB\"";
-    if text.bytes().all(|b| b.is_ascii_digit()) {
-        return Err(format!("a size without a unit; {EXPECTED}"));
-    }
-    let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic()).trim_end_matches(' ');
-    // parse-size also reads 1e3KB, 1_000B and spaces between digits
-    if number.is_empty() || !number.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
-        return Err(EXPECTED.to_owned());
-    }
-    match SizeParser::new().with_decimal().with_byte_suffix(ByteSuffix::Require).parse_size(text) {
-        Ok(0) => Err("zero is no limit that a call could keep; expected at least \"1B\"".to_owned()),
-        Ok(bytes) if bytes <= max => Ok(bytes),
-        Ok(_) | Err(parse_size::Error::PosOverflow) => Err(format!("too large; expected at most {max} bytes")),
-        Err(_) => Err(EXPECTED.to_owned()),
-    }
-}
 
 /// Whether `name` is `first` followed by up to 63 of letters, digits and `_`, all ASCII.
 fn identifier(name: &str, first: impl Fn(u8) -> bool) -> bool {
@@ -137,57 +87,6 @@ fn is_number(label: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn times() {
-        for (text, millis) in
-            [("1ms", 1), ("90s", 90_000), ("10m", 600_000), ("2h", 7_200_000), ("596h", 2_145_600_000)]
-        {
-            assert_eq!(time(text), Ok(Duration::from_millis(millis)), "{text}");
-        }
-        for text in [
-            "",
-            "s",
-            "10",
-            "1.5s",
-            "-1s",
-            "+1s",
-            "1 s",
-            "1d",
-            "1S",
-            "0s",
-            "0ms",
-            "597h",
-            "99999999999999999999s",
-            "1s ",
-            "١s",
-        ] {
-            assert!(time(text).is_err(), "{text}");
-        }
-        assert!(time("10").unwrap_err().starts_with("a time without a unit"));
-    }
-
-    #[test]
-    fn sizes() {
-        for (text, bytes) in [
-            ("1GiB", 1 << 30),
-            ("1 GiB", 1 << 30),
-            ("512MB", 512_000_000),
-            ("1.5KiB", 1536),
-            ("7B", 7),
-            ("4mib", 4 << 20),
-        ] {
-            assert_eq!(size(text, MAX_SIZE), Ok(bytes), "{text}");
-        }
-        for text in [
-            "", "1024", "1G", "1k", "GiB", "-1GiB", "0B", "0.1B", "1e3KB", "1_000B", "16EiB", "8EiB", "1XB", "1GiBB",
-            "0x10B", "1 000B", "٣B", ".B",
-        ] {
-            assert!(size(text, MAX_SIZE).is_err(), "{text}");
-        }
-        assert_eq!(size("2KiB", 2047), Err("too large; expected at most 2047 bytes".to_owned()));
-        assert!(size("1024", MAX_SIZE).unwrap_err().starts_with("a size without a unit"));
-    }
 
     #[test]
     fn names() {

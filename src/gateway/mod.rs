@@ -89,10 +89,13 @@ pub struct Sockets {
     pub listeners: Vec<(u16, OwnedFd)>,
 }
 
+/// Looks up all addresses of a name.
+pub type Resolver = Box<dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync>;
+
 /// What the gateway takes from its host, so that tests can put something else in its place.
 pub struct Host {
     /// All addresses of a name, in the order to try.
-    pub resolve: Box<dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync>,
+    pub resolve: Resolver,
     /// This host's own addresses.
     pub own_addresses: Box<dyn Fn() -> io::Result<Vec<IpAddr>> + Send + Sync>,
     /// The proxies that the environment names.

@@ -89,6 +89,7 @@ pub fn run(job: Job<'_>, watcher: &mut dyn Watcher) -> Result<Outcome, Failure> 
     let prepared = confine::prepare(job.plan, job.runner, as_root)?;
     let filter = (prepared.filter.name, prepared.filter.program.len(), prepared.filter.sha256());
     let (parent, child) = channels::make().map_err(|error| StepError::new(Step::Prepare, "channels", error))?;
+    tracing::debug!(mounts = prepared.trees.len(), filter = prepared.filter.name, "prepared");
     let started = Instant::now();
     let forked = fork_into(NAMESPACE_FLAGS, None).map_err(|error| StepError::new(Step::Clone, "clone3", error))?;
     let Forked::Parent { pid, pidfd } = forked else {
@@ -394,6 +395,7 @@ impl Supervision<'_> {
                 self.serve_status()?;
                 if self.step_error.is_empty() && self.listener.is_some() && self.report.is_some() {
                     self.running = true;
+                    tracing::debug!(after_us = self.started.elapsed().as_micros() as u64, "the plugin runs");
                     own::confine(self.plan.landlock_abi)?;
                 }
                 Ok(())
@@ -508,10 +510,8 @@ impl Supervision<'_> {
     /// stub's are never.
     fn serve_stub_tcp(&mut self) -> Result<(), Failure> {
         let Some((_, tcp)) = &self.stub else { return Ok(()) };
-        match rustix::net::accept_with(tcp, rustix::net::SocketFlags::CLOEXEC) {
-            Ok(connection) => drop(connection),
-            Err(_) => {}
-        }
+        // An error means that the asker has hung up first.
+        drop(rustix::net::accept_with(tcp, rustix::net::SocketFlags::CLOEXEC));
         Ok(())
     }
 

@@ -1,0 +1,249 @@
+//! Names and arguments: what is no name or does not fit is refused before anything runs.
+
+mod common;
+
+use common::{Fixture, Mode};
+use rstest::rstest;
+use serde_json::{Value, json};
+
+fn bad_names() -> Vec<String> {
+    let mut names: Vec<String> = [
+        "..",
+        ".",
+        "../Probe",
+        "/Probe",
+        "Probe/",
+        "./Probe",
+        "Probe\n",
+        "\nProbe",
+        "Probe ",
+        " Probe",
+        "Pro be",
+        "Probe;id",
+        "$(id)",
+        "`id`",
+        "Probe\u{1b}[2J",
+        "Probé",
+        "Ρrobe",
+        "РrоЬе",
+        "ПРОБА",
+        "插件",
+        "_Probe",
+        "9Probe",
+        "Probe.run",
+        "Probe::run",
+        "probe\u{200b}",
+        "Probe\u{202e}",
+        "%50robe",
+        "Probe%00",
+        "*",
+        "?",
+        "",
+        "'",
+        "\"",
+        "\\",
+        "~",
+        "-Probe",
+        "--Probe",
+        "-",
+        "__class__",
+        "Probe\r",
+    ]
+    .iter()
+    .map(|name| (*name).to_owned())
+    .collect();
+    names.push("P".repeat(10_000));
+    names.push("P".repeat(65));
+    names
+}
+
+#[rstest]
+fn bad_plugin_names(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let Some(f) = Fixture::probe(mode, "") else { return };
+    for name in bad_names() {
+        let answer = f.upm([name.as_str(), "run", "{}"]).run();
+        let envelope = answer.envelope();
+        let code = envelope["data"]["code"].as_str().unwrap().to_owned();
+        assert!(["usage", "plugin_not_allowed"].contains(&code.as_str()), "{name:?}: {envelope:#}");
+        let exit = if code == "usage" { 2 } else { 126 };
+        assert_eq!(answer.exit, Some(exit), "{name:?}");
+        assert!(answer.stdout.len() < 10_000, "{name:?}: a bounded answer");
+        assert!(!answer.stdout.contains('\u{1b}') && !answer.stderr.contains('\u{1b}'), "{name:?}: {answer:?}");
+    }
+    assert_eq!(f.upm(["Probe", "run", r#"{"args":["echo"]}"#]).run().exit, Some(0));
+}
+
+#[rstest]
+fn bad_method_names(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let Some(f) = Fixture::probe(mode, "") else { return };
+    for name in bad_names().into_iter().chain(["_run", "__init__", "__reduce__", "run.run", "Run"].map(str::to_owned)) {
+        let answer = f.upm(["Probe", name.as_str(), "{}"]).run();
+        let code = answer.data()["code"].as_str().unwrap().to_owned();
+        assert!(["usage", "method_not_allowed"].contains(&code.as_str()), "{name:?}: {:#}", answer.data());
+    }
+}
+
+#[cfg(unix)]
+#[rstest]
+fn names_that_are_not_utf8(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    use std::os::unix::ffi::OsStringExt as _;
+    let Some(f) = Fixture::probe(mode, "") else { return };
+    let bad = std::ffi::OsString::from_vec(b"Prob\xff".to_vec());
+    for args in [
+        vec![bad.clone(), "run".into(), "{}".into()],
+        vec!["Probe".into(), bad.clone(), "{}".into()],
+        vec!["Probe".into(), "run".into(), bad],
+    ] {
+        let answer = f.upm(args).run();
+        assert!([Some(2), Some(126)].contains(&answer.exit), "{answer:#?}");
+        answer.envelope();
+    }
+}
+
+#[rstest]
+#[case::no_json("{")]
+#[case::plain_text("hello")]
+#[case::empty("")]
+#[case::array("[]")]
+#[case::number("1")]
+#[case::null("null")]
+#[case::string("\"x\"")]
+#[case::unknown_member(r#"{"args":[],"other":1}"#)]
+#[case::args_no_list(r#"{"args":{}}"#)]
+#[case::args_text(r#"{"args":"x"}"#)]
+#[case::kwargs_no_object(r#"{"kwargs":[]}"#)]
+#[case::nan(r#"{"args":[NaN]}"#)]
+#[case::infinity(r#"{"args":[Infinity]}"#)]
+#[case::negative_infinity(r#"{"args":[-Infinity]}"#)]
+#[case::too_large_number(r#"{"args":[1e999]}"#)]
+#[case::duplicate(r#"{"args":[],"args":[]}"#)]
+#[case::duplicate_kwargs(r#"{"kwargs":{"a":1,"a":2}}"#)]
+#[case::duplicate_nested(r#"{"args":[{"a":1,"a":2}]}"#)]
+#[case::duplicate_escaped(r#"{"args":[{"a":1,"\u0061":2}]}"#)]
+#[case::trailing("{} {}")]
+#[case::trailing_comma(r#"{"args":[1,]}"#)]
+#[case::comment("{/* */}")]
+#[case::lone_surrogate(r#"{"args":["\ud800"]}"#)]
+#[case::control_character("{\"args\":[\"\u{1}\"]}")]
+#[case::bom("\u{feff}{}")]
+fn arguments_that_do_not_fit(#[case] arguments: &str, #[values(Mode::Root, Mode::User)] mode: Mode) {
+    let Some(f) = Fixture::probe(mode, "") else { return };
+    let answer = f.upm(["Probe", "run", arguments]).run();
+    answer.failed("arguments_invalid", 2);
+    let by_stdin = f.upm(["Probe", "run", "-"]).stdin(arguments).run();
+    by_stdin.failed("arguments_invalid", 2);
+    assert!(f.audit().iter().all(|r| r["UPM_EVENT"] == "call_refused"), "{:#?}", f.audit());
+}
+
+#[rstest]
+fn depth_and_size_are_bounded(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let Some(f) = Fixture::probe(mode, "arguments = \"64KiB\"") else { return };
+    let nested = |depth: usize| format!(r#"{{"args":["echo",{}1{}]}}"#, "[".repeat(depth), "]".repeat(depth));
+    // the object and the list of args are two levels of the 64
+    assert_eq!(f.upm(["Probe", "run", &nested(62)]).run().exit, Some(0));
+    f.upm(["Probe", "run", &nested(63)]).run().failed("arguments_invalid", 2);
+    f.upm(["Probe", "run", "-"]).stdin(nested(30_000)).run().failed("arguments_invalid", 2);
+    let sized = |bytes: usize| {
+        let empty = r#"{"args":["echo",""]}"#.len();
+        format!(r#"{{"args":["echo","{}"]}}"#, "x".repeat(bytes - empty))
+    };
+    assert_eq!(f.upm(["Probe", "run", "-"]).stdin(sized(65_536)).run().exit, Some(0));
+    f.upm(["Probe", "run", "-"]).stdin(sized(65_537)).run().failed("arguments_invalid", 2);
+}
+
+/// stdin without end is read no further than the bound.
+#[rstest]
+fn endless_stdin_is_refused(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let Some(f) = Fixture::probe(mode, "") else { return };
+    let script = r#"tr '\0' ' ' </dev/zero | "$0" "$@""#;
+    let answer = f.upm(["Probe", "run", "-"]).through(["/bin/sh", "-c", script]).run();
+    answer.failed("arguments_invalid", 2);
+}
+
+#[rstest]
+fn no_arguments_are_empty_ones(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let Some(f) = Fixture::new(mode, "[plugins.Probe]\nexec = \"plugins/upm-probe\"\nallowed_methods = [\"report\"]\n")
+    else {
+        return;
+    };
+    for args in
+        [vec!["Probe", "report"], vec!["Probe", "report", "{}"], vec!["Probe", "report", r#"{"args":[],"kwargs":{}}"#]]
+    {
+        assert_eq!(f.upm(args).run().result()["ok"], true);
+    }
+}
+
+const SCHEMA: &str = r##"{
+    "$schema": "https://json-schema.org/draft/2020-12/schema",
+    "type": "object",
+    "properties": {
+        "args": {"type": "array", "prefixItems": [{"const": "echo"}, {"$ref": "#/$defs/name"}], "maxItems": 2, "minItems": 2}
+    },
+    "$defs": {"name": {"type": "string", "pattern": "^[a-z]+$"}}
+}"##;
+
+fn with_schema(mode: Mode, schema: &str) -> Option<Fixture> {
+    let f = Fixture::bare(mode)?;
+    f.mkdir("schemas");
+    f.write("schemas/run.json", schema);
+    f.config(&format!("{}schemas = \"schemas\"\n", common::PROBE));
+    Some(f)
+}
+
+#[rstest]
+fn the_methods_schema_decides(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let Some(f) = with_schema(mode, SCHEMA) else { return };
+    assert_eq!(f.act("echo", json!(["good"]))["value"], json!(["good"]));
+    let data = f.run("echo", json!(["Not Good"])).failed("arguments_invalid", 2);
+    let text = data.to_string();
+    assert!(text.contains("/args/1") && text.contains("Not Good") && text.contains("pattern"), "{data:#}");
+    f.run("echo", json!(["good", "more"])).failed("arguments_invalid", 2);
+    assert!(f.audit().iter().filter(|r| r["UPM_EVENT"] == "call_started").count() == 1);
+}
+
+#[rstest]
+#[case::no_json("{")]
+#[case::no_schema(r#"{"type": "nothing"}"#)]
+#[case::out_of_the_folder(r#"{"$ref": "../upm_config.json"}"#)]
+#[case::a_file_url(r#"{"$ref": "file:///etc/passwd"}"#)]
+#[case::a_remote_one(r#"{"$ref": "https://schema.test/x.json"}"#)]
+fn a_bad_schema_is_an_error_of_the_config(#[case] schema: &str, #[values(Mode::Root, Mode::User)] mode: Mode) {
+    let Some(f) = with_schema(mode, schema) else { return };
+    f.write("upm_config.json", "{}");
+    f.run("echo", json!(["good"])).failed("config_invalid", 125);
+}
+
+#[rstest]
+fn a_schema_may_refer_within_its_folder(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let Some(f) = with_schema(mode, r#"{"properties": {"args": {"items": {"$ref": "name.json"}}}}"#) else { return };
+    f.write("schemas/name.json", r#"{"type": "string"}"#);
+    assert_eq!(f.act("echo", json!(["good"]))["ok"], true);
+    f.run("echo", json!([7])).failed("arguments_invalid", 2);
+}
+
+/// A Python plugin with every shape of hostile argument: what arrives is what was sent.
+#[rstest]
+fn hostile_values_arrive_as_they_are(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let Some(f) = Fixture::new(mode, "[plugins.Echo]\nmodule = \"echo\"\nallowed_methods = [\"back\"]\n") else {
+        return;
+    };
+    f.python("echo", "class Echo:\n    def back(self, *args, **kwargs): return [list(args), kwargs]\n");
+    let args = json!([
+        "; rm -rf /",
+        "$(id)",
+        "../../etc/passwd",
+        "\u{0}",
+        "\u{1b}[2J",
+        "\n",
+        1.5,
+        -0.0,
+        9_007_199_254_740_993_u64,
+        true,
+        Value::Null,
+        "日本語",
+        [[[]]]
+    ]);
+    let kwargs = json!({"self_": 1, "with space": 2, "é": 3, "": 4});
+    let result = f.upm(["Echo", "back", &json!({"args": args, "kwargs": kwargs}).to_string()]).run().result();
+    assert_eq!(result, json!([args, kwargs]));
+}

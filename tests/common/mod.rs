@@ -1,0 +1,718 @@
+//! The harness of all tests that go through the `upm` program.
+//!
+//! A [`Fixture`] is a directory with a configuration, plugins and the programs; a [`Call`] runs `upm` in it as root
+//! or as an ordinary user and checks every envelope against `response.schema.json`. `Fixture::control` runs the probe
+//! outside the sandbox as the same user: the twin that shows that a denied act works where it is allowed.
+#![allow(dead_code, reason = "each test file uses its own part of the harness")]
+
+use serde_json::{Value, json};
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{Read as _, Seek as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// Longest that any call of a test may take, unless the test says otherwise.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// First of the user ids that tests use; no host's `passwd` knows them.
+const FIRST_USER: u32 = 23456;
+
+/// Who calls `upm`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Root, with supplementary groups.
+    Root,
+    /// A user without groups that `passwd` does not know; when the tests themselves run as a user, that one.
+    User,
+}
+
+/// Whether the tests run as root.
+pub fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+/// Says why a test does not run here. With `UPM_TESTS_MUST_RUN=1` that is a failure.
+pub fn skip(reason: &str) {
+    assert!(std::env::var_os("UPM_TESTS_MUST_RUN").is_none_or(|v| v != "1"), "must run, but: {reason}");
+    println!("skipped: {reason}");
+}
+
+/// Whether a program is there; when it is not, the test is skipped.
+pub fn has_program(name: &str) -> bool {
+    let found = which(name).is_some();
+    if !found {
+        skip(&format!("{name} is not installed"));
+    }
+    found
+}
+
+/// Where a program is.
+pub fn which(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut places: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    places.extend(["/usr/sbin", "/sbin", "/usr/lib/systemd"].map(PathBuf::from));
+    places.into_iter().map(|dir| dir.join(name)).find(|path| path.is_file())
+}
+
+/// The repository.
+pub fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// What tests keep between runs, outside the checkout: `$UPM_TEST_CACHE`, else `/var/tmp/upm-tests-UID`. The users of
+/// the tests must be able to reach it.
+pub fn cache() -> PathBuf {
+    let uid = nix::unistd::geteuid();
+    let dir = std::env::var_os("UPM_TEST_CACHE")
+        .map_or_else(|| PathBuf::from(format!("/var/tmp/upm-tests-{uid}")), PathBuf::from);
+    fs::create_dir_all(&dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
+    dir
+}
+
+/// The built programs, copied once to where every user of the tests can reach them.
+struct Programs {
+    upm: PathBuf,
+    probe: PathBuf,
+}
+
+static PROGRAMS: LazyLock<Programs> = LazyLock::new(|| {
+    let upm = PathBuf::from(env!("CARGO_BIN_EXE_upm"));
+    let probe = built_probe();
+    Programs { upm: reachable(&upm), probe: reachable(&probe) }
+});
+
+/// The probe as cargo built it: another package of the workspace, so next to `upm` and not in an own variable.
+pub fn built_probe() -> PathBuf {
+    let probe = Path::new(env!("CARGO_BIN_EXE_upm")).with_file_name("upm-probe");
+    assert!(probe.is_file(), "{}: build it with `cargo build -p upm-probe`, as tests/run does", probe.display());
+    probe
+}
+
+/// A copy in the cache, named after the content's age and size, so that a new build makes a new copy. Old copies go.
+fn reachable(program: &Path) -> PathBuf {
+    let data = fs::metadata(program).unwrap_or_else(|e| panic!("{}: {e}", program.display()));
+    let name = program.file_name().unwrap().to_string_lossy();
+    let dir = cache().join("bin");
+    fs::create_dir_all(&dir).unwrap();
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
+    let copy = dir.join(format!("{name}-{}-{}-{}", data.len(), data.mtime(), data.mtime_nsec()));
+    if !copy.exists() {
+        for old in fs::read_dir(&dir).unwrap().flatten() {
+            let is_copy = old.file_name().to_string_lossy().strip_prefix(&*name).is_some_and(|rest| {
+                rest.strip_prefix('-').is_some_and(|rest| rest.bytes().all(|b| b == b'-' || b.is_ascii_digit()))
+            });
+            if is_copy {
+                let _ = fs::remove_file(old.path());
+            }
+        }
+        let partial = dir.join(format!(".{name}-{}", std::process::id()));
+        fs::copy(program, &partial).unwrap();
+        fs::set_permissions(&partial, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::rename(&partial, &copy).unwrap();
+    }
+    copy
+}
+
+static SCHEMA: LazyLock<jsonschema::Validator> = LazyLock::new(|| {
+    let path = repository().join("response.schema.json");
+    let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let schema: Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    jsonschema::validator_for(&schema).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+});
+
+/// Panics unless `envelope` is as `response.schema.json` says and its two copies of the metadata agree.
+pub fn assert_schema(envelope: &Value) {
+    let errors = SCHEMA.iter_errors(envelope).fold(String::new(), |mut all, error| {
+        let _ = writeln!(all, "{}: {error}", error.instance_path());
+        all
+    });
+    assert!(errors.is_empty(), "the envelope breaks response.schema.json:\n{errors}{envelope:#}");
+    for key in ["timestamp", "hostname", "pid", "request_id"] {
+        assert_eq!(envelope[key], envelope["data"][key], "{key} at the top level and inside data: {envelope:#}");
+    }
+}
+
+/// A directory with everything that a call needs. It goes away with the value.
+pub struct Fixture {
+    /// Who calls.
+    pub mode: Mode,
+    /// The caller's user and group id.
+    pub uid: u32,
+    dir: tempfile::TempDir,
+}
+
+/// The part of a configuration that makes the probe a plugin with one method, `run`. Grant keys may follow.
+pub const PROBE: &str = r#"
+[plugins.Probe]
+exec = "plugins/upm-probe"
+allowed_methods = ["run"]
+"#;
+
+impl Fixture {
+    /// A fixture without a configuration. `None` when this mode cannot be had here: the reason was then printed.
+    pub fn bare(mode: Mode) -> Option<Fixture> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        if mode == Mode::Root && !is_root() {
+            skip("needs root");
+            return None;
+        }
+        // a user id of its own for each fixture, so that limits and leftovers of tests that run at once stay apart
+        let uid = match (mode, is_root()) {
+            (Mode::Root, _) => 0,
+            (Mode::User, true) => FIRST_USER + NEXT.fetch_add(1, Ordering::Relaxed),
+            (Mode::User, false) => nix::unistd::geteuid().as_raw(),
+        };
+        // not below /tmp: that is a private file system inside, in which parents of granted paths are writable
+        let dir = tempfile::Builder::new().prefix("upm-test-").tempdir_in("/var/tmp").unwrap();
+        let fixture = Fixture { mode, uid, dir };
+        fixture.own(fixture.dir(), 0o755);
+        for name in ["bin", "plugins", "project", "cache", "audit", "home"] {
+            fixture.mkdir(name);
+        }
+        link_or_copy(&PROGRAMS.upm, &fixture.path("bin/upm"));
+        link_or_copy(&PROGRAMS.probe, &fixture.path("plugins/upm-probe"));
+        Some(fixture)
+    }
+
+    /// A fixture whose configuration is the common head and `tables`.
+    pub fn new(mode: Mode, tables: &str) -> Option<Fixture> {
+        let fixture = Fixture::bare(mode)?;
+        fixture.config(tables);
+        Some(fixture)
+    }
+
+    /// A fixture with the probe as its only plugin; `grant` is put into the plugin's table.
+    pub fn probe(mode: Mode, grant: &str) -> Option<Fixture> {
+        Fixture::new(mode, &format!("{PROBE}{grant}\n"))
+    }
+
+    /// The directory.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A path below the directory.
+    pub fn path(&self, below: impl AsRef<Path>) -> PathBuf {
+        self.dir().join(below)
+    }
+
+    /// The same as a string, for arguments.
+    pub fn text(&self, below: &str) -> String {
+        self.path(below).to_str().unwrap().to_owned()
+    }
+
+    fn own(&self, path: &Path, mode: u32) {
+        if is_root() {
+            chown(path, Some(self.uid), Some(self.uid)).unwrap();
+        }
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    /// Makes a directory that belongs to the caller.
+    pub fn mkdir(&self, below: &str) -> PathBuf {
+        let path = self.path(below);
+        fs::create_dir_all(&path).unwrap();
+        self.own(&path, 0o755);
+        path
+    }
+
+    /// Writes a file that belongs to the caller.
+    pub fn write(&self, below: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.path(below);
+        fs::write(&path, content).unwrap();
+        self.own(&path, 0o644);
+        path
+    }
+
+    /// Writes `upm_config.toml`: project, cache and plugin folders, an audit file and no journald; then `tables`.
+    pub fn config(&self, tables: &str) {
+        self.write("upm_config.toml", format!("{}{tables}", self.config_head()));
+    }
+
+    /// What `config` puts before the tables.
+    pub fn config_head(&self) -> String {
+        format!(
+            "project_root = \"project\"\ncache_dir = \"cache\"\nplugin_paths = [\"plugins\"]\n\n\
+             [audit]\njournald = \"off\"\nfile = \"{}\"\n",
+            self.text("audit/audit.jsonl")
+        )
+    }
+
+    /// Writes a Python module `plugins/NAME.py`.
+    pub fn python(&self, name: &str, source: &str) {
+        self.write(&format!("plugins/{name}.py"), source);
+    }
+
+    /// A call of `upm`, not yet started.
+    pub fn upm<I, S>(&self, args: I) -> Call<'_>
+    where
+        I: IntoIterator<Item = S>,
+        S: Into<OsString>,
+    {
+        Call {
+            fixture: self,
+            args: args.into_iter().map(Into::into).collect(),
+            env: Vec::new(),
+            stdin: None,
+            cwd: self.dir().to_owned(),
+            patience: PATIENCE,
+            before: Vec::new(),
+            outer: Vec::new(),
+        }
+    }
+
+    /// Runs `upm PLUGIN METHOD {"args": args}` and gives its answer.
+    pub fn call(&self, plugin: &str, method: &str, args: &Value) -> Answer {
+        self.upm([plugin, method, &json!({ "args": args }).to_string()]).run()
+    }
+
+    /// Runs one act of the probe in the sandbox, whatever comes of it.
+    pub fn run(&self, act: &str, args: Value) -> Answer {
+        self.call("Probe", "run", &words(act, args))
+    }
+
+    /// Runs one act of the probe in the sandbox; the call must succeed. Gives the probe's answer.
+    pub fn act(&self, act: &str, args: Value) -> Value {
+        self.run(act, args).result()
+    }
+
+    /// Runs many acts of the probe in one call; each is `[act, …]`.
+    pub fn acts(&self, acts: &[Value]) -> Vec<Value> {
+        self.act("batch", json!(acts))["answers"].as_array().unwrap().clone()
+    }
+
+    /// Runs one act of the probe on the host, as the caller of this fixture.
+    pub fn control(&self, act: &str, args: Value) -> Value {
+        // what a control mounts, it mounts for itself alone
+        let apart = ["unshare", "--mount", "--propagation", "private", "--"].map(OsString::from);
+        let before = if is_root() { apart.as_slice() } else { &[] };
+        let mut command = self.command(before, &self.path("plugins/upm-probe"));
+        command.arg(act);
+        // JSON all through, so that a word like `null` or `7` stays the string it is
+        for word in &words(act, args).as_array().unwrap()[1..] {
+            command.arg(word.to_string());
+        }
+        let output = command.current_dir(self.dir()).output().unwrap();
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("control {act}: {e}: {output:?}"))
+    }
+
+    /// A command that runs `program` as the caller: root with supplementary groups, or the user without any.
+    pub fn as_caller(&self, program: &Path) -> Command {
+        self.command(&[], program)
+    }
+
+    /// The same, started by `before` with the test's own rights.
+    fn command(&self, before: &[OsString], program: &Path) -> Command {
+        let mut words: Vec<OsString> = before.to_vec();
+        if is_root() {
+            words.push("setpriv".into());
+            match self.mode {
+                Mode::Root => words.extend(["--groups", "4,27"].map(OsString::from)),
+                Mode::User => {
+                    let id = self.uid.to_string();
+                    words.extend(["--reuid", &id, "--regid", &id, "--clear-groups"].map(OsString::from));
+                }
+            }
+            words.push("--".into());
+        }
+        words.push(program.into());
+        let mut command = Command::new(&words[0]);
+        command
+            .args(&words[1..])
+            .env_clear()
+            .env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin")
+            .env("HOME", self.path("home"))
+            .env("XDG_STATE_HOME", self.path("home/state"))
+            .env("XDG_CONFIG_HOME", self.path("home/config"))
+            .env("LANG", "C.UTF-8");
+        command
+    }
+
+    /// The audit file's records, with the names that the same fields have in the journal: `event` is `UPM_EVENT`.
+    pub fn audit(&self) -> Vec<Value> {
+        let text = fs::read_to_string(self.path("audit/audit.jsonl")).unwrap_or_default();
+        let record = |line: &str| {
+            let fields: serde_json::Map<String, Value> =
+                serde_json::from_str(line).unwrap_or_else(|e| panic!("audit: {e}: {line}"));
+            let journal_name = |key: &str| match key {
+                "timestamp" | "hostname" | "pid" => key.to_owned(),
+                "message_id" => "MESSAGE_ID".to_owned(),
+                key => format!("UPM_{}", key.to_uppercase()),
+            };
+            fields.into_iter().map(|(key, value)| (journal_name(&key), value)).collect()
+        };
+        text.lines().map(record).collect()
+    }
+
+    /// Processes and mounts that still have to do with this fixture: programs run from it, processes that mention it,
+    /// and every process in a mount namespace that shows it.
+    pub fn leftovers(&self) -> Vec<String> {
+        let marker = self.dir().to_str().unwrap();
+        let mut found = Vec::new();
+        for entry in fs::read_dir("/proc").unwrap().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if !name.bytes().all(|b| b.is_ascii_digit()) {
+                continue;
+            }
+            let dir = entry.path();
+            let link = |file: &str| fs::read_link(dir.join(file)).unwrap_or_default().to_string_lossy().into_owned();
+            let text = |file: &str| String::from_utf8_lossy(&fs::read(dir.join(file)).unwrap_or_default()).into_owned();
+            for (file, content) in [
+                ("exe", link("exe")),
+                ("cwd", link("cwd")),
+                ("cmdline", text("cmdline")),
+                ("environ", text("environ")),
+                ("mountinfo", text("mountinfo")),
+            ] {
+                if content.contains(marker) {
+                    found.push(format!("{name} ({}) {file}", text("comm").trim()));
+                }
+            }
+        }
+        found
+    }
+
+    /// Panics when something is left behind. What is just ending is given a second.
+    pub fn assert_clean(&self) {
+        let end = Instant::now() + Duration::from_secs(1);
+        loop {
+            let left = self.leftovers();
+            if left.is_empty() {
+                return;
+            }
+            assert!(Instant::now() < end, "left behind: {left:#?}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+fn words(act: &str, args: Value) -> Value {
+    let mut words = vec![json!(act)];
+    match args {
+        Value::Null => {}
+        Value::Array(more) => words.extend(more),
+        one => words.push(one),
+    }
+    Value::Array(words)
+}
+
+fn link_or_copy(from: &Path, to: &Path) {
+    // a link and not a copy where it can be: a file that was open for writing while another test forked can't be run
+    if fs::hard_link(from, to).is_err() {
+        fs::copy(from, to).unwrap();
+    }
+}
+
+/// One run of `upm`.
+pub struct Call<'a> {
+    fixture: &'a Fixture,
+    args: Vec<OsString>,
+    env: Vec<(String, OsString)>,
+    stdin: Option<Vec<u8>>,
+    cwd: PathBuf,
+    patience: Duration,
+    before: Vec<OsString>,
+    outer: Vec<OsString>,
+}
+
+impl Call<'_> {
+    /// Sets a variable of the caller's environment.
+    pub fn env(mut self, key: &str, value: impl Into<OsString>) -> Self {
+        self.env.push((key.to_owned(), value.into()));
+        self
+    }
+
+    /// What stdin holds; otherwise it is `/dev/null`.
+    pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.stdin = Some(bytes.into());
+        self
+    }
+
+    /// Where it runs; otherwise in the fixture's directory, where the configuration is.
+    pub fn cwd(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.cwd = dir.into();
+        self
+    }
+
+    /// How long it may take before the test fails.
+    pub fn patience(mut self, limit: Duration) -> Self {
+        self.patience = limit;
+        self
+    }
+
+    /// A program to start `upm` by (`strace -f`, `prlimit …`), still as the caller.
+    pub fn through<I: IntoIterator<Item = S>, S: Into<OsString>>(mut self, words: I) -> Self {
+        self.before = words.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// With this file (in the fixture) in the place of the host's `/etc/hosts`, so that names are as the test wants them.
+    /// Needs root.
+    pub fn hosts(mut self, file: &str) -> Self {
+        let script = r#"mount --bind "$0" /etc/hosts && exec "$@""#;
+        self.outer = ["unshare", "--mount", "--", "/bin/sh", "-c", script].map(OsString::from).to_vec();
+        self.outer.push(self.fixture.path(file).into());
+        self
+    }
+
+    /// Starts it and does not wait.
+    pub fn start(self) -> Running {
+        let upm = self.fixture.path("bin/upm");
+        let mut command = match self.before.split_first() {
+            Some((first, rest)) => {
+                let program = which(&first.to_string_lossy()).unwrap_or_else(|| PathBuf::from(first));
+                let mut command = self.fixture.command(&self.outer, &program);
+                command.args(rest).arg(&upm);
+                command
+            }
+            None => self.fixture.command(&self.outer, &upm),
+        };
+        let stdout = tempfile::tempfile().unwrap();
+        let stderr = tempfile::tempfile().unwrap();
+        let stdin = self.stdin.as_ref().map_or_else(Stdio::null, |bytes| {
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(bytes).unwrap();
+            file.rewind().unwrap();
+            file.into()
+        });
+        command
+            .args(&self.args)
+            .envs(self.env.iter().map(|(k, v)| (k, v)))
+            .current_dir(&self.cwd)
+            .stdin(stdin)
+            .stdout(stdout.try_clone().unwrap())
+            .stderr(stderr.try_clone().unwrap());
+        let shown = format!("upm {:?}", self.args);
+        let child = command.spawn().unwrap_or_else(|e| panic!("{shown}: {e}"));
+        Running { child, stdout, stderr, shown, begun: Instant::now(), patience: self.patience }
+    }
+
+    /// Runs it to its end.
+    pub fn run(self) -> Answer {
+        self.start().wait()
+    }
+}
+
+/// A call under way.
+pub struct Running {
+    child: Child,
+    stdout: fs::File,
+    stderr: fs::File,
+    shown: String,
+    begun: Instant,
+    patience: Duration,
+}
+
+impl Running {
+    /// The supervisor's process id.
+    pub fn pid(&self) -> i32 {
+        self.child.id().cast_signed()
+    }
+
+    /// Sends the supervisor a signal.
+    pub fn signal(&self, signal: nix::sys::signal::Signal) {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid()), signal).unwrap();
+    }
+
+    /// Whether it is still running.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Waits for the end, at most as long as the call may take; then the test fails.
+    pub fn wait(mut self) -> Answer {
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            if self.begun.elapsed() > self.patience {
+                let _ = self.child.kill();
+                let _ = self.child.wait();
+                let (stdout, stderr) = (content(&mut self.stdout), content(&mut self.stderr));
+                panic!("{}: still running after {:?}\n{stdout}\n{stderr}", self.shown, self.patience);
+            }
+            std::thread::sleep(Duration::from_micros(500));
+        };
+        Answer {
+            exit: status.code(),
+            signal: status.signal(),
+            took: self.begun.elapsed(),
+            stdout: content(&mut self.stdout),
+            stderr: content(&mut self.stderr),
+            shown: self.shown,
+        }
+    }
+}
+
+fn content(file: &mut fs::File) -> String {
+    let mut bytes = Vec::new();
+    file.rewind().unwrap();
+    file.read_to_end(&mut bytes).unwrap();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// What a run of `upm` came to.
+#[derive(Debug)]
+pub struct Answer {
+    /// Exit status, when it exited.
+    pub exit: Option<i32>,
+    /// The signal that killed it, if one did.
+    pub signal: Option<i32>,
+    /// From start to end.
+    pub took: Duration,
+    /// All of stdout.
+    pub stdout: String,
+    /// All of stderr.
+    pub stderr: String,
+    shown: String,
+}
+
+impl Answer {
+    /// The envelope: one document and a newline on stdout, valid by the schema, and in accord with the exit status.
+    #[track_caller]
+    pub fn envelope(&self) -> Value {
+        assert!(self.stdout.ends_with('\n'), "{}: stdout ends without a newline: {self:#?}", self.shown);
+        let envelope: Value = serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("stdout: {e}: {self:#?}"));
+        assert_schema(&envelope);
+        assert_eq!(envelope["success"], json!(self.exit == Some(0)), "success and exit status: {self:#?}");
+        envelope
+    }
+
+    /// `data` of an envelope.
+    #[track_caller]
+    pub fn data(&self) -> Value {
+        self.envelope()["data"].clone()
+    }
+
+    /// What the method returned; the call must have succeeded.
+    #[track_caller]
+    pub fn result(&self) -> Value {
+        let envelope = self.envelope();
+        assert_eq!(self.exit, Some(0), "{}: {envelope:#}\n{}", self.shown, self.stderr);
+        envelope["data"]["result"].clone()
+    }
+
+    /// `data` of a call that must have failed with this code and exit status.
+    #[track_caller]
+    pub fn failed(&self, code: &str, exit: i32) -> Value {
+        let envelope = self.envelope();
+        let data = envelope["data"].clone();
+        assert_eq!(
+            (data["code"].as_str(), self.exit),
+            (Some(code), Some(exit)),
+            "{}: {envelope:#}\n{}",
+            self.shown,
+            self.stderr
+        );
+        data
+    }
+
+    /// Denials of this layer and operation.
+    #[track_caller]
+    pub fn denials(&self, layer: &str, operation: &str) -> Vec<Value> {
+        let data = self.data();
+        let all = data["denials"].as_array().unwrap_or_else(|| panic!("no denials: {data:#}"));
+        all.iter().filter(|d| d["layer"] == layer && d["operation"] == operation).cloned().collect()
+    }
+}
+
+/// Asserts that the probe's answer is this error.
+#[track_caller]
+pub fn assert_errno(answer: &Value, name: &str) {
+    assert_eq!((answer["ok"].as_bool(), answer["errno_name"].as_str()), (Some(false), Some(name)), "{answer:#}");
+}
+
+/// Asserts that the probe's answer is one of these errors.
+#[track_caller]
+pub fn assert_errno_in(answer: &Value, names: &[&str]) {
+    let name = answer["errno_name"].as_str().unwrap_or("none");
+    assert!(answer["ok"] == json!(false) && names.contains(&name), "none of {names:?}: {answer:#}");
+}
+
+/// Asserts that the act worked.
+#[track_caller]
+pub fn assert_ok(answer: &Value) {
+    assert_eq!(answer["ok"], json!(true), "{answer:#}");
+}
+
+/// Asserts that each act (`[act, …]`) fails inside with one of the errors (joined by `|`), and that the same act on the
+/// host, by the same caller, does not fail so. Where it does (an unprivileged caller is refused by the kernel itself),
+/// the envelope must show that the filter refused it first: `operation` names the denial that must then be there.
+#[track_caller]
+pub fn assert_denied(f: &Fixture, acts: &[(Value, &str, &str)]) {
+    let answer = f.run("batch", Value::Array(acts.iter().map(|(act, _, _)| act.clone()).collect()));
+    let inside = answer.result()["answers"].as_array().unwrap().clone();
+    let denied = answer.data()["denials"].clone();
+    let control = f.control("batch", Value::Array(acts.iter().map(|(act, _, _)| act.clone()).collect()));
+    for (at, (act, errors, operation)) in acts.iter().enumerate() {
+        let errors: Vec<&str> = errors.split('|').collect();
+        let name = inside[at]["errno_name"].as_str().unwrap_or("none");
+        assert!(inside[at]["ok"] == json!(false) && errors.contains(&name), "{act}: not {errors:?}: {}", inside[at]);
+        let outside = &control["answers"][at];
+        assert_ne!(outside["errno"], json!(-1), "{act}: the control was not even tried: {outside}");
+        let differs = outside["ok"] == json!(true) || outside["errno_name"] != inside[at]["errno_name"];
+        let reported = denied.as_array().is_some_and(|all| all.iter().any(|d| d["operation"] == *operation));
+        assert!(
+            differs || reported,
+            "{act}: fails outside too, and no denial names {operation}: {outside}\n{denied:#}"
+        );
+        // what the filter refused and reported must be in the list whatever the control says
+        if !operation.is_empty() {
+            assert!(reported, "{act}: no denial names {operation}: {denied:#}");
+        }
+    }
+}
+
+/// A TCP server on the host's loopback: it reads once, answers `got:` and what it read, and closes.
+pub struct Server {
+    /// Where it listens.
+    pub port: u16,
+    seen: std::sync::Arc<std::sync::Mutex<Vec<Vec<u8>>>>,
+}
+
+impl Server {
+    /// Starts it; it ends with the test process.
+    pub fn start() -> Server {
+        Server::answering(|bytes| [b"got:".as_slice(), bytes].concat())
+    }
+
+    /// One that answers in its own way.
+    pub fn answering(answer: impl Fn(&[u8]) -> Vec<u8> + Send + 'static) -> Server {
+        let listener = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let seen = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+        let log = std::sync::Arc::clone(&seen);
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let Ok(mut stream) = stream else { continue };
+                let _ = stream.set_read_timeout(Some(Duration::from_secs(10)));
+                let mut bytes = vec![0; 1 << 16];
+                let n = stream.read(&mut bytes).unwrap_or(0);
+                bytes.truncate(n);
+                let reply = answer(&bytes);
+                log.lock().unwrap().push(bytes);
+                let _ = stream.write_all(&reply);
+            }
+        });
+        Server { port, seen }
+    }
+
+    /// What came in, a connection each.
+    pub fn seen(&self) -> Vec<Vec<u8>> {
+        self.seen.lock().unwrap().clone()
+    }
+}
+
+/// A marker that no other process knows.
+pub fn unique(prefix: &str) -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos();
+    format!("{prefix}-{}-{}-{nanos:x}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}

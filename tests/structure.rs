@@ -1,0 +1,368 @@
+//! What holds of the source itself: where `unsafe` may stand, which way imports point, what is documented where.
+
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: impl AsRef<Path>) -> String {
+    let path = repository().join(path);
+    fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// Files below `dir` with this extension, relative to the repository.
+fn files(dir: &str, extension: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut todo = vec![repository().join(dir)];
+    while let Some(dir) = todo.pop() {
+        for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                todo.push(path);
+            } else if path.extension().is_some_and(|e| e == extension) {
+                found.push(path.strip_prefix(repository()).unwrap().to_owned());
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Source without comments and string contents, so that only code is looked at. Lines stay where they are.
+fn code(source: &str) -> String {
+    let bytes: Vec<char> = source.chars().collect();
+    let mut out = String::new();
+    let mut at = 0;
+    let starts = |at: usize, text: &str| text.chars().enumerate().all(|(i, c)| bytes.get(at + i) == Some(&c));
+    while at < bytes.len() {
+        if starts(at, "//") {
+            while at < bytes.len() && bytes[at] != '\n' {
+                at += 1;
+            }
+        } else if starts(at, "/*") {
+            while at < bytes.len() && !starts(at, "*/") {
+                if bytes[at] == '\n' {
+                    out.push('\n');
+                }
+                at += 1;
+            }
+            at += 2;
+        } else if let Some(hashes) = raw_string(&bytes, at) {
+            let end = format!("\"{}", "#".repeat(hashes));
+            at += 2 + hashes;
+            while at < bytes.len() && !starts(at, &end) {
+                if bytes[at] == '\n' {
+                    out.push('\n');
+                }
+                at += 1;
+            }
+            at += end.len();
+            out.push_str("\"\"");
+        } else if bytes[at] == '"' {
+            at += 1;
+            while at < bytes.len() && bytes[at] != '"' {
+                if bytes[at] == '\n' {
+                    out.push('\n');
+                }
+                at += if bytes[at] == '\\' { 2 } else { 1 };
+            }
+            at += 1;
+            out.push_str("\"\"");
+        } else if starts(at, "'\\") || (bytes[at] == '\'' && bytes.get(at + 2) == Some(&'\'')) {
+            // a character; a lifetime has no closing quote there
+            at += if bytes.get(at + 1) == Some(&'\\') { 2 } else { 1 };
+            at += 1;
+            while at < bytes.len() && bytes[at] != '\'' {
+                at += 1;
+            }
+            at += 1;
+            out.push_str("' '");
+        } else {
+            out.push(bytes[at]);
+            at += 1;
+        }
+    }
+    out
+}
+
+fn raw_string(bytes: &[char], at: usize) -> Option<usize> {
+    let word_before = at > 0 && (bytes[at - 1].is_alphanumeric() || bytes[at - 1] == '_') && bytes[at - 1] != 'b';
+    if bytes[at] != 'r' || word_before {
+        return None;
+    }
+    let hashes = bytes[at + 1..].iter().take_while(|c| **c == '#').count();
+    (bytes.get(at + 1 + hashes) == Some(&'"')).then_some(hashes)
+}
+
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty())
+}
+
+#[test]
+fn the_stripper_leaves_code_alone() {
+    assert_eq!(code("a // unsafe\nb"), "a \nb");
+    assert_eq!(code("let a = \"un\\\"safe\"; c"), "let a = \"\"; c");
+    assert_eq!(code("r#\"unsafe \" \"# + x"), "\"\" + x");
+    assert_eq!(code("'\"' 'a 'b' x"), "' ' 'a ' ' x");
+    assert_eq!(code("/* unsafe\n */y"), "\ny");
+}
+
+#[test]
+fn unsafe_stands_only_in_sys_and_says_why() {
+    let mut wrong = Vec::new();
+    for path in files("src", "rs") {
+        let source = read(&path);
+        let lines: Vec<&str> = source.lines().collect();
+        for (at, line) in code(&source).lines().enumerate() {
+            if !words(line).any(|word| word == "unsafe") {
+                continue;
+            }
+            let place = format!("{}:{}", path.display(), at + 1);
+            if !path.starts_with("src/sys") && path != Path::new("src/sys.rs") {
+                wrong.push(format!("{place}: unsafe outside src/sys"));
+            }
+            // an `unsafe fn` says it by `# Safety`, a block by SAFETY in the comment above it or above its statement
+            let above = lines[at.saturating_sub(12)..=at].join("\n");
+            if !above.contains("SAFETY:") && !above.contains("# Safety") {
+                wrong.push(format!("{place}: unsafe without // SAFETY:"));
+            }
+        }
+    }
+    for path in files("tests", "rs") {
+        let probe = path.starts_with("tests/probe");
+        if !probe && words(&code(&read(&path))).any(|word| word == "unsafe") {
+            wrong.push(format!("{}: unsafe in a test", path.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// Top-level modules of the crate that a file's code names, by `crate::x` or `upm::x`.
+fn imports(path: &Path) -> BTreeSet<String> {
+    let source = read(path);
+    // tests at a module's end may use what they like
+    let source = source.split("#[cfg(test)]").next().unwrap_or_default().to_owned();
+    let text = code(&source);
+    let mut found = BTreeSet::new();
+    for root in ["crate::", "upm::"] {
+        for (at, _) in text.match_indices(root) {
+            if text[..at].chars().next_back().is_some_and(|c| c.is_alphanumeric() || c == '_') {
+                continue;
+            }
+            let rest = &text[at + root.len()..];
+            if let Some(list) = rest.strip_prefix('{') {
+                let mut depth = 0;
+                let mut first = true;
+                let mut word = String::new();
+                for c in list.chars() {
+                    match c {
+                        '{' => depth += 1,
+                        '}' if depth == 0 => break,
+                        '}' => depth -= 1,
+                        ',' if depth == 0 => first = true,
+                        c if c.is_alphanumeric() || c == '_' => {
+                            if first && depth == 0 {
+                                word.push(c);
+                            }
+                            continue;
+                        }
+                        _ => {}
+                    }
+                    if !word.is_empty() {
+                        found.insert(std::mem::take(&mut word));
+                        first = false;
+                    }
+                }
+                found.extend((!word.is_empty()).then_some(word));
+            } else if let Some(word) = words(rest).next() {
+                found.insert(word.to_owned());
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn imports_point_one_way() {
+    // (who, what it may not name): design order is cli → call → {config, decide, supervise, report} → types
+    let all = [
+        "cli",
+        "call",
+        "config",
+        "decide",
+        "host",
+        "confine",
+        "supervise",
+        "gateway",
+        "plugin",
+        "report",
+        "sys",
+        "types",
+    ];
+    let only = |allowed: &[&'static str]| all.into_iter().filter(|m| !allowed.contains(m)).collect::<Vec<_>>();
+    let rules: Vec<(&str, Vec<&str>)> = vec![
+        ("types", only(&["types"])),
+        ("decide", only(&["decide", "types"])),
+        ("report", only(&["report", "types", "sys"])),
+        ("sys", only(&["sys", "types"])),
+        ("config", only(&["config", "types", "sys"])),
+        ("confine", only(&["confine", "types", "sys", "decide"])),
+        ("gateway", vec!["cli", "call", "supervise", "report", "config"]),
+        ("plugin", vec!["cli", "call", "supervise", "report"]),
+        ("host", vec!["cli", "call", "supervise", "report"]),
+        ("supervise", vec!["cli", "call", "config"]),
+        ("call", vec!["cli"]),
+    ];
+    let mut wrong = Vec::new();
+    for path in files("src", "rs") {
+        let inside = path.strip_prefix("src").unwrap();
+        let module = inside.components().next().unwrap().as_os_str().to_string_lossy().replace(".rs", "");
+        let named = imports(&path);
+        for (_, forbidden) in rules.iter().filter(|(who, _)| *who == module) {
+            for what in forbidden.iter().filter(|what| **what != module && named.contains(**what)) {
+                wrong.push(format!("{}: {module} names {what}", path.display()));
+            }
+        }
+        // the envelope is plain data: not even the thin wrappers of system calls
+        if inside == Path::new("report/envelope.rs") && named.contains("sys") {
+            wrong.push(format!("{}: the envelope names sys", path.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// `decide`, the envelope and the plain data can't hold `unsafe` at all.
+#[test]
+fn the_pure_parts_forbid_unsafe() {
+    let mut wanted = vec![PathBuf::from("src/types.rs")];
+    for (module, file) in [("decide", "mod"), ("report", "envelope")] {
+        let in_dir = PathBuf::from(format!("src/{module}/{file}.rs"));
+        let flat = PathBuf::from(format!("src/{module}.rs"));
+        wanted.push(if repository().join(&in_dir).exists() { in_dir } else { flat });
+    }
+    for path in wanted {
+        assert!(read(&path).contains("#![forbid(unsafe_code)]"), "{}: no #![forbid(unsafe_code)]", path.display());
+    }
+}
+
+#[test]
+fn every_dependency_says_what_it_is_for() {
+    for path in ["Cargo.toml", "tests/probe/Cargo.toml"] {
+        let text = read(path);
+        let lines: Vec<&str> = text.lines().collect();
+        let mut section = "";
+        for (at, line) in lines.iter().enumerate() {
+            if line.starts_with('[') {
+                section = line;
+            } else if section.contains("dependencies]") && line.contains('=') && !line.starts_with('#') {
+                assert!(lines[at - 1].starts_with("# "), "{path}:{}: no comment above {line}", at + 1);
+            }
+        }
+    }
+}
+
+/// The variants of `types::Code`, as `data.code` shows them.
+fn codes() -> Vec<String> {
+    let text = code(&read("src/types.rs"));
+    let body = text.split("pub enum Code").nth(1).unwrap().split('{').nth(1).unwrap().split('}').next().unwrap();
+    let codes: Vec<String> = body
+        .split(',')
+        .filter_map(|variant| words(variant).last())
+        .map(|name| {
+            let mut snake = String::new();
+            for (at, c) in name.chars().enumerate() {
+                if c.is_uppercase() && at > 0 {
+                    snake.push('_');
+                }
+                snake.extend(c.to_lowercase());
+            }
+            snake
+        })
+        .collect();
+    assert!(codes.len() > 20 && codes.contains(&"cpu_time_exceeded".to_owned()), "{codes:?}");
+    codes
+}
+
+#[test]
+fn every_code_is_in_the_schema_and_the_readme() {
+    let schema: Value = serde_json::from_str(&read("response.schema.json")).unwrap();
+    let mut known = BTreeSet::new();
+    collect_strings(&schema, &mut known);
+    let readme = read("README.md");
+    for code in codes() {
+        assert!(known.contains(&code), "response.schema.json does not know {code}");
+        assert!(readme.contains(&format!("`{code}`")), "README.md does not name `{code}`");
+    }
+}
+
+fn collect_strings(value: &Value, into: &mut BTreeSet<String>) {
+    match value {
+        Value::String(text) => {
+            into.insert(text.clone());
+        }
+        Value::Array(list) => list.iter().for_each(|one| collect_strings(one, into)),
+        Value::Object(map) => map.values().for_each(|one| collect_strings(one, into)),
+        _ => {}
+    }
+}
+
+#[test]
+fn nothing_is_left_to_do() {
+    for path in files("src", "rs") {
+        let text = code(&read(&path));
+        for macro_name in ["todo!", "unimplemented!", "dbg!"] {
+            assert!(!text.contains(macro_name), "{}: {macro_name}", path.display());
+        }
+    }
+}
+
+/// Which hosts a package manager talks to is the host's configuration's business: what the clients here are built or
+/// configured to use is asked of them, and none of it may stand in the source.
+#[test]
+fn no_registry_is_built_in() {
+    let mut hosts = BTreeSet::new();
+    let mut add = |text: &str| {
+        for word in text.split(|c: char| c.is_whitespace() || "'\"<>()[],=".contains(c)) {
+            if let Some(rest) = word.strip_prefix("https://").or_else(|| word.strip_prefix("http://")) {
+                let host = rest.split(['/', ':', '@']).next().unwrap_or_default();
+                if host.contains('.') && !host.starts_with("127.") {
+                    hosts.insert(host.to_lowercase());
+                }
+            }
+        }
+    };
+    let ask = |program: &str, args: &[&str]| {
+        Command::new(program)
+            .args(args)
+            .output()
+            .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
+            .unwrap_or_default()
+    };
+    let built_in =
+        "from pip._internal.models.index import PyPI; print(PyPI.simple_url, 'https://' + PyPI.file_storage_domain)";
+    add(&ask("/usr/bin/python3", &["-I", "-c", built_in]));
+    add(&ask("/usr/bin/python3", &["-I", "-m", "pip", "config", "list"]));
+    add(&ask("npm", &["config", "get", "registry"]));
+    if hosts.is_empty() {
+        println!("skipped: neither pip nor npm is here to ask");
+        return;
+    }
+    let mut wrong = Vec::new();
+    let places = ["src", "plugins", "seccomp", "packaging", "tests"];
+    for extension in ["rs", "py", "json", "toml", "md", "service", "conf"] {
+        let mut all: Vec<PathBuf> = places.iter().flat_map(|dir| files(dir, extension)).collect();
+        all.extend(["upm_config.toml", "README.md", "SECURITY.md"].map(PathBuf::from));
+        for path in all.into_iter().filter(|path| repository().join(path).exists()) {
+            let text = read(&path).to_lowercase();
+            for host in hosts.iter().filter(|host| text.contains(host.as_str())) {
+                wrong.push(format!("{}: {host}", path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}

@@ -1,7 +1,5 @@
 //! The pipeline of one call.
 
-use crate::cli::terminal::Progress;
-use crate::cli::{CallArgs, JsonSource};
 use crate::config::{self, Config, ProjectDir};
 use crate::decide::arguments::{self, Arguments};
 use crate::decide::grant::{self, Decision};
@@ -19,9 +17,41 @@ use serde_json::Value;
 use std::fs;
 use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use uuid::Uuid;
+
+/// A call as the command line gives it; nothing of it has been looked up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallArgs {
+    /// `--config`.
+    pub config: Option<PathBuf>,
+    /// Matches [`is_plugin_name`].
+    pub plugin: String,
+    /// Not empty, at most 256 bytes, without control characters.
+    pub method: String,
+    /// Where the arguments are.
+    pub json: JsonSource,
+    /// `--project`.
+    pub project: Option<PathBuf>,
+    /// `--timeout`; it may only shorten the grant's.
+    pub timeout: Option<Duration>,
+    /// `--request-id`.
+    pub request_id: Option<Uuid>,
+    /// `-v`: the plugin's stderr goes to stderr as it comes.
+    pub verbose: bool,
+}
+
+/// Where a call's JSON arguments are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum JsonSource {
+    /// None were given: `{}`.
+    Default,
+    /// On the command line.
+    Text(String),
+    /// `-`: on stdin.
+    Stdin,
+}
 
 /// What a call answers with.
 pub struct Answer {
@@ -33,10 +63,10 @@ pub struct Answer {
 
 /// One call, from its words to its answer.
 #[must_use]
-pub fn call(args: &CallArgs) -> Answer {
+pub fn call(args: &CallArgs, watcher: &mut dyn Watcher) -> Answer {
     let request_id = args.request_id.unwrap_or_else(Uuid::now_v7).to_string();
     let mut log = Log::new(&request_id, &args.plugin, &args.method);
-    let ended = go(args, &request_id, &mut log);
+    let ended = go(args, &request_id, &mut log, watcher);
     let meta = Metadata::now(&request_id);
     match ended {
         Ok(outcome) => match &outcome.result {
@@ -61,7 +91,7 @@ pub fn refuse(failure: &Failure, request_id: Option<Uuid>) -> Answer {
 }
 
 /// config → decide → audit → supervise → audit. Nothing of the plugin runs before decide and audit have said yes.
-fn go(args: &CallArgs, request_id: &str, log: &mut Log) -> Result<Outcome, Failure> {
+fn go(args: &CallArgs, request_id: &str, log: &mut Log, watcher: &mut dyn Watcher) -> Result<Outcome, Failure> {
     let started = Instant::now();
     let signals = signals::take().map_err(|error| Failure::new(Code::Internal, format!("signals: {error}")))?;
     let config = config::load(args.config.as_deref())?;
@@ -82,12 +112,9 @@ fn go(args: &CallArgs, request_id: &str, log: &mut Log) -> Result<Outcome, Failu
     };
     let (positional, named) = arguments.into_parts();
     let frame = plugin::call_frame(&plan, request_id, &positional, &named, &init);
-    let mut screen = Screen { progress: Progress::new(true), verbose: args.verbose };
     let job = Job { plan: &plan, frame, runner: plugin::RUNNER, signals, deadline: started + timeout };
     tracing::debug!(plan = %plan.sha256(), "decided");
-    let ended = supervise::run(job, &mut screen);
-    screen.progress.finish();
-    let outcome = ended?;
+    let outcome = supervise::run(job, watcher)?;
     log.finished(&outcome)?;
     Ok(outcome)
 }
@@ -114,6 +141,7 @@ pub fn make_plan(decision: &Decision, request_id: &str, timeout: Duration) -> Re
     if matches!(decision.entry, Entry::Python { .. }) {
         config::check_trusted(&decision.grant.interpreter)?;
     }
+    supervise::check_syscalls(&decision.grant.syscalls)?;
     if facts.landlock_abi < decision.grant.landlock_min_abi {
         return Err(Failure::new(
             Code::SandboxUnavailable,
@@ -206,32 +234,6 @@ fn make_directories(decision: &Decision) -> Result<(), Failure> {
         }
     }
     Ok(())
-}
-
-/// What a person at a terminal sees meanwhile.
-struct Screen {
-    progress: Progress,
-    verbose: bool,
-}
-
-impl Watcher for Screen {
-    fn tick(&mut self, elapsed: Duration) {
-        self.progress.tick(elapsed);
-    }
-
-    fn wants_ticks(&self) -> bool {
-        self.progress.enabled()
-    }
-
-    fn progress(&mut self, message: &str, fraction: Option<f64>) {
-        self.progress.progress(message, fraction);
-    }
-
-    fn stderr(&mut self, bytes: &[u8]) {
-        if self.verbose {
-            self.progress.plugin_stderr(bytes);
-        }
-    }
 }
 
 /// The audit of one call: every record has what was known by then.

@@ -141,8 +141,7 @@ pub enum OnViolation {
 }
 
 /// How the gateway reaches the outside.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Proxy {
     /// Directly.
     None,
@@ -150,6 +149,20 @@ pub enum Proxy {
     Env,
     /// By CONNECT through this URL (`http://[user:password@]host:port`).
     Url(String),
+}
+
+/// As plans, answers and `explain` show it: without the password that a URL may hold.
+impl Serialize for Proxy {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Proxy::None => serializer.serialize_str("none"),
+            Proxy::Env => serializer.serialize_str("env"),
+            Proxy::Url(url) => match (url.split_once("://"), url.rsplit_once('@')) {
+                (Some((scheme, _)), Some((_, host))) => serializer.collect_str(&format_args!("{scheme}://***@{host}")),
+                _ => serializer.serialize_str(url),
+            },
+        }
+    }
 }
 
 /// A package manager's client whose own configuration names the hosts.

@@ -95,7 +95,5 @@ fn method_is_usable(
     if matches!(decision.entry, Entry::Python { .. }) {
         config::check_trusted(&decision.grant.interpreter)?;
     }
-    crate::confine::filter::plugin(&decision.grant.syscalls)
-        .map_err(|error| Failure::new(crate::types::Code::ConfigInvalid, format!("syscalls: {error}")))?;
-    Ok(())
+    crate::supervise::check_syscalls(&decision.grant.syscalls)
 }

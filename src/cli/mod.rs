@@ -12,8 +12,9 @@ mod list;
 mod low;
 pub mod terminal;
 
-use crate::call;
+use crate::call::{self, CallArgs, JsonSource};
 use crate::report::text::quote;
+use crate::supervise::Watcher;
 use crate::types::{Code, Failure};
 use low::Low;
 use std::ffi::{OsStr, OsString};
@@ -21,6 +22,7 @@ use std::fmt;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
+use terminal::Progress;
 use uuid::Uuid;
 
 /// How every complaint about an incomplete call begins.
@@ -77,38 +79,6 @@ pub enum Request {
     Help(String),
     /// Print this text.
     Version(String),
-}
-
-/// A call as the command line gives it; nothing of it has been looked up.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CallArgs {
-    /// `--config`.
-    pub config: Option<PathBuf>,
-    /// Matches [`is_plugin_name`].
-    pub plugin: String,
-    /// Not empty, at most 256 bytes, without control characters.
-    pub method: String,
-    /// Where the arguments are.
-    pub json: JsonSource,
-    /// `--project`.
-    pub project: Option<PathBuf>,
-    /// `--timeout`; it may only shorten the grant's.
-    pub timeout: Option<Duration>,
-    /// `--request-id`.
-    pub request_id: Option<Uuid>,
-    /// `-v`: the plugin's stderr goes to stderr as it comes.
-    pub verbose: bool,
-}
-
-/// Where a call's JSON arguments are.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum JsonSource {
-    /// None were given: `{}`.
-    Default,
-    /// On the command line.
-    Text(String),
-    /// `-`: on stdin.
-    Stdin,
 }
 
 /// What `explain --may` asks about.
@@ -426,7 +396,12 @@ fn run(args: impl Iterator<Item = OsString>) -> i32 {
         }
     };
     match request {
-        Request::Call(args) => answer(&call::call(&args)),
+        Request::Call(args) => {
+            let mut screen = Screen { progress: Progress::new(true), verbose: args.verbose };
+            let ended = call::call(&args, &mut screen);
+            screen.progress.finish();
+            answer(&ended)
+        }
         Request::Help(text) | Request::Version(text) => show(Ok((text, true))),
         Request::List { config, plugin, json } => {
             show(list::run(config.as_deref(), plugin.as_deref(), json).map(|text| (text, true)))
@@ -436,6 +411,32 @@ fn run(args: impl Iterator<Item = OsString>) -> i32 {
         }
         Request::Check { config, json } => show(check::run(config.as_deref(), json)),
         Request::Doctor { json } => show(Ok(doctor::run(json))),
+    }
+}
+
+/// What a person at a terminal sees meanwhile.
+struct Screen {
+    progress: Progress,
+    verbose: bool,
+}
+
+impl Watcher for Screen {
+    fn tick(&mut self, elapsed: Duration) {
+        self.progress.tick(elapsed);
+    }
+
+    fn wants_ticks(&self) -> bool {
+        self.progress.enabled()
+    }
+
+    fn progress(&mut self, message: &str, fraction: Option<f64>) {
+        self.progress.progress(message, fraction);
+    }
+
+    fn stderr(&mut self, bytes: &[u8]) {
+        if self.verbose {
+            self.progress.plugin_stderr(bytes);
+        }
     }
 }
 
@@ -636,8 +637,8 @@ mod tests {
     #[test]
     fn option_values_are_checked() {
         for (words, text) in [
-            (&["--timeout", "5"][..], "--timeout 5: has no unit"),
-            (&["--timeout", "0s"], "--timeout 0s: is zero"),
+            (&["--timeout", "5"][..], "--timeout 5: a time without a unit"),
+            (&["--timeout", "0s"], "--timeout 0s: zero is no time"),
             (&["--request-id", "7"], "--request-id 7: no UUID"),
             (
                 &["--request-id", "cdb3458d0b84491a9c4e709f30e11111"],

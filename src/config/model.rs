@@ -514,7 +514,21 @@ impl Reader<'_> {
     }
 
     /// Reads one grant key into `keys`; `false` when `key` is none.
+    /// Reads a grant key into `keys`; false when it is none. An error names the key before its value.
     fn grant_key(
+        &self,
+        keys: &mut GrantKeys,
+        key: &Key,
+        node: &Node,
+        groups: &BTreeSet<&str>,
+    ) -> Result<bool, ConfigError> {
+        self.set_grant_key(keys, key, node, groups).map_err(|mut error| {
+            error.message = format!("{}: {}", key.name, error.message);
+            error
+        })
+    }
+
+    fn set_grant_key(
         &self,
         keys: &mut GrantKeys,
         key: &Key,

@@ -1,7 +1,7 @@
 //! Step `session`: nothing of the supervisor's session, signals or keyrings is carried along.
 
 use super::step::{Step, StepError};
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use rustix::event::{PollFd, PollFlags, poll};
 use std::os::fd::BorrowedFd;
 
@@ -41,14 +41,6 @@ pub fn die_with(supervisor: BorrowedFd<'_>, step: Step) -> Result<(), StepError>
 /// None that the kernel documents for these signals.
 pub fn default_signals_and_mask() -> Result<(), StepError> {
     let fail = |what: &str, errno: nix::Error| StepError::new(Step::Session, what, errno);
-    default_signals().map_err(|errno| fail("sigaction", errno))?;
+    crate::sys::process::default_signals().map_err(|error| StepError::new(Step::Session, "sigaction", error))?;
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).map_err(|errno| fail("sigprocmask", errno))
-}
-
-fn default_signals() -> nix::Result<()> {
-    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-    for signal in Signal::iterator().filter(|signal| !matches!(signal, Signal::SIGKILL | Signal::SIGSTOP)) {
-        crate::sys::process::set_signal_action(signal, &default)?;
-    }
-    Ok(())
 }

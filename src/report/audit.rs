@@ -191,14 +191,15 @@ impl Record {
         fields
     }
 
-    /// The line for the file, with its newline.
+    /// The line for the file, with its newline: the journal's field names, so that one query reads both.
     fn line(&self, hostname: &str, pid: u32) -> String {
         let mut object = Map::new();
         object.insert("timestamp".into(), timestamp().into());
         object.insert("hostname".into(), hostname.into());
         object.insert("pid".into(), pid.into());
+        object.insert("MESSAGE_ID".into(), super::journald::message_id(&self.event).into());
         for (name, value) in self.members() {
-            object.insert(name.into(), value);
+            object.insert(format!("UPM_{}", name.to_ascii_uppercase()), value);
         }
         format!("{}\n", Value::from(object))
     }
@@ -557,9 +558,11 @@ pub(super) mod tests {
         assert_eq!(
             line,
             json!({
-                "hostname": hostname(), "pid": std::process::id(), "event": "call_finished",
-                "request_id": "cdb3458d-0b84-491a-9c4e-709f30e11111", "plugin": "PipPlugin", "method": "install",
-                "caller_uid": 1000, "login_uid": null, "code": "ok", "duration_us": 12, "denials": 0,
+                "hostname": hostname(), "pid": std::process::id(), "UPM_EVENT": "call_finished",
+                "MESSAGE_ID": super::super::journald::message_id(&Event::CallFinished),
+                "UPM_REQUEST_ID": "cdb3458d-0b84-491a-9c4e-709f30e11111", "UPM_PLUGIN": "PipPlugin",
+                "UPM_METHOD": "install", "UPM_CALLER_UID": 1000, "UPM_LOGIN_UID": null, "UPM_CODE": "ok",
+                "UPM_DURATION_US": 12, "UPM_DENIALS": 0,
             })
         );
     }
@@ -572,11 +575,11 @@ pub(super) mod tests {
         long.remedy = "é".repeat(5000);
         let _ = sinks.store(&record(Event::Denial(Box::new(long)))).unwrap();
         let line = lines(&host.default_file()).remove(0);
-        assert_eq!(line["event"], "denial");
-        assert_eq!(line["object"], "evil\nUPM_CODE=ok");
-        assert_eq!(line["count"], 3);
-        assert_eq!(line["remedy"], format!("{}…", "é".repeat(1024)));
-        assert_eq!(line.get("code"), None);
+        assert_eq!(line["UPM_EVENT"], "denial");
+        assert_eq!(line["UPM_OBJECT"], "evil\nUPM_CODE=ok");
+        assert_eq!(line["UPM_COUNT"], 3);
+        assert_eq!(line["UPM_REMEDY"], format!("{}…", "é".repeat(1024)));
+        assert_eq!(line.get("UPM_CODE"), None);
     }
 
     #[test]

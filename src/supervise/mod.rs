@@ -76,6 +76,14 @@ pub struct Job<'a> {
     pub deadline: Instant,
 }
 
+/// Whether the filter can grant these names.
+///
+/// # Errors
+/// `config_invalid`: a name that is none, or that no configuration can add.
+pub fn check_syscalls(names: &[String]) -> Result<(), Failure> {
+    confine::filter::plugin(names).map(drop).map_err(Failure::from)
+}
+
 /// Runs the call. Afterwards nothing of it is left.
 ///
 /// # Errors
@@ -89,6 +97,14 @@ pub fn run(job: Job<'_>, watcher: &mut dyn Watcher) -> Result<Outcome, Failure> 
     let prepared = confine::prepare(job.plan, job.runner, as_root)?;
     let filter = (prepared.filter.name, prepared.filter.program.len(), prepared.filter.sha256());
     let (parent, child) = channels::make().map_err(|error| StepError::new(Step::Prepare, "channels", error))?;
+    if as_root {
+        // `/dev/stdout` opens the pipe anew, by its owner and mode.
+        let (uid, gid) = job.plan.outside;
+        for pipe in [&child.stdout, &child.stderr] {
+            rustix::fs::fchown(pipe, Some(rustix::fs::Uid::from_raw(uid)), Some(rustix::fs::Gid::from_raw(gid)))
+                .map_err(|error| StepError::new(Step::Prepare, "output pipes", error))?;
+        }
+    }
     tracing::debug!(mounts = prepared.trees.len(), filter = prepared.filter.name, "prepared");
     let started = Instant::now();
     let forked = fork_into(NAMESPACE_FLAGS, None).map_err(|error| StepError::new(Step::Clone, "clone3", error))?;

@@ -84,17 +84,21 @@ pub fn set_dumpable(on: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// Sets a signal's action; only default and ignore, for which no handler runs.
+/// Every signal acts as by default: also the two real-time ones that the C library keeps for itself and whose actions its
+/// sigaction(3) does not change, but which an ignoring caller hands down through exec.
 ///
 /// # Errors
-/// `EINVAL` for SIGKILL and SIGSTOP.
-pub fn set_signal_action(signal: nix::sys::signal::Signal, action: &nix::sys::signal::SigAction) -> nix::Result<()> {
-    use nix::sys::signal::SigHandler;
-    if !matches!(action.handler(), SigHandler::SigDfl | SigHandler::SigIgn) {
-        return Err(nix::Error::EINVAL);
+/// None that the kernel documents for these signals.
+pub fn default_signals() -> io::Result<()> {
+    const SIGNALS: libc::c_int = 64;
+    // The kernel's struct sigaction: handler SIG_DFL, flags, restorer, mask; all zero.
+    let default = [0u64; 4];
+    for signal in (1..=SIGNALS).filter(|signal| !matches!(*signal, libc::SIGKILL | libc::SIGSTOP)) {
+        // SAFETY: SIG_DFL installs no code that could run at an unsafe moment; the structure outlives the call, and its
+        // mask is of the size that is passed.
+        check(unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), std::ptr::null::<u64>(), 8) })?;
     }
-    // SAFETY: SIG_DFL and SIG_IGN install no code that could run at an unsafe moment.
-    unsafe { nix::sys::signal::sigaction(signal, action) }.map(drop)
+    Ok(())
 }
 
 /// wait4(2) for any child, without options: its process id and raw wait status. Allocates nothing.

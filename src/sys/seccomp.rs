@@ -317,7 +317,7 @@ mod tests {
         assert!(libc::WIFSIGNALED(killed) && libc::WTERMSIG(killed) == libc::SIGSYS, "{killed:#x}");
 
         let gateway = filter::gateway();
-        assert_eq!(ended(&gateway.program, || raw(libc::SYS_socket, [16, 3, 0, 0, 0, 0])), libc::EAFNOSUPPORT << 8);
+        assert_eq!(ended(&gateway.program, || raw(libc::SYS_socket, [17, 3, 0, 0, 0, 0])), libc::EAFNOSUPPORT << 8);
         let killed = ended(&gateway.program, || raw(libc::SYS_execve, [0; 6]));
         assert!(libc::WIFSIGNALED(killed) && libc::WTERMSIG(killed) == libc::SIGSYS, "{killed:#x}");
 

@@ -338,17 +338,7 @@ impl Fixture {
     /// The audit file's records, with the names that the same fields have in the journal: `event` is `UPM_EVENT`.
     pub fn audit(&self) -> Vec<Value> {
         let text = fs::read_to_string(self.path("audit/audit.jsonl")).unwrap_or_default();
-        let record = |line: &str| {
-            let fields: serde_json::Map<String, Value> =
-                serde_json::from_str(line).unwrap_or_else(|e| panic!("audit: {e}: {line}"));
-            let journal_name = |key: &str| match key {
-                "timestamp" | "hostname" | "pid" => key.to_owned(),
-                "message_id" => "MESSAGE_ID".to_owned(),
-                key => format!("UPM_{}", key.to_uppercase()),
-            };
-            fields.into_iter().map(|(key, value)| (journal_name(&key), value)).collect()
-        };
-        text.lines().map(record).collect()
+        text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("audit: {e}: {line}"))).collect()
     }
 
     /// Processes and mounts that still have to do with this fixture: programs run from it, processes that mention it,

@@ -393,7 +393,7 @@ fn what_no_plugin_may_call() {
         for name in ["io_uring_setup", "io_uring_enter", "io_uring_register", "io_setup", "landlock_create_ruleset"] {
             f.expect(ENOSYS, name, &[]);
         }
-        for name in ["read", "execve", "rseq", "faccessat2", "memfd_create", "close_range", "statx", "pidfd_open"] {
+        for name in ["read", "execve", "rseq", "faccessat2", "close_range", "statx", "pidfd_open"] {
             f.expect(Action::Allow, name, &[]);
         }
     });
@@ -451,7 +451,9 @@ fn the_engines_own_filters() {
         gateway.expect(Action::KillProcess, "openat", &[0, 0, 0o100]);
         gateway.expect(Action::Allow, "clone", &[0x003d_0f00]);
         gateway.expect(Action::KillProcess, "clone", &[0x103d_0f00]);
-        gateway.expect(EAFNOSUPPORT, "socket", &[16, 3, 0]);
+        gateway.expect(Action::Allow, "socket", &[16, 3, 0]);
+        gateway.expect(EAFNOSUPPORT, "socket", &[16, 3, 9]);
+        gateway.expect(EAFNOSUPPORT, "socket", &[17, 3, 0]);
         let supervisor = Asked::of("supervisor", arch);
         supervisor.expect(EAFNOSUPPORT, "socket", &[2, 1, 0]);
         supervisor.expect(Action::Allow, "ioctl", &[9, libc::SECCOMP_IOCTL_NOTIF_RECV]);

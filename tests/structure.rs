@@ -207,19 +207,19 @@ fn imports_point_one_way() {
     let only = |allowed: &[&'static str]| all.into_iter().filter(|m| !allowed.contains(m)).collect::<Vec<_>>();
     let rules: Vec<(&str, Vec<&str>)> = vec![
         ("types", only(&["types"])),
-        ("decide", only(&["decide", "types"])),
+        ("decide", only(&["decide", "config", "plugin", "units", "types"])),
         ("report", only(&["report", "types", "sys"])),
         ("sys", only(&["sys", "types"])),
         ("config", only(&["config", "types", "sys"])),
         ("confine", only(&["confine", "types", "sys", "decide"])),
         ("gateway", vec!["cli", "call", "supervise", "report", "config"]),
-        ("plugin", vec!["cli", "call", "supervise", "report"]),
-        ("host", vec!["cli", "call", "supervise", "report"]),
+        ("plugin", vec!["cli", "call", "report"]),
+        ("host", vec!["cli", "call"]),
         ("supervise", vec!["cli", "call", "config"]),
         ("call", vec!["cli"]),
     ];
     let mut wrong = Vec::new();
-    for path in files("src", "rs") {
+    for path in files("src", "rs").into_iter().filter(|path| !path.ends_with("tests.rs")) {
         let inside = path.strip_prefix("src").unwrap();
         let module = inside.components().next().unwrap().as_os_str().to_string_lossy().replace(".rs", "");
         let named = imports(&path);

@@ -40,6 +40,22 @@ fn main() -> Result<(), Box<dyn Error>> {
             writeln!(out, "static {constant}: [Insn; {}] = {program:?};", program.len())?;
             if name == "default" {
                 let fixed: Vec<_> = loaded.fixed.iter().collect();
+                let allowed = |partly: bool| -> Vec<&str> {
+                    let found = |nr: &u32| match loaded.rules.get(nr) {
+                        Some(verdict) => {
+                            if partly {
+                                !verdict.allow_when.is_empty()
+                            } else {
+                                verdict.allow_when.is_empty() && verdict.otherwise == profile::Action::Allow
+                            }
+                        }
+                        None => false,
+                    };
+                    table.of(target).filter(|(_, nr)| found(nr)).map(|(name, _)| name).collect()
+                };
+                for (list, names) in [("ALLOWED", allowed(false)), ("PARTLY", allowed(true))] {
+                    writeln!(out, "static {list}: [&str; {}] = {names:?};", names.len())?;
+                }
                 writeln!(out, "static FIXED: [(&str, &str); {}] = {fixed:?};", fixed.len())?;
             }
         }

@@ -250,8 +250,10 @@ pub struct Grant {
     /// Whether `cryptography.fernet` is handed to the plugin.
     pub fernet: bool,
     /// Wall-clock limit.
+    #[serde(serialize_with = "as_text")]
     pub timeout: Duration,
     /// Processor time limit of each process.
+    #[serde(serialize_with = "as_text")]
     pub cpu_time: Duration,
     /// Bytes of memory of the call.
     pub memory: u64,
@@ -344,6 +346,12 @@ pub struct Outcome {
     pub egress: Vec<EgressRecord>,
     /// Each layer as asked and as read back.
     pub sandbox: Value,
+}
+
+/// A time as the configuration writes it.
+fn as_text<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    let ms = time.as_millis();
+    serializer.collect_str(&if ms.is_multiple_of(1000) { format!("{}s", ms / 1000) } else { format!("{ms}ms") })
 }
 
 /// SHA-256 as lower-case hexadecimal.

@@ -1,16 +1,19 @@
 //! `upm explain`: the plan that a call would be enforced by, and where each value of its grant was written.
 
+use super::May;
 use super::terminal::escape;
 use crate::call;
 use crate::config;
+use crate::confine::filter::{self, Standing};
 use crate::confine::step::Step;
 use crate::decide::plan::{Plan, Source};
+use crate::gateway::names;
 use crate::types::{Failure, Grant};
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::path::Path;
 
-/// Text or JSON for stdout.
+/// Text or JSON for stdout, and whether the answer is yes (a plan is; `--may` may be no).
 ///
 /// # Errors
 /// Whatever would keep the call from being made.
@@ -20,22 +23,118 @@ pub fn run(
     method: &str,
     project: Option<&Path>,
     as_json: bool,
-) -> Result<String, Failure> {
+    act: Option<&May>,
+) -> Result<(String, bool), Failure> {
     let config = config::load(config)?;
     let decision = call::decide(&config, plugin, method, project)?;
     let plan = call::make_plan(&decision, "", decision.grant.timeout)?;
+    if let Some(act) = act {
+        let verdict = may(&plan, act)?;
+        let origin = decision.grant.origins.get(verdict.key);
+        let place = match origin.and_then(|origin| origin.line) {
+            Some(line) => format!("{}:{line}", config.path.display()),
+            None => "built-in".to_owned(),
+        };
+        let text = if as_json {
+            json!({ "may": verdict.yes, "layer": verdict.layer, "why": verdict.why, "key": verdict.key, "place": place }).to_string()
+        } else {
+            let word = if verdict.yes { "yes" } else { "no" };
+            format!("{word}: {}: {} ({}, {place})", verdict.layer, escape(&verdict.why, false), verdict.key)
+        };
+        return Ok((text + "\n", verdict.yes));
+    }
     let origins = origins(&decision.grant);
     if as_json {
         let mut shown = json!(plan);
         for name in secrets(&plan) {
             shown["env"][&name] = json!("(hidden)");
         }
-        return Ok(format!(
-            "{}\n",
-            json!({ "config": config.path, "plan_sha256": plan.sha256(), "plan": shown, "origins": origins })
-        ));
+        let document =
+            json!({ "config": config.path, "plan_sha256": plan.sha256(), "plan": shown, "origins": origins });
+        return Ok((format!("{document}\n"), true));
     }
-    Ok(render(&config.path, &plan, &origins))
+    Ok((render(&config.path, &plan, &origins), true))
+}
+
+/// The answer to `--may`.
+struct Verdict {
+    yes: bool,
+    layer: &'static str,
+    why: String,
+    /// The grant key that decides.
+    key: &'static str,
+}
+
+/// Answers from the plan that would be enforced.
+fn may(plan: &Plan, act: &May) -> Result<Verdict, Failure> {
+    Ok(match act {
+        May::Read(path) => path_verdict(plan, path, false),
+        May::Write(path) => path_verdict(plan, path, true),
+        May::Connect { host, port } => {
+            let rule = names::normalize(host).and_then(|name| names::rule_for(&plan.egress, &name, *port));
+            match rule {
+                Some(rule) => Verdict {
+                    yes: true,
+                    layer: "egress",
+                    why: format!("[egress.{}] grants it", rule.group),
+                    key: "egress",
+                },
+                None => Verdict {
+                    yes: false,
+                    layer: "egress",
+                    why: format!("no granted group has {host}:{port}; addresses are never dialled directly"),
+                    key: "egress",
+                },
+            }
+        }
+        May::Syscall(name) => {
+            let standing = filter::standing(name).ok_or_else(|| {
+                Failure::new(
+                    crate::types::Code::Usage,
+                    format!("--may: {}: no system call of this architecture", name.escape_default()),
+                )
+            })?;
+            let added = plan.syscalls.contains(name);
+            let (yes, why) = match standing {
+                Standing::Allowed => (true, "the default filter allows it".to_owned()),
+                _ if added => (true, "`syscalls` adds it".to_owned()),
+                Standing::Partly => {
+                    (true, "the default filter allows it with some arguments (seccomp/default.json)".to_owned())
+                }
+                Standing::Refused => (
+                    false,
+                    filter::fixed_reason(name).map_or_else(
+                        || "the filter refuses it".to_owned(),
+                        |reason| format!("nothing can allow it: {reason}"),
+                    ),
+                ),
+            };
+            Verdict { yes, layer: "seccomp", why, key: "syscalls" }
+        }
+    })
+}
+
+/// The deepest mount that holds the path decides; below a host directory the file's own permissions decide as well.
+fn path_verdict(plan: &Plan, path: &Path, write: bool) -> Verdict {
+    let holder = plan
+        .mounts
+        .iter()
+        .filter(|mount| path.starts_with(&mount.path))
+        .max_by_key(|mount| mount.path.components().count());
+    let key = if write { "write" } else { "read" };
+    let (yes, why) = match holder {
+        None => (false, "nothing of it is in the call's root (ENOENT)".to_owned()),
+        Some(mount) if write && !mount.write => (false, format!("{} is read-only there (EROFS)", mount.path.display())),
+        Some(mount) => (
+            true,
+            format!(
+                "{} is in the call's root ({}), as far as the file's own permissions go",
+                mount.path.display(),
+                mount.why
+            ),
+        ),
+    };
+    Verdict { yes, layer: "root", why, key }
 }
 
 /// Variables whose values may hold credentials: those that the caller or a client gives.

@@ -52,7 +52,7 @@ Examples:
   upm PipPlugin install '{"args": ["requests"]}'
   upm PipPlugin list --project /srv/shop | jq .data.result
   echo '{"kwargs": {"name": "requests"}}' | upm PipPlugin info - --timeout 30s
-  upm explain PipPlugin install --may connect=index.example:443 && echo yes
+  upm explain PipPlugin install --may 'connect index.example:443' && echo yes
 "#;
 
 const LIST: &str = "\
@@ -76,7 +76,8 @@ Usage: upm explain <Plugin> <method> [--project DIR] [--may ACT] [--config FILE]
 
 Options:
   --project DIR  Directory to work on, instead of the configured project_root
-  --may ACT      Only whether the call may do this: read=/PATH, write=/PATH, connect=HOST:PORT, syscall=NAME
+  --may ACT      Only whether the call may do this: 'read /PATH', 'write /PATH',
+                 'connect HOST:PORT', 'syscall NAME'
   --config FILE  Configuration file
   --json         Print JSON instead of text
 
@@ -84,7 +85,7 @@ Exit status with --may: 0 yes, 1 no, 125 could not tell
 
 Examples:
   upm explain PipPlugin install
-  upm explain PipPlugin install --may write=/etc/passwd || echo no
+  upm explain PipPlugin install --may 'write /etc/passwd' || echo no
 ";
 
 const CHECK: &str = "\

@@ -114,18 +114,18 @@ pub enum JsonSource {
 /// What `explain --may` asks about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum May {
-    /// `read=PATH`
+    /// `read PATH`
     Read(PathBuf),
-    /// `write=PATH`
+    /// `write PATH`
     Write(PathBuf),
-    /// `connect=HOST:PORT`
+    /// `connect HOST:PORT`
     Connect {
         /// As typed.
         host: String,
         /// 1–65535.
         port: u16,
     },
-    /// `syscall=NAME`
+    /// `syscall NAME`
     Syscall(String),
 }
 
@@ -377,7 +377,7 @@ fn request_id(args: &[OsString]) -> Option<Uuid> {
 }
 
 fn parse_may(text: &OsStr) -> Result<May, UsageError> {
-    let parsed = text.to_str().and_then(|text| match text.split_once('=')? {
+    let parsed = text.to_str().and_then(|text| match text.split_once([' ', '='])? {
         ("read", path) if path.starts_with('/') => Some(May::Read(path.into())),
         ("write", path) if path.starts_with('/') => Some(May::Write(path.into())),
         ("connect", address) => {
@@ -390,7 +390,7 @@ fn parse_may(text: &OsStr) -> Result<May, UsageError> {
     });
     parsed.ok_or_else(|| {
         UsageError::new(format!(
-            "--may {}: unknown act; write read=/PATH, write=/PATH, connect=HOST:PORT or syscall=NAME",
+            "--may {}: unknown act; write 'read /PATH', 'write /PATH', 'connect HOST:PORT' or 'syscall NAME'",
             shown(text)
         ))
     })
@@ -431,8 +431,8 @@ fn run(args: impl Iterator<Item = OsString>) -> i32 {
         Request::List { config, plugin, json } => {
             show(list::run(config.as_deref(), plugin.as_deref(), json).map(|text| (text, true)))
         }
-        Request::Explain { config, plugin, method, project, json, .. } => {
-            show(explain::run(config.as_deref(), &plugin, &method, project.as_deref(), json).map(|text| (text, true)))
+        Request::Explain { config, plugin, method, project, json, may } => {
+            show(explain::run(config.as_deref(), &plugin, &method, project.as_deref(), json, may.as_ref()))
         }
         Request::Check { config, json } => show(check::run(config.as_deref(), json)),
         Request::Doctor { json } => show(Ok(doctor::run(json))),

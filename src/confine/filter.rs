@@ -146,6 +146,29 @@ pub fn fixed_reason(name: &str) -> Option<&'static str> {
     FIXED.iter().find(|(fixed, _)| *fixed == name).map(|(_, reason)| *reason)
 }
 
+/// What the plugin's filter says to a call, whatever its arguments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Always allowed.
+    Allowed,
+    /// Allowed with some arguments.
+    Partly,
+    /// Refused.
+    Refused,
+}
+
+/// How the plugin's filter, without what `syscalls` adds, stands to this name; `None` when there is no such call.
+pub fn standing(name: &str) -> Option<Standing> {
+    syscall_number(name)?;
+    Some(if ALLOWED.contains(&name) {
+        Standing::Allowed
+    } else if PARTLY.contains(&name) {
+        Standing::Partly
+    } else {
+        Standing::Refused
+    })
+}
+
 /// The name of a number on this architecture.
 pub fn syscall_name(nr: i32) -> Option<&'static str> {
     let nr = u32::try_from(nr).ok()?;

@@ -8,7 +8,20 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// What programs need of `/etc` to start: nothing here tells anything of the host's users or secrets.
-const ETC: [&str; 6] = ["ld.so.cache", "ssl", "pki", "ca-certificates", "localtime", "alternatives"];
+const ETC: [&str; 11] = [
+    "ld.so.cache",
+    // Not whole: beside certificates there are private keys, which a user's supplementary group may be able to read.
+    "ssl/certs",
+    "ssl/cert.pem",
+    "ssl/openssl.cnf",
+    "pki/tls/certs",
+    "pki/tls/cert.pem",
+    "pki/tls/openssl.cnf",
+    "pki/ca-trust",
+    "ca-certificates",
+    "localtime",
+    "alternatives",
+];
 /// Names of the root that are `/usr` or links into it (file-hierarchy(7)); older systems have real directories.
 const ROOT: [&str; 7] = ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32"];
 /// The user that plugins run as when root calls and nothing else is said: upm's own, else the kernel's overflow user.

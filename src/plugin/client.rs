@@ -118,7 +118,9 @@ fn needed_file(file: PathBuf) -> Result<Option<PathBuf>, Failure> {
     let real = fs::canonicalize(&file).map_err(|error| {
         Failure::new(Code::ConfigInvalid, format!("{}: named by the client's configuration: {error}", file.display()))
     })?;
-    let shown = ["/usr", "/etc/ssl", "/etc/pki", "/etc/ca-certificates"].iter().any(|path| real.starts_with(path));
+    let shown = ["/usr", "/etc/ssl/certs", "/etc/pki/tls/certs", "/etc/pki/ca-trust", "/etc/ca-certificates"]
+        .iter()
+        .any(|path| real.starts_with(path));
     if shown {
         return Ok(None);
     }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const MAX_FILES: usize = 10_000;
 
 /// SHA-256 over the relative path, length and contents of each regular file, in the order of their paths. Compiled files
-/// (`__pycache__`) are left out: the interpreter never reads them from the sandbox's read-only tree unless they match.
+/// (`__pycache__`) count: the interpreter may run them in place of the source.
 ///
 /// # Errors
 /// A file that cannot be read, or too many of them.
@@ -36,7 +36,7 @@ fn collect(path: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
             return Err(io::Error::other(format!("{}: more than {MAX_FILES} files", path.display())));
         }
         files.push(path.to_path_buf());
-    } else if kind.is_dir() && path.file_name() != Some("__pycache__".as_ref()) {
+    } else if kind.is_dir() {
         for entry in fs::read_dir(path)? {
             collect(&entry?.path(), files)?;
         }

@@ -84,7 +84,7 @@ pub fn lookup(name: &str) -> Denial {
     Denial {
         layer: "egress".to_owned(),
         operation: "resolve".to_owned(),
-        object: json!({ "host": name }),
+        object: json!({ "name": name }),
         rule: "egress".to_owned(),
         remedy: format!(
             "an [egress.NAME] group with hosts = [\"{}:443\"], and egress = [\"NAME\"] for this method",

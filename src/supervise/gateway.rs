@@ -1,7 +1,8 @@
 //! Starts the gateway: a process of its own in the host's network, confined before it reads a byte of the plugin's.
 
+use crate::confine::channels::{self, Tag};
 use crate::confine::step::{Step, StepError};
-use crate::confine::{capabilities, filter, landlock, session};
+use crate::confine::{capabilities, filter, id_map, landlock, session};
 use crate::decide::plan::Plan;
 use crate::gateway::{self, ProxyEnv, Sockets};
 use crate::sys;
@@ -9,6 +10,9 @@ use ::landlock::{Access, AccessFs, AccessNet, NetPort, PathBeneath, RulesetCreat
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+/// See [`start`].
+const NAMESPACE: u64 = nix::sched::CloneFlags::CLONE_NEWUSER.bits() as u64;
 
 /// The running gateway.
 pub struct Gateway {
@@ -20,6 +24,16 @@ pub struct Gateway {
     pub pid: i32,
 }
 
+impl Drop for Gateway {
+    /// However the call ends, the gateway does not outlive it.
+    fn drop(&mut self) {
+        // ESRCH: it has ended by itself.
+        rustix::process::pidfd_send_signal(&self.pidfd, rustix::process::Signal::KILL).ok();
+        // ECHILD cannot be: nobody else waits for it.
+        sys::process::wait_usage(self.pid).ok();
+    }
+}
+
 /// Forks and confines it. `supervisor` is the pidfd by which it dies with the supervisor.
 ///
 /// # Errors
@@ -29,9 +43,21 @@ pub fn start(plan: &Plan, sockets: Sockets, as_root: bool, supervisor: BorrowedF
     let (events, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
         .map_err(|error| fail("gateway events", error.into()))?;
     rustix::fs::fcntl_setfl(&events, OFlags::NONBLOCK).map_err(|error| fail("gateway events", error.into()))?;
-    match sys::clone::fork_into(0, None).map_err(|error| fail("gateway", error))? {
-        sys::clone::Forked::Parent { pid, pidfd } => Ok(Gateway { events, pidfd, pid }),
+    // As root it gets a user namespace of its own, in which its user alone is mapped. The supervisor, as the namespace's
+    // owner, can then end it without CAP_KILL, and the kernel delivers the parent-death signal, which has to pass the same check.
+    let flags = if as_root { NAMESPACE } else { 0 };
+    match sys::clone::fork_into(flags, None).map_err(|error| fail("gateway", error))? {
+        sys::clone::Forked::Parent { pid, pidfd } => {
+            let started = Gateway { events, pidfd, pid };
+            if as_root {
+                id_map::write_maps(pid, plan.outside, plan.outside)?;
+                channels::send(started.events.as_fd(), Tag::Go, b"", &[])
+                    .map_err(|error| fail("gateway events", error))?;
+            }
+            Ok(started)
+        }
         sys::clone::Forked::Child => {
+            drop(events);
             if let Err(error) = confine(plan, &sockets, &theirs, as_root, supervisor) {
                 eprintln!("upm: gateway: {error}");
                 sys::process::exit_now(1);
@@ -52,6 +78,11 @@ fn confine(
     session::default_signals_and_mask()?;
     if as_root {
         let (uid, gid) = plan.outside;
+        let word = channels::receive(events.as_fd(), &mut [0u8; 1])
+            .map_err(|error| fail(Step::IdMap, "gateway events", error))?;
+        if word.is_none() {
+            return Err(fail(Step::IdMap, "supervisor", nix::Error::EPIPE.into()));
+        }
         nix::unistd::setresgid(gid.into(), gid.into(), gid.into())
             .map_err(|errno| fail(Step::IdMap, "gateway: setresgid", errno.into()))?;
         nix::unistd::setresuid(uid.into(), uid.into(), uid.into())

@@ -127,6 +127,7 @@ pub fn run(job: Job<'_>, watcher: &mut dyn Watcher) -> Result<Outcome, Failure> 
         answer: None,
         wait_status: None,
         ending: None,
+        over: false,
         next_memory: started,
         buffer: vec![0; CHUNK],
     };
@@ -169,6 +170,8 @@ struct Supervision<'a> {
     wait_status: Option<i32>,
     /// Why the supervisor ended the call; the first reason counts.
     ending: Option<Ending>,
+    /// Pid 1 has ended.
+    over: bool,
     next_memory: Instant,
     buffer: Vec<u8>,
 }
@@ -208,6 +211,7 @@ impl Supervision<'_> {
         let (raw_status, usage) = sys::process::wait_usage(self.pid)
             .map_err(|errno| Failure::new(Code::Internal, format!("waiting for the call's pid 1: {errno}")))?;
         let wall = self.started.elapsed();
+        self.over = true;
         self.drain();
         self.end_gateway();
         outcome::conclude(self, raw_status, &usage, wall, filter)
@@ -521,7 +525,7 @@ impl Supervision<'_> {
         match rustix::io::read(&gateway.events, &mut self.buffer) {
             Ok(0) => {
                 self.gateway = None;
-                if self.ending.is_none() && self.wait_status.is_none() {
+                if self.ending.is_none() && !self.over {
                     return Err(Failure::new(Code::SandboxFailed, "gateway: ended before the call did")
                         .detail("layer", "egress"));
                 }
@@ -583,37 +587,15 @@ impl Supervision<'_> {
         let until = Instant::now() + GATEWAY_GRACE;
         if let Some(gateway) = &self.gateway {
             // Its own end of file is the gateway's sign to tell what is open and leave; ENOTCONN: it has left.
-            match rustix::net::shutdown(&gateway.events, rustix::net::Shutdown::Write) {
-                Ok(()) | Err(_) => {}
-            }
-        } else {
-            return;
+            rustix::net::shutdown(&gateway.events, rustix::net::Shutdown::Write).ok();
         }
-        let (pid, pidfd) = match &self.gateway {
-            Some(gateway) => (gateway.pid, gateway.pidfd.try_clone()),
-            None => return,
-        };
         while let Some(gateway) = &self.gateway {
             let wait = until.saturating_duration_since(Instant::now());
             let timeout = Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: wait.subsec_nanos().into() };
             let mut fds = [PollFd::from_borrowed_fd(gateway.events.as_fd(), PollFlags::IN)];
-            if !matches!(poll(&mut fds, Some(&timeout)), Ok(1..)) {
-                break;
+            if !matches!(poll(&mut fds, Some(&timeout)), Ok(1..)) || self.serve_gateway().is_err() {
+                self.gateway = None;
             }
-            // Its end is expected now.
-            self.wait_status.get_or_insert(0);
-            if self.serve_gateway().is_err() {
-                break;
-            }
-        }
-        if let Ok(pidfd) = pidfd {
-            match rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL) {
-                // Killed, or gone by itself.
-                Ok(()) | Err(_) => {}
-            }
-        }
-        match sys::process::wait_usage(pid) {
-            Ok(_) | Err(_) => {}
         }
     }
 }

@@ -16,17 +16,14 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 #[case::unknown_table("[pluggins]\n", "pluggins")]
 #[case::no_unit(
     "[plugins.Probe]\nexec = \"plugins/upm-probe\"\nallowed_methods = [\"run\"]\nmemory = \"100\"\n",
-    "memory"
+    "without a unit"
 )]
 #[case::number("[plugins.Probe]\nexec = \"plugins/upm-probe\"\nallowed_methods = [\"run\"]\nmemory = 100\n", "100")]
 #[case::bad_time(
     "[plugins.Probe]\nexec = \"plugins/upm-probe\"\nallowed_methods = [\"run\"]\ntimeout = \"5 days\"\n",
-    "timeout"
+    "5 days"
 )]
-#[case::negative(
-    "[plugins.Probe]\nexec = \"plugins/upm-probe\"\nallowed_methods = [\"run\"]\nprocesses = -1\n",
-    "processes"
-)]
+#[case::negative("[plugins.Probe]\nexec = \"plugins/upm-probe\"\nallowed_methods = [\"run\"]\nprocesses = -1\n", "-1")]
 #[case::unknown_call(
     "[plugins.Probe]\nexec = \"plugins/upm-probe\"\nallowed_methods = [\"run\"]\nsyscalls = [\"nope\"]\n",
     "nope"
@@ -48,7 +45,7 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 #[case::wrong_type("[plugins.Probe]\nexec = \"plugins/upm-probe\"\nallowed_methods = \"run\"\n", "run")]
 #[case::bad_violation(
     "[plugins.Probe]\nexec = \"plugins/upm-probe\"\nallowed_methods = [\"run\"]\non_violation = \"log\"\n",
-    "on_violation"
+    "log"
 )]
 #[case::duplicate("[plugins.Probe]\nexec = \"a\"\nexec = \"b\"\n", "duplicate")]
 fn what_does_not_fit_is_named(#[case] tables: &str, #[case] named: &str, #[values(Mode::Root, Mode::User)] mode: Mode) {

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{assert_errno, assert_ok, assert_schema, built_probe, has_program, repository};
+use common::{assert_errno_in, assert_ok, assert_schema, built_probe, has_program, repository};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
@@ -71,9 +71,9 @@ fn denied() -> Vec<(Value, &'static str)> {
         (json!(["socket", "AF_NETLINK", "SOCK_RAW"]), "EAFNOSUPPORT"),
         (json!(["set_id", "openat", "/srv/upm/project/set-id"]), "EPERM"),
         (json!(["mknod", "whiteout", "/srv/upm/project/whiteout"]), "EPERM"),
-        (json!(["write", "/srv/upm/escaped", "x"]), "ENOENT"),
+        (json!(["write", "/srv/upm/escaped", "x"]), "EROFS|ENOENT|EACCES"),
         (json!(["read", "/srv/upm/upm_config.toml"]), "ENOENT"),
-        (json!(["list", "/proc/1/fd"]), "EACCES"),
+        (json!(["list", "/proc/1/fd"]), "EACCES|EPERM|ENOENT"),
     ]
 }
 
@@ -193,7 +193,7 @@ fn the_engine_holds_on_6_1() {
         let answers = probe.result()["answers"].as_array().unwrap().clone();
         for ((act, errno), answer) in denied().iter().zip(&answers) {
             println!("{mode}: {act}");
-            assert_errno(answer, errno);
+            assert_errno_in(answer, &errno.split('|').collect::<Vec<_>>());
         }
         assert_ok(&answers[denied().len()]);
         let report = &answers[denied().len() + 1];
@@ -208,10 +208,10 @@ fn the_engine_holds_on_6_1() {
         let fds: Vec<&String> = report["fds"].as_object().unwrap().keys().collect();
         assert_eq!(fds, ["0", "1", "2", "3"], "{mode}: {report:#}");
 
+        // a process of its own limit is told ENOMEM; what is added up, or the cgroup, ends the call
         let memory = ran[&format!("{mode}-memory")].envelope();
-        assert_eq!(memory["success"], false);
-        let code = memory["data"]["code"].as_str();
-        assert!(code == Some("memory_exceeded"), "{mode}: {memory:#}");
+        let told = memory["data"]["result"]["errno_name"] == "ENOMEM";
+        assert!(told || memory["data"]["code"] == "memory_exceeded", "{mode}: {memory:#}");
     }
 
     let forks = ran["root-forks"].result();

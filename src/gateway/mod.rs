@@ -581,6 +581,8 @@ fn checked_hello(
             shared.outbox.refuse(Refusal::tls_name(rule, name, port, &found));
             Err(Refused { end: "tls_name".into(), alert: true })
         }
+        // A client that went away by itself: nothing was tried that had to be stopped.
+        Err(HelloError::Missing(Missing::Closed)) => Err("tls_missing".to_owned().into()),
         Err(HelloError::Missing(why)) => {
             shared.outbox.refuse(Refusal::tls_missing(rule, name, port, why.as_str()));
             Err(Refused { end: "tls_missing".into(), alert: why == Missing::NoName })

@@ -58,9 +58,9 @@ pub use proxy::{connect_ports, parse_proxy};
 
 /// Connections at once.
 pub const MAX_CONNECTIONS: usize = 64;
-/// Descriptors that the gateway needs at most: `RLIMIT_NOFILE` must not be below. A connection holds two sockets and two
-/// pipes; resolving opens a few more for a moment.
-pub const DESCRIPTORS: u64 = MAX_CONNECTIONS as u64 * 10 + 128;
+/// Descriptors that the gateway needs at most: `RLIMIT_NOFILE` must not be below. A connection holds two sockets;
+/// resolving opens a few more for a moment. A listener for each granted port comes on top.
+pub const DESCRIPTORS: u64 = MAX_CONNECTIONS as u64 * 8 + 64;
 /// Time for one address to answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Addresses of one name that are tried.
@@ -90,12 +90,17 @@ pub struct Sockets {
     pub listeners: Vec<(u16, OwnedFd)>,
 }
 
+/// Resolves a name, for a port.
+pub type Resolve = dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync;
+/// Lists this host's addresses.
+pub type OwnAddresses = dyn Fn() -> io::Result<Vec<IpAddr>> + Send + Sync;
+
 /// What the gateway takes from its host, so that tests can put something else in its place.
 pub struct Host {
     /// All addresses of a name, in the order to try.
-    pub resolve: Box<dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync>,
+    pub resolve: Box<Resolve>,
     /// This host's own addresses.
-    pub own_addresses: Box<dyn Fn() -> io::Result<Vec<IpAddr>> + Send + Sync>,
+    pub own_addresses: Box<OwnAddresses>,
     /// The proxies that the environment names.
     pub proxies: ProxyEnv,
 }
@@ -158,10 +163,7 @@ pub fn readable_paths() -> Vec<&'static str> {
 /// the call's end, 1 when it could not go on.
 pub fn run(sockets: Sockets, rules: Vec<EgressRule>, limit_bytes: u64, events: OwnedFd) -> ! {
     // A panic must not unwind into the supervisor's code, of which this process still has a copy.
-    let served = catch_unwind(AssertUnwindSafe(|| {
-        sys::gateway::ignore_sigpipe()?;
-        serve(sockets, rules, limit_bytes, events, Host::real())
-    }));
+    let served = catch_unwind(AssertUnwindSafe(|| serve(sockets, rules, limit_bytes, events, Host::real())));
     sys::gateway::exit_now(if matches!(served, Ok(Ok(()))) { 0 } else { 1 })
 }
 

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Bytes of a direction's buffer.
 const CHUNK: usize = 256 * 1024;
 /// Bytes asked for the send buffer towards the plugin (the kernel doubles it). That connection never leaves the host, so
-/// more only moves bytes out of the cache; measured, it is worth a fifth of the speed of a download.
+/// more only moves bytes out of the cache.
 const PLUGIN_SEND_BUFFER: usize = 128 * 1024;
 /// Moves of one direction before the other has its turn.
 const TURN: usize = 16;

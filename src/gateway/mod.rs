@@ -57,9 +57,9 @@ pub use proxy::{ProxyEnv, connect_ports, parse_proxy};
 
 /// Connections at once.
 pub const MAX_CONNECTIONS: usize = 64;
-/// Descriptors that the gateway needs at most: `RLIMIT_NOFILE` must not be below. A connection holds two sockets and two
-/// pipes; resolving opens a few more for a moment.
-pub const DESCRIPTORS: u64 = MAX_CONNECTIONS as u64 * 10 + 128;
+/// Descriptors that the gateway needs at most: `RLIMIT_NOFILE` must not be below. A connection holds two sockets;
+/// resolving opens a few more for a moment. A listener for each granted port comes on top.
+pub const DESCRIPTORS: u64 = MAX_CONNECTIONS as u64 * 8 + 64;
 /// Time for one address to answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Addresses of one name that are tried.
@@ -71,6 +71,8 @@ const DNS_CLIENT_TIME: Duration = Duration::from_secs(10);
 const DNS_TURN: usize = 64;
 /// How often counts of refusals that were already told are told again.
 const TELL_EVERY: Duration = Duration::from_millis(100);
+/// What threads of a call that is over get to tell how their connections ended.
+const ENDING: Duration = Duration::from_millis(200);
 /// How long the gateway waits at the call's end for the supervisor to read.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Bytes of a thread's stack; `getaddrinfo(3)` and the NSS modules want some.
@@ -89,15 +91,17 @@ pub struct Sockets {
     pub listeners: Vec<(u16, OwnedFd)>,
 }
 
-/// Looks up all addresses of a name.
-pub type Resolver = Box<dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync>;
+/// Resolves a name, for a port.
+pub type Resolve = dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync;
+/// Lists this host's addresses.
+pub type OwnAddresses = dyn Fn() -> io::Result<Vec<IpAddr>> + Send + Sync;
 
 /// What the gateway takes from its host, so that tests can put something else in its place.
 pub struct Host {
     /// All addresses of a name, in the order to try.
-    pub resolve: Resolver,
+    pub resolve: Box<Resolve>,
     /// This host's own addresses.
-    pub own_addresses: Box<dyn Fn() -> io::Result<Vec<IpAddr>> + Send + Sync>,
+    pub own_addresses: Box<OwnAddresses>,
     /// The proxies that the environment names.
     pub proxies: ProxyEnv,
 }
@@ -160,10 +164,7 @@ pub fn readable_paths() -> Vec<&'static str> {
 /// the call's end, 1 when it could not go on.
 pub fn run(sockets: Sockets, rules: Vec<EgressRule>, limit_bytes: u64, events: OwnedFd) -> ! {
     // A panic must not unwind into the supervisor's code, of which this process still has a copy.
-    let served = catch_unwind(AssertUnwindSafe(|| {
-        sys::gateway::ignore_sigpipe()?;
-        serve(sockets, rules, limit_bytes, events, Host::real())
-    }));
+    let served = catch_unwind(AssertUnwindSafe(|| serve(sockets, rules, limit_bytes, events, Host::real())));
     sys::process::exit_now(if matches!(served, Ok(Ok(()))) { 0 } else { 1 })
 }
 
@@ -397,6 +398,11 @@ fn call_ended(outbox: &Outbox) -> bool {
 
 /// Tells what is still open, as far as the supervisor reads it in time.
 fn last_words(shared: &Shared) {
+    // Everything of the call is dead by now, so its ends of the connections are closed: their threads are about to say so.
+    let until = Instant::now() + ENDING;
+    while !lock(&shared.live).is_empty() && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(1));
+    }
     let open: Vec<Arc<Live>> = lock(&shared.live).drain().map(|(_, live)| live).collect();
     for live in open {
         shared.outbox.record(live.record("open".into()));
@@ -583,6 +589,8 @@ fn checked_hello(
             shared.outbox.refuse(Refusal::tls_name(rule, name, port, &found));
             Err(Refused { end: "tls_name".into(), alert: true })
         }
+        // A client that went away by itself: nothing was tried that had to be stopped.
+        Err(HelloError::Missing(Missing::Closed)) => Err("tls_missing".to_owned().into()),
         Err(HelloError::Missing(why)) => {
             shared.outbox.refuse(Refusal::tls_missing(rule, name, port, why.as_str()));
             Err(Refused { end: "tls_missing".into(), alert: why == Missing::NoName })

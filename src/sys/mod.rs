@@ -3,7 +3,6 @@
 //! Nothing here decides anything. Each function is one system call, or the few that only make sense together.
 
 pub mod clone;
-pub mod gateway;
 pub mod memory;
 pub mod mount;
 pub mod net;

@@ -95,7 +95,7 @@ pub fn built_probe() -> PathBuf {
     probe
 }
 
-/// A copy in the cache, named after the content's age and size, so that a new build makes a new copy. Old copies go.
+/// A copy in the cache, named after the content's age and size, so that a new build makes a new copy. Copies older than a day go.
 fn reachable(program: &Path) -> PathBuf {
     let data = fs::metadata(program).unwrap_or_else(|e| panic!("{}: {e}", program.display()));
     let name = program.file_name().unwrap().to_string_lossy();
@@ -108,7 +108,9 @@ fn reachable(program: &Path) -> PathBuf {
             let is_copy = old.file_name().to_string_lossy().strip_prefix(&*name).is_some_and(|rest| {
                 rest.strip_prefix('-').is_some_and(|rest| rest.bytes().all(|b| b == b'-' || b.is_ascii_digit()))
             });
-            if is_copy {
+            // a recent one may be in use by tests of another build that run at the same time
+            let age = old.metadata().and_then(|data| data.modified()).ok().and_then(|at| at.elapsed().ok());
+            if is_copy && age.is_some_and(|age| age > Duration::from_secs(24 * 3600)) {
                 let _ = fs::remove_file(old.path());
             }
         }

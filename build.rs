@@ -25,6 +25,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let table = Table::parse(&fs::read_to_string(dir.join("syscalls.tbl"))?)?;
 
+    let mut names = String::new();
     let mut out = format!("const PROLOGUE: usize = {};\n", profile::PROLOGUE);
     for name in PROFILES {
         let file = dir.join(name).with_extension("json");
@@ -56,16 +57,18 @@ fn main() -> Result<(), Box<dyn Error>> {
                 for (list, names) in [("ALLOWED", allowed(false)), ("PARTLY", allowed(true))] {
                     writeln!(out, "static {list}: [&str; {}] = {names:?};", names.len())?;
                 }
-                writeln!(out, "static FIXED: [(&str, &str); {}] = {fixed:?};", fixed.len())?;
+                writeln!(names, "static FIXED: [(&str, &str); {}] = {fixed:?};", fixed.len())?;
             }
         }
     }
     let by_name: Vec<_> = table.of(target).collect();
-    writeln!(out, "static BY_NAME: [(&str, u32); {}] = {by_name:?};", by_name.len())?;
+    writeln!(names, "static BY_NAME: [(&str, u32); {}] = {by_name:?};", by_name.len())?;
     let mut by_number = by_name.clone();
     by_number.sort_by_key(|(_, nr)| *nr);
     let by_number: Vec<_> = by_number.into_iter().map(|(name, nr)| (nr, name)).collect();
-    writeln!(out, "static BY_NUMBER: [(u32, &str); {}] = {by_number:?};", by_number.len())?;
-    fs::write(Path::new(&env::var("OUT_DIR")?).join("filters.rs"), out)?;
+    writeln!(names, "static BY_NUMBER: [(u32, &str); {}] = {by_number:?};", by_number.len())?;
+    let into = env::var("OUT_DIR")?;
+    fs::write(Path::new(&into).join("filters.rs"), out)?;
+    fs::write(Path::new(&into).join("syscalls.rs"), names)?;
     Ok(())
 }

@@ -5,7 +5,8 @@ use crate::decide::arguments::{self, Arguments};
 use crate::decide::grant::{self, Decision};
 use crate::decide::plan::{self, Environment, Plan};
 use crate::host::facts;
-use crate::plugin::{self, client, digest};
+use crate::plugin::client::{self, Patience};
+use crate::plugin::{self, digest};
 use crate::report::audit::{self, Event, JournaldMode, Record, Sinks};
 use crate::report::code::exit_code;
 use crate::report::envelope::{self, Metadata};
@@ -100,7 +101,8 @@ fn go(args: &CallArgs, request_id: &str, log: &mut Log, watcher: &mut dyn Watche
     let decision = decide(&config, &args.plugin, &args.method, args.project.as_deref())?;
     let arguments = read_arguments(args, &decision, &signals, log)?;
     let timeout = args.timeout.map_or(decision.grant.timeout, |shorter| shorter.min(decision.grant.timeout));
-    let plan = make_plan(&decision, request_id, timeout)?;
+    let patience = Patience { deadline: started + timeout, signals: Some(&signals) };
+    let plan = make_plan(&decision, request_id, timeout, &patience)?;
     log.planned(&plan)?;
     log.started(&arguments, config.audit.arguments)?;
     make_directories(&decision)?;
@@ -135,11 +137,31 @@ pub fn decide(config: &Config, plugin: &str, method: &str, project: Option<&Path
 ///
 /// # Errors
 /// `config_invalid`, `module_not_found`, `sandbox_unavailable`.
-pub fn make_plan(decision: &Decision, request_id: &str, timeout: Duration) -> Result<Plan, Failure> {
+pub fn make_plan(
+    decision: &Decision,
+    request_id: &str,
+    timeout: Duration,
+    patience: &Patience<'_>,
+) -> Result<Plan, Failure> {
     let facts = facts::gather(&decision.grant, &decision.entry, &decision.plugin_paths, &decision.protected)?;
     config::check_trusted_tree(&facts.code.path)?;
     if matches!(decision.entry, Entry::Python { .. }) {
         config::check_trusted(&decision.grant.interpreter)?;
+    }
+    for prefix in &facts.interpreter_prefixes {
+        if let Some(write) =
+            decision.grant.write.iter().find(|write| write.starts_with(prefix) || prefix.starts_with(write))
+        {
+            return Err(Failure::new(
+                Code::ConfigInvalid,
+                format!(
+                    "{}: write: what the interpreter {} imports lies there, so a plugin could change the code of others; grant another \
+                     directory, or use another interpreter",
+                    write.display(),
+                    decision.grant.interpreter.display()
+                ),
+            ));
+        }
     }
     supervise::check_syscalls(&decision.grant.syscalls)?;
     if facts.landlock_abi < decision.grant.landlock_min_abi {
@@ -154,7 +176,7 @@ pub fn make_plan(decision: &Decision, request_id: &str, timeout: Duration) -> Re
         .detail("layer", "landlock"));
     }
     let pass = |name: &str| std::env::var(name).ok();
-    let (rules, needs) = client::resolve(&decision.grant, &facts, &pass)?;
+    let (rules, needs) = client::resolve(&decision.grant, &facts, &pass, patience)?;
     let environment = Environment { request_id, timeout, pass: &pass };
     Ok(plan::plan(
         (&decision.plugin, &decision.method),

@@ -10,6 +10,12 @@ use std::fmt;
 /// The deepest nesting that [`parse_strict`] can be asked for: `serde_json` itself stops at 128.
 pub const MAX_DEPTH: usize = 127;
 
+/// How much a document may hold besides its text: a value counts 1, an array 4, an object 24, about as many times 32 bytes
+/// as they take in memory. Without a bound `[{"a":0},…]` makes a gigabyte out of a few megabytes.
+const MAX_WEIGHT: usize = 4_000_000;
+/// How the message of a document over that bound begins.
+pub const TOO_MANY: &str = "too many values";
+
 /// Why bytes are not strict JSON.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StrictError {
@@ -55,7 +61,8 @@ pub fn parse_strict(bytes: &[u8], max_depth: usize) -> Result<Value, StrictError
     })?;
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let depth = Cell::new(0);
-    let strict = Strict { depth: &depth, max: max_depth.min(MAX_DEPTH) };
+    let room = Cell::new(MAX_WEIGHT);
+    let strict = Strict { depth: &depth, room: &room, max: max_depth.min(MAX_DEPTH) };
     let value = strict.deserialize(&mut deserializer).map_err(|e| StrictError::from_serde(&e))?;
     deserializer.end().map_err(|e| StrictError::from_serde(&e))?;
     Ok(value)
@@ -64,10 +71,18 @@ pub fn parse_strict(bytes: &[u8], max_depth: usize) -> Result<Value, StrictError
 #[derive(Clone, Copy)]
 struct Strict<'a> {
     depth: &'a Cell<usize>,
+    room: &'a Cell<usize>,
     max: usize,
 }
 
 impl Strict<'_> {
+    /// Counts a value before it is kept.
+    fn count<E: serde::de::Error>(self, weight: usize) -> Result<(), E> {
+        let left = self.room.get().checked_sub(weight).ok_or_else(|| E::custom(TOO_MANY))?;
+        self.room.set(left);
+        Ok(())
+    }
+
     fn enter<E: serde::de::Error>(self) -> Result<(), E> {
         let depth = self.depth.get() + 1;
         if depth > self.max {
@@ -86,6 +101,7 @@ impl<'de> DeserializeSeed<'de> for Strict<'_> {
     type Value = Value;
 
     fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        self.count(1)?;
         deserializer.deserialize_any(self)
     }
 }
@@ -126,6 +142,7 @@ impl<'de> Visitor<'de> for Strict<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        self.count(3)?;
         self.enter()?;
         let mut array = Vec::new();
         while let Some(item) = items.next_element_seed(self)? {
@@ -136,6 +153,7 @@ impl<'de> Visitor<'de> for Strict<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+        self.count(23)?;
         self.enter()?;
         let mut map = Map::new();
         while let Some(key) = entries.next_key::<String>()? {

@@ -8,10 +8,12 @@ use crate::confine::filter::{self, Standing};
 use crate::confine::step::Step;
 use crate::decide::plan::{Plan, Source};
 use crate::gateway::names;
+use crate::plugin::client::Patience;
 use crate::types::{Failure, Grant};
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::path::Path;
+use std::time::Instant;
 
 /// Text or JSON for stdout, and whether the answer is yes (a plan is; `--may` may be no).
 ///
@@ -27,7 +29,8 @@ pub fn run(
 ) -> Result<(String, bool), Failure> {
     let config = config::load(config)?;
     let decision = call::decide(&config, plugin, method, project)?;
-    let plan = call::make_plan(&decision, "", decision.grant.timeout)?;
+    let patience = Patience { deadline: Instant::now() + decision.grant.timeout, signals: None };
+    let plan = call::make_plan(&decision, "", decision.grant.timeout, &patience)?;
     if let Some(act) = act {
         let verdict = may(&plan, act)?;
         let origin = decision.grant.origins.get(verdict.key);

@@ -5,6 +5,7 @@ use super::path::{PathSpec, ProjectPattern, Resolver, is_reserved};
 use super::tree::{Data, Node, Source};
 use super::value;
 use crate::quote::quote;
+use crate::sys::syscalls::{fixed_reason, syscall_number};
 use crate::types::{Client, EgressGroup, EgressSource, OnViolation, Proxy};
 use crate::units;
 use serde_json::{Map, Number, Value};
@@ -590,7 +591,25 @@ impl Reader<'_> {
                 let check = |name: &str| {
                     !name.is_empty() && name.len() <= 64 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
                 };
-                set!(syscalls, self.names(node, "names of system calls", check)?);
+                let names = self.names(node, "names of system calls", check)?;
+                for (item, name) in self.list(node, "")?.iter().zip(&names) {
+                    if syscall_number(name).is_none() {
+                        let arch = std::env::consts::ARCH;
+                        return Err(self.error(
+                            item.at,
+                            format!(
+                                "{}: no system call of {arch}; expected names as in seccomp/syscalls.tbl",
+                                quote(name)
+                            ),
+                        ));
+                    }
+                    if let Some(reason) = fixed_reason(name) {
+                        return Err(
+                            self.error(item.at, format!("{}: no configuration can add it: {reason}", quote(name)))
+                        );
+                    }
+                }
+                set!(syscalls, names);
             }
             "on_violation" => {
                 set!(on_violation, self.word(node, &[("deny", OnViolation::Deny), ("kill", OnViolation::Kill)])?);

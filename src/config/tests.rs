@@ -163,7 +163,7 @@ fn what_is_not_understood_is_refused_with_its_place() {
         ("[defaults]\npolicy = {a = nan}\n", "2:15: policy: NaN; expected a number that JSON can hold"),
         ("[defaults]\nrun_as = \"root\"\n", "2:10: run_as: \"root\"; expected a user's name"),
         ("[defaults]\nrun_as = 0\n", "2:10: run_as: 0; expected a user's name"),
-        ("[defaults]\nmodule = \"x\"\n", "2:1: module: \"module\" is not a key of defaults"),
+        ("[defaults]\nmodule = \"x\"\n", "2:1: \"module\" is not a key of defaults"),
         ("[egress.a]\n", "1:1: the egress group \"a\" names nothing"),
         ("[egress.a]\nhosts = []\nclient = \"pip\"\n", "3:1: \"client\" beside \"hosts\""),
         ("[egress.a]\nhosts = [\"1.2.3.4:443\"]\n", "2:10: \"1.2.3.4:443\": an address; names are what is granted"),

@@ -5,6 +5,7 @@
 mod profile;
 
 use crate::sys::seccomp::Instruction;
+pub use crate::sys::syscalls::{fixed_reason, syscall_name, syscall_number};
 use crate::types::{Code, Failure};
 use sha2::{Digest, Sha256};
 use std::fmt;
@@ -44,7 +45,7 @@ pub enum FilterError {
     /// The call can never be added.
     Fixed {
         /// Its name.
-        name: &'static str,
+        name: String,
         /// Why.
         reason: &'static str,
     },
@@ -106,14 +107,17 @@ fn instruction(i: &Insn) -> Instruction {
 
 /// The plugin's filter, with the calls that the configuration adds. Needs a listener: what no rule names goes there.
 ///
+/// Without `named_unix` no UNIX socket can be made that could be connected to a path: directories of the host may hold the
+/// sockets of its servers, and before ABI 9 landlock has no right for that. Pairs, which have no path, stay.
+///
 /// # Errors
 /// A name that this architecture does not have, or that can never be added.
-pub fn plugin(extra: &[String]) -> Result<Filter, FilterError> {
+pub fn plugin(extra: &[String], named_unix: bool) -> Result<Filter, FilterError> {
     let mut added = Vec::with_capacity(extra.len());
     for name in extra {
         let nr = syscall_number(name).ok_or_else(|| FilterError::Unknown(name.clone()))?;
-        if let Some((name, reason)) = FIXED.iter().find(|(fixed, _)| fixed == name) {
-            return Err(FilterError::Fixed { name, reason });
+        if let Some(reason) = fixed_reason(name) {
+            return Err(FilterError::Fixed { name: name.clone(), reason });
         }
         added.push(nr);
     }
@@ -122,8 +126,41 @@ pub fn plugin(extra: &[String]) -> Result<Filter, FilterError> {
     added.dedup();
     let mut filter = Filter::new("default", &DEFAULT);
     let allow = added.iter().flat_map(|nr| [(JMP_JEQ_K, 0, 1, *nr), (RET_K, 0, 0, RET_ALLOW)]);
-    filter.program.splice(PROLOGUE..PROLOGUE, allow.map(|i| instruction(&i)));
+    let mut first: Vec<Instruction> = allow.map(|i| instruction(&i)).collect();
+    if !named_unix {
+        first.extend(without_named_unix().iter().map(instruction));
+    }
+    filter.program.splice(PROLOGUE..PROLOGUE, first);
     Ok(filter)
+}
+
+/// `socket(AF_UNIX, …)` and `socketpair(…, SOCK_DGRAM, …)`, whose ends can still be connected to a path, do not exist.
+fn without_named_unix() -> Vec<Insn> {
+    // linux/bpf_common.h; offsets of nr and of the low halves of args[0] and args[1] in struct seccomp_data
+    const LD_W_ABS: u16 = 0x20;
+    const AND_K: u16 = 0x54;
+    const NR: u32 = 0;
+    const FAMILY: u32 = 16;
+    const KIND: u32 = 24;
+    const AF_UNIX: u32 = 1;
+    const SOCK_TYPE_MASK: u32 = 0xf;
+    const SOCK_DGRAM: u32 = 2;
+    const RET_ERRNO: u32 = 0x0005_0000;
+    let refuse = RET_ERRNO | nix::Error::EAFNOSUPPORT as u32;
+    let number = |name| syscall_number(name).unwrap_or(u32::MAX);
+    vec![
+        (JMP_JEQ_K, 0, 4, number("socket")),
+        (LD_W_ABS, 0, 0, FAMILY),
+        (JMP_JEQ_K, 0, 1, AF_UNIX),
+        (RET_K, 0, 0, refuse),
+        (LD_W_ABS, 0, 0, NR),
+        (JMP_JEQ_K, 0, 5, number("socketpair")),
+        (LD_W_ABS, 0, 0, KIND),
+        (AND_K, 0, 0, SOCK_TYPE_MASK),
+        (JMP_JEQ_K, 0, 1, SOCK_DGRAM),
+        (RET_K, 0, 0, refuse),
+        (LD_W_ABS, 0, 0, NR),
+    ]
 }
 
 /// Pid 1 of the plugin's name space: four calls, all else kills it and so ends the plugin.
@@ -139,11 +176,6 @@ pub fn gateway() -> Filter {
 /// The supervisor after the plugin was started: all that is not listed fails with `EPERM`.
 pub fn supervisor() -> Filter {
     Filter::new("supervisor", &SUPERVISOR)
-}
-
-/// Why no configuration can add this call; `None` when `syscalls` can.
-pub fn fixed_reason(name: &str) -> Option<&'static str> {
-    FIXED.iter().find(|(fixed, _)| *fixed == name).map(|(_, reason)| *reason)
 }
 
 /// What the plugin's filter says to a call, whatever its arguments.
@@ -167,17 +199,6 @@ pub fn standing(name: &str) -> Option<Standing> {
     } else {
         Standing::Refused
     })
-}
-
-/// The name of a number on this architecture.
-pub fn syscall_name(nr: i32) -> Option<&'static str> {
-    let nr = u32::try_from(nr).ok()?;
-    BY_NUMBER.binary_search_by_key(&nr, |(n, _)| *n).ok().map(|i| BY_NUMBER[i].1)
-}
-
-/// The number of a name on this architecture.
-pub fn syscall_number(name: &str) -> Option<u32> {
-    BY_NAME.binary_search_by_key(&name, |(n, _)| n).ok().map(|i| BY_NAME[i].1)
 }
 
 /// Which arguments of a call are values, with the names that its manual page gives them. The others are pointers: what

@@ -29,6 +29,10 @@ fn rights(abi: ABI, mount: &Mount, directory: bool) -> BitFlags<AccessFs> {
     }
     if mount.write {
         rights |= AccessFs::from_write(abi) & !(AccessFs::MakeChar | AccessFs::MakeBlock | AccessFs::IoctlDev);
+        if !matches!(mount.source, Source::Tmpfs { .. }) {
+            // A host's server may listen on a path in there.
+            rights &= !AccessFs::ResolveUnix;
+        }
     }
     if directory { rights } else { rights & AccessFs::from_file(abi) }
 }

@@ -8,7 +8,7 @@ use std::io::Write;
 
 /// The soft and hard values of every limit that is set, in the order of setting.
 #[must_use]
-pub fn values(limits: &Limits) -> [(Resource, &'static str, u64, u64); 9] {
+pub fn values(limits: &Limits) -> [(Resource, &'static str, u64, u64); 10] {
     let same = |resource, name, value| (resource, name, value, value);
     [
         // A core_pattern that is a pipe ignores a limit of 0, but not of 1 (core(5)).
@@ -21,6 +21,8 @@ pub fn values(limits: &Limits) -> [(Resource, &'static str, u64, u64); 9] {
         same(Resource::RLIMIT_NOFILE, "open_files", limits.open_files),
         // Counted in the call's own user namespace (Linux 5.14); pid 1 is one of them.
         same(Resource::RLIMIT_NPROC, "processes", limits.processes.saturating_add(1)),
+        // What grows by itself is not in RLIMIT_DATA.
+        (Resource::RLIMIT_STACK, "stack", 8 << 20, 64 << 20),
         same(Resource::RLIMIT_MEMLOCK, "locked memory", 64 << 10),
         same(Resource::RLIMIT_MSGQUEUE, "message queues", 800 << 10),
         same(Resource::RLIMIT_RTPRIO, "real-time priority", 0),

@@ -53,7 +53,7 @@ pub fn prepare(plan: &Plan, runner: &'static [u8], as_root: bool) -> Result<Prep
     let env = plan.env.iter().map(|(name, value)| string(format!("{name}={value}"))).collect::<Result<Vec<_>, _>>()?;
     let trees = trees::open(plan, as_root)?;
     let ruleset = landlock::prepare(plan, &trees)?;
-    let filter = filter::plugin(&plan.syscalls)
+    let filter = filter::plugin(&plan.syscalls, plan.named_unix)
         .map_err(|error| StepError::new(Step::Prepare, "syscalls", std::io::Error::other(error.to_string())))?;
     Ok(Prepared { trees, ruleset, filter, runner, exec: (argv[0].clone(), argv, env), as_root })
 }

@@ -4,11 +4,12 @@ use super::step::{Step, StepError};
 use super::trees::Tree;
 use crate::decide::plan::{Plan, RUNNER_PATH, Source};
 use crate::sys::mount;
-use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, openat, symlinkat};
+use rustix::fs::{Mode, OFlags, ResolveFlags, mkdirat, openat, openat2, symlinkat};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
     fsconfig_set_string, fsmount, fsopen, mount_change, move_mount, unmount,
 };
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -35,35 +36,36 @@ pub fn step(plan: &Plan, runner: &[u8], trees: Vec<Tree>) -> Result<File, StepEr
     // Attached before anything is mounted on it: on a detached mount that works only from Linux 6.15 on.
     let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
     let root = tmpfs(ROOT_SIZE.0, ROOT_SIZE.1, "0755", flags).map_err(fail("root tmpfs"))?;
-    attach(root.as_fd(), rustix::fs::CWD, "/").map_err(fail("root tmpfs"))?;
+    let flags_from = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    move_mount(&root, "", rustix::fs::CWD, "/", flags_from).map_err(fail("root tmpfs"))?;
 
     let mut trees = trees.into_iter().peekable();
     for (index, wanted) in plan.mounts.iter().enumerate() {
         let target = wanted.path.strip_prefix("/").unwrap_or(&wanted.path);
-        let place = || fail(&wanted.path);
+        let failed = || fail(&wanted.path);
         match &wanted.source {
             Source::Host { .. } | Source::Device => {
                 let tree =
-                    trees.next_if(|tree| tree.index == index).ok_or_else(|| place()(rustix::io::Errno::NOENT))?;
-                make_target(root.as_fd(), target, tree.directory).map_err(place())?;
-                attach(tree.mount.as_fd(), root.as_fd(), target).map_err(place())?;
+                    trees.next_if(|tree| tree.index == index).ok_or_else(|| failed()(rustix::io::Errno::NOENT))?;
+                let place = place(plan, root.as_fd(), target, tree.directory).map_err(failed())?;
+                attach(tree.mount.as_fd(), place.as_fd()).map_err(failed())?;
             }
             Source::Tmpfs { bytes, inodes } => {
-                make_target(root.as_fd(), target, true).map_err(place())?;
+                let place = place(plan, root.as_fd(), target, true).map_err(failed())?;
                 let flags = flags | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-                let fresh = tmpfs(&bytes.to_string(), &inodes.to_string(), "0700", flags).map_err(place())?;
-                attach(fresh.as_fd(), root.as_fd(), target).map_err(place())?;
+                let fresh = tmpfs(&bytes.to_string(), &inodes.to_string(), "0700", flags).map_err(failed())?;
+                attach(fresh.as_fd(), place.as_fd()).map_err(failed())?;
             }
             Source::Proc => {
-                make_target(root.as_fd(), target, true).map_err(place())?;
+                let place = place(plan, root.as_fd(), target, true).map_err(failed())?;
                 let fresh = proc(flags | MountAttrFlags::MOUNT_ATTR_NOEXEC | MountAttrFlags::MOUNT_ATTR_RDONLY)
-                    .map_err(place())?;
-                attach(fresh.as_fd(), root.as_fd(), target).map_err(place())?;
+                    .map_err(failed())?;
+                attach(fresh.as_fd(), place.as_fd()).map_err(failed())?;
             }
             Source::File(contents) => write_file(root.as_fd(), target, contents)?,
             Source::Link(to) => {
-                make_parents(root.as_fd(), target).map_err(place())?;
-                symlinkat(to, &root, target).map_err(place())?;
+                let (parent, name) = parent(root.as_fd(), target).map_err(failed())?;
+                symlinkat(to, &parent, name).map_err(failed())?;
             }
         }
     }
@@ -79,8 +81,9 @@ pub fn step(plan: &Plan, runner: &[u8], trees: Vec<Tree>) -> Result<File, StepEr
     Ok(userns_limit)
 }
 
-fn attach(mount: BorrowedFd<'_>, root: BorrowedFd<'_>, target: impl AsRef<Path>) -> rustix::io::Result<()> {
-    move_mount(mount, "", root, target.as_ref(), MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+fn attach(mount: BorrowedFd<'_>, place: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(mount, "", place, "", flags)
 }
 
 fn tmpfs(size: &str, inodes: &str, mode: &str, flags: MountAttrFlags) -> rustix::io::Result<OwnedFd> {
@@ -101,43 +104,64 @@ fn proc(flags: MountAttrFlags) -> rustix::io::Result<OwnedFd> {
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags)
 }
 
-/// Makes the directories above `target`. One that exists, also inside a mounted tree, is left as it is.
-fn make_parents(root: BorrowedFd<'_>, target: &Path) -> rustix::io::Result<()> {
-    let mut path = std::path::PathBuf::new();
-    for component in target.parent().into_iter().flat_map(Path::components) {
-        if let Component::Normal(name) = component {
-            path.push(name);
-            match mkdirat(root, &path, Mode::from_raw_mode(0o755)) {
-                // In a read-only tree EROFS is told before EEXIST.
-                Ok(()) | Err(rustix::io::Errno::EXIST | rustix::io::Errno::ROFS | rustix::io::Errno::ACCESS) => {}
-                Err(error) => return Err(error),
-            }
-        }
+/// Opens a place below the root through which no link leads: a plugin of an earlier call may have put one into a tree that
+/// is granted again.
+fn open_place(root: BorrowedFd<'_>, place: &Path) -> rustix::io::Result<OwnedFd> {
+    if place.as_os_str().is_empty() {
+        return rustix::io::fcntl_dupfd_cloexec(root, 0);
     }
-    Ok(())
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    openat2(root, place, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
 }
 
-/// Makes the place that a tree is mounted on, unless it is there.
-fn make_target(root: BorrowedFd<'_>, target: &Path, directory: bool) -> rustix::io::Result<()> {
-    match rustix::fs::statat(root, target, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(_) => return Ok(()),
+/// The directory of `target`, made where it is missing, with `target`'s own name. Directories are made one by one, each in
+/// the one that was opened before.
+fn parent<'a>(root: BorrowedFd<'_>, target: &'a Path) -> rustix::io::Result<(OwnedFd, &'a OsStr)> {
+    let name = target.file_name().ok_or(rustix::io::Errno::INVAL)?;
+    let mut directory = rustix::io::fcntl_dupfd_cloexec(root, 0)?;
+    for component in target.parent().into_iter().flat_map(Path::components) {
+        let Component::Normal(name) = component else { continue };
+        let next = match open_place(directory.as_fd(), Path::new(name)) {
+            Err(rustix::io::Errno::NOENT) => {
+                mkdirat(&directory, name, Mode::from_raw_mode(0o755))?;
+                open_place(directory.as_fd(), Path::new(name))?
+            }
+            other => other?,
+        };
+        directory = next;
+    }
+    Ok((directory, name))
+}
+
+/// The place that a tree is mounted on. It is made where it is missing, but never inside a tree of the host: there the
+/// granted path itself was looked up before, and what is missing now has been taken away since.
+fn place(plan: &Plan, root: BorrowedFd<'_>, target: &Path, directory: bool) -> rustix::io::Result<OwnedFd> {
+    match open_place(root, target) {
         Err(rustix::io::Errno::NOENT) => {}
-        Err(error) => return Err(error),
+        other => return other,
     }
-    make_parents(root, target)?;
+    let full = Path::new("/").join(target);
+    let holder =
+        plan.mounts.iter().filter(|mount| mount.is_mount() && mount.path != full && full.starts_with(&mount.path));
+    let deepest = holder.max_by_key(|mount| mount.path.components().count());
+    if deepest.is_some_and(|mount| matches!(mount.source, Source::Host { .. })) {
+        return Err(rustix::io::Errno::NOENT);
+    }
+    let (parent, name) = parent(root, target)?;
     if directory {
-        mkdirat(root, target, Mode::from_raw_mode(0o755))
+        mkdirat(&parent, name, Mode::from_raw_mode(0o755))?;
     } else {
-        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-        openat(root, target, flags, Mode::from_raw_mode(0o444)).map(drop)
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        openat(&parent, name, flags, Mode::from_raw_mode(0o444))?;
     }
+    open_place(parent.as_fd(), Path::new(name))
 }
 
 fn write_file(root: BorrowedFd<'_>, target: &Path, contents: &[u8]) -> Result<(), StepError> {
-    make_parents(root, target).map_err(fail(target))?;
+    let (parent, name) = parent(root, target).map_err(fail(target))?;
     let write = || -> io::Result<()> {
-        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-        let mut file = File::from(openat(root, target, flags, Mode::from_raw_mode(0o444))?);
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let mut file = File::from(openat(&parent, name, flags, Mode::from_raw_mode(0o444))?);
         file.write_all(contents)
     };
     write().map_err(|error| StepError::new(Step::Root, format!("/{}", target.display()), error))

@@ -150,6 +150,8 @@ pub struct Plan {
     pub egress: Vec<EgressRule>,
     /// System calls added to the filter.
     pub syscalls: Vec<String>,
+    /// Whether UNIX sockets can be made that have a path or could be connected to one.
+    pub named_unix: bool,
     /// What a denied system call does.
     pub on_violation: OnViolation,
     /// Bounds.
@@ -244,6 +246,8 @@ pub fn plan(
         tcp_ports: egress.iter().map(|rule| rule.pattern.port).collect(),
         egress,
         syscalls: grant.syscalls.clone(),
+        // Landlock can refuse the sockets of a host's servers in granted directories from ABI 9 on.
+        named_unix: facts.landlock_abi >= 9 || (grant.read.is_empty() && grant.write.is_empty()),
         on_violation: grant.on_violation,
         limits: Limits {
             timeout_ms: u64::try_from(environment.timeout.as_millis()).unwrap_or(u64::MAX),

@@ -127,7 +127,7 @@ fn landlock_layer() -> Trial {
 fn seccomp_layer() -> Trial {
     let tried = in_child(|| {
         let attempt = || -> Result<(), i32> {
-            let filter = filter::plugin(&[]).map_err(|_| nix::Error::EINVAL as i32)?;
+            let filter = filter::plugin(&[], true).map_err(|_| nix::Error::EINVAL as i32)?;
             nix::sys::prctl::set_no_new_privs().map_err(|errno| errno as i32)?;
             let listener =
                 crate::sys::seccomp::install_with_listener(&filter.program).map_err(|error| errno(&error))?;

@@ -4,15 +4,20 @@
 //! whatever a configuration file holds is parsed nowhere else.
 
 use super::{Init, call_frame};
+use crate::confine::session;
+use crate::confine::step::Step;
 use crate::decide::plan::{self, ClientNeeds, Code as PluginCode, Environment, Facts};
 use crate::supervise::{self, Job, Watcher, signals};
 use crate::sys::clone::Forked;
 use crate::types::{Client, Code, EgressGroup, EgressRule, EgressSource, Entry, Failure, Grant, HostPattern};
+use nix::sys::signalfd::SignalFd;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -52,6 +57,7 @@ pub fn resolve(
     grant: &Grant,
     facts: &Facts,
     variable: &dyn Fn(&str) -> Option<String>,
+    patience: &Patience<'_>,
 ) -> Result<(Vec<EgressRule>, ClientNeeds), Failure> {
     let mut rules = Vec::new();
     let mut needs = ClientNeeds::default();
@@ -66,7 +72,7 @@ pub fn resolve(
                 tls: group.tls,
             })),
             EgressSource::Client(client) => {
-                let answer = ask(*client, grant, facts, variable)?;
+                let answer = ask(*client, grant, facts, variable, patience)?;
                 rules.extend(rules_of(group, &answer)?);
                 needs.env.extend(answer.env);
                 for file in answer.files {
@@ -197,12 +203,21 @@ fn variables(client: Client, as_root: bool, grant: &Grant) -> BTreeMap<String, S
     std::env::vars().filter(|(name, _)| ours(name) && (!as_root || grant.env_pass.contains(name))).collect()
 }
 
+/// How long a caller waits for a client's configuration.
+pub struct Patience<'a> {
+    /// The call's deadline.
+    pub deadline: Instant,
+    /// The caller's cancelling signals, where they are taken.
+    pub signals: Option<&'a SignalFd>,
+}
+
 /// Runs the reader in a child with a supervisor of its own: a supervisor confines itself for good.
 fn ask(
     client: Client,
     grant: &Grant,
     facts: &Facts,
     variable: &dyn Fn(&str) -> Option<String>,
+    patience: &Patience<'_>,
 ) -> Result<Answer, Failure> {
     let as_root = facts.caller_uid == 0;
     let (name, class, source) = match client {
@@ -261,19 +276,25 @@ fn ask(
 
     let (read, write) =
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|error| failed(error.to_string()))?;
+    let own = crate::sys::process::own_pidfd().map_err(|error| failed(error.to_string()))?;
+    let deadline = patience.deadline.min(Instant::now() + TIMEOUT);
     match crate::sys::clone::fork_into(0, None).map_err(|error| failed(error.to_string()))? {
         Forked::Child => {
             drop(read);
-            crate::sys::process::exit_now(i32::from(answer_into(File::from(write), &plan, frame).is_err()));
+            let outlived = session::die_with(own.as_fd(), Step::Prepare).is_err();
+            let ended = outlived || answer_into(File::from(write), &plan, frame, deadline).is_err();
+            crate::sys::process::exit_now(i32::from(ended));
         }
-        Forked::Parent { pid, .. } => {
+        Forked::Parent { pid, pidfd } => {
             drop(write);
-            let mut text = Vec::new();
-            let read = File::from(read).take(ANSWER + 4096).read_to_end(&mut text);
+            let text = collect(&read, patience, deadline);
+            if text.is_err() {
+                // The reader's own sandbox dies with it.
+                rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL).ok();
+            }
             crate::sys::process::wait_usage(pid).map_err(|error| failed(error.to_string()))?;
-            read.map_err(|error| failed(error.to_string()))?;
             let value: Value =
-                serde_json::from_slice(&text).map_err(|_| failed("the reader ended without an answer".to_owned()))?;
+                serde_json::from_slice(&text?).map_err(|_| failed("the reader ended without an answer".to_owned()))?;
             match value.get("failure") {
                 Some(Value::String(why)) => Err(failed(why.clone())),
                 _ => serde_json::from_value(value).map_err(|error| failed(error.to_string())),
@@ -282,12 +303,46 @@ fn ask(
     }
 }
 
+/// The reader's answer, unless the deadline or a signal comes first.
+fn collect(pipe: &OwnedFd, patience: &Patience<'_>, deadline: Instant) -> Result<Vec<u8>, Failure> {
+    let mut text = Vec::new();
+    let mut buffer = vec![0u8; 65_536];
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+        let mut fds = vec![PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::IN)];
+        fds.extend(patience.signals.map(|signals| PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN)));
+        match poll(&mut fds, Some(&timeout)) {
+            Ok(0) => {
+                return Err(Failure::new(Code::Timeout, "the time was over while the client's configuration was read"));
+            }
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(Failure::new(Code::Internal, format!("poll: {error}"))),
+        }
+        if let Some(signal) = patience.signals.and_then(signals::pending) {
+            return Err(supervise::outcome::cancelled(signal));
+        }
+        if fds[0].revents().is_empty() {
+            continue;
+        }
+        match rustix::io::read(pipe, &mut buffer) {
+            Ok(0) => return Ok(text),
+            Ok(_) if text.len() as u64 > ANSWER + 4096 => {
+                return Err(Failure::new(Code::ConfigInvalid, "the client's configuration is larger than a megabyte"));
+            }
+            Ok(count) => text.extend_from_slice(&buffer[..count]),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(Failure::new(Code::Internal, format!("the client's reader: {error}"))),
+        }
+    }
+}
+
 /// The child's whole life: the confined call, its result as JSON into the pipe.
-fn answer_into(mut pipe: File, plan: &plan::Plan, frame: Vec<u8>) -> std::io::Result<()> {
+fn answer_into(mut pipe: File, plan: &plan::Plan, frame: Vec<u8>, deadline: Instant) -> std::io::Result<()> {
     let answer = match signals::take() {
         Err(error) => json!({ "failure": format!("signals: {error}") }),
         Ok(signals) => {
-            let job = Job { plan, frame, runner: super::RUNNER, signals, deadline: Instant::now() + TIMEOUT };
+            let job = Job { plan, frame, runner: super::RUNNER, signals, deadline };
             match supervise::run(job, &mut Nobody).and_then(|outcome| outcome.result) {
                 Ok(value) => value,
                 Err(failure) => json!({ "failure": failure.message }),

@@ -1,7 +1,7 @@
 //! Frames from a hostile peer: bounded before they are parsed, and only in the one order that is allowed.
 #![forbid(unsafe_code)]
 
-use crate::json::parse_strict;
+use crate::json::{TOO_MANY, parse_strict};
 use crate::types::{Code, Failure};
 use serde_json::{Map, Value};
 
@@ -100,7 +100,13 @@ impl Reader {
 }
 
 fn parse(line: &[u8]) -> Result<Frame, Failure> {
-    let value = parse_strict(line, MAX_DEPTH).map_err(|error| violation(error.to_string()))?;
+    let value = parse_strict(line, MAX_DEPTH).map_err(|error| {
+        if error.message.starts_with(TOO_MANY) {
+            Failure::new(Code::ResultTooLarge, "frame: too many values for one result; return fewer, or text")
+        } else {
+            violation(error.to_string())
+        }
+    })?;
     let Value::Object(mut frame) = value else { return Err(violation("not a JSON object")) };
     let kind = match frame.remove("type") {
         Some(Value::String(kind)) => kind,

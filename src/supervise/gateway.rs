@@ -7,6 +7,7 @@ use crate::decide::plan::Plan;
 use crate::gateway::{self, ProxyEnv, Sockets};
 use crate::sys;
 use ::landlock::{Access, AccessFs, AccessNet, NetPort, PathBeneath, RulesetCreatedAttr};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -93,6 +94,11 @@ fn confine(
     keep.extend(sockets.listeners.iter().map(|(_, fd)| fd.as_raw_fd()));
     sys::process::close_all_but(keep).map_err(|error| fail(Step::Session, "gateway: descriptors", error))?;
     sys::process::set_dumpable(false).map_err(|error| fail(Step::Session, "gateway: PR_SET_DUMPABLE", error))?;
+    let files = gateway::DESCRIPTORS as u64 + plan.tcp_ports.len() as u64;
+    let (_, most) =
+        getrlimit(Resource::RLIMIT_NOFILE).map_err(|errno| fail(Step::Limits, "gateway: open files", errno.into()))?;
+    setrlimit(Resource::RLIMIT_NOFILE, files.min(most), files.min(most))
+        .map_err(|errno| fail(Step::Limits, "gateway: open files", errno.into()))?;
     capabilities::clear()?;
     nix::sys::prctl::set_no_new_privs().map_err(|errno| fail(Step::NoNewPrivs, "gateway", errno.into()))?;
     restrict(plan)?;

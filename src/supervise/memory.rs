@@ -1,15 +1,17 @@
-//! The memory of a whole call where no cgroup counts it: the sum over its processes, looked at every 100 ms.
+//! The memory of a whole call where no cgroup counts it: the sum over its processes, looked at every 100 ms. And what else
+//! `/proc` tells of them.
 
+use crate::sys::process::Spent;
+use crate::types::{Code, Failure};
+use serde::Serialize;
 use std::fs;
 
 /// Processes that are looked at; `processes` bounds a call's anyway.
 const MAX_PROCESSES: usize = 4096;
 
-/// Bytes of anonymous and shared memory that the descendants of `root` have resident now. Memory that processes share
-/// after a fork is counted in each: the sum errs on the side of ending a call.
-#[must_use]
-pub fn resident(root: i32) -> u64 {
-    let mut total = 0u64;
+/// Calls `visit` with the process id of `root` and of each descendant. Orphans become children of pid 1, so that the tree
+/// is whole.
+fn walk(root: i32, mut visit: impl FnMut(i32)) {
     let mut queue = vec![root];
     let mut seen = 0;
     while let Some(pid) = queue.pop() {
@@ -17,28 +19,112 @@ pub fn resident(root: i32) -> u64 {
         if seen > MAX_PROCESSES {
             break;
         }
-        // A process that ended in between has nothing any more. Orphans become children of pid 1, so that the tree is whole.
-        if let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) {
-            total = total.saturating_add(field(&status, "RssAnon:")).saturating_add(field(&status, "RssShmem:"));
-        }
-        let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { continue };
-        for task in tasks.flatten() {
-            let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        visit(pid);
+        for task in tasks(pid) {
+            let children = fs::read_to_string(task.join("children")).unwrap_or_default();
             queue.extend(children.split_ascii_whitespace().filter_map(|pid| pid.parse::<i32>().ok()));
         }
     }
+}
+
+/// Directories of a process's threads. One that ended in between has none any more.
+fn tasks(pid: i32) -> Vec<std::path::PathBuf> {
+    fs::read_dir(format!("/proc/{pid}/task"))
+        .map_or_else(|_| Vec::new(), |tasks| tasks.flatten().map(|task| task.path()).collect())
+}
+
+/// Bytes of anonymous and shared memory that `root` and its descendants have resident now; `None` when `root` is gone.
+/// Memory that processes share after a fork is counted in each: the sum errs on the side of ending a call.
+#[must_use]
+pub fn resident(root: i32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{root}/status")).ok()?;
+    let mut total = 0u64;
+    // A process whose first thread has ended shows its memory in the others alone.
+    let used = |status: &str| Some(field(status, "RssAnon:")? + field(status, "RssShmem:")?);
+    walk(root, |pid| {
+        let leader =
+            if pid == root { Some(status.clone()) } else { fs::read_to_string(format!("/proc/{pid}/status")).ok() };
+        let bytes = leader
+            .as_deref()
+            .and_then(used)
+            .or_else(|| tasks(pid).iter().find_map(|task| used(&fs::read_to_string(task.join("status")).ok()?)));
+        total = total.saturating_add(bytes.unwrap_or(0));
+    });
+    Some(total)
+}
+
+/// Processor time of the processes that are there now, and of what they have waited for (`proc_pid_stat(5)`, 14–17).
+#[must_use]
+pub fn spent(root: i32) -> Spent {
+    let ticks = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)
+        .ok()
+        .flatten()
+        .and_then(|ticks| u64::try_from(ticks).ok())
+        .unwrap_or(100);
+    let mut total = Spent::default();
+    walk(root, |pid| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let Some((_, rest)) = stat.rsplit_once(')') else { return };
+        let fields: Vec<u64> = rest.split_ascii_whitespace().map(|field| field.parse().unwrap_or(0)).collect();
+        let field = |number: usize| fields.get(number - 3).copied().unwrap_or(0);
+        total.user_us += (field(14) + field(16)) * 1_000_000 / ticks;
+        total.system_us += (field(15) + field(17)) * 1_000_000 / ticks;
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        total.max_rss_bytes = total.max_rss_bytes.max(self::field(&status, "VmHWM:").unwrap_or(0));
+    });
     total
 }
 
+/// What the supervisor reads of the plugin's process right after exec.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Seen {
+    /// `Seccomp` of its status: 2 is a filter.
+    pub seccomp: Option<u64>,
+    /// `Seccomp_filters` (Linux 5.9).
+    pub seccomp_filters: Option<u64>,
+}
+
+/// Looks at pid 1 and the plugin once, before the supervisor confines itself: a watch that sees nothing is none.
+///
+/// # Errors
+/// `sandbox_unavailable` where `/proc` hides the call's processes or their children.
+pub fn watchable(root: i32) -> Result<Seen, Failure> {
+    let unavailable = |what: &str, remedy: &str| {
+        Failure::new(
+            Code::SandboxUnavailable,
+            format!("limits: {what}, so that nothing would bound the call's memory; {remedy}"),
+        )
+        .detail("layer", "limits")
+        .detail("remedy", remedy)
+    };
+    if fs::read_to_string(format!("/proc/{root}/status")).is_err() {
+        // It may have ended already; then there is nothing to be watched.
+        return match rustix::process::test_kill_process(
+            rustix::process::Pid::from_raw(root).unwrap_or(rustix::process::Pid::INIT),
+        ) {
+            Ok(()) => Err(unavailable(
+                "/proc does not show the call's processes",
+                "mount /proc without hidepid where upm runs",
+            )),
+            Err(_) => Ok(Seen::default()),
+        };
+    }
+    let Ok(children) = fs::read_to_string(format!("/proc/{root}/task/{root}/children")) else {
+        return Err(unavailable("this kernel does not list children", "use one with CONFIG_PROC_CHILDREN"));
+    };
+    let plugin = children.split_ascii_whitespace().next().unwrap_or_default();
+    let status = fs::read_to_string(format!("/proc/{plugin}/status")).unwrap_or_default();
+    Ok(Seen { seccomp: number(&status, "Seccomp:"), seccomp_filters: number(&status, "Seccomp_filters:") })
+}
+
 /// A `… kB` line of `/proc/PID/status`, in bytes.
-fn field(status: &str, name: &str) -> u64 {
-    status
-        .lines()
-        .find_map(|line| line.strip_prefix(name))
-        .and_then(|rest| rest.split_ascii_whitespace().next())
-        .and_then(|kib| kib.parse::<u64>().ok())
-        .unwrap_or(0)
-        .saturating_mul(1024)
+fn field(status: &str, name: &str) -> Option<u64> {
+    number(status, name).map(|kib| kib.saturating_mul(1024))
+}
+
+/// The first number of a line of `/proc/PID/status`.
+fn number(status: &str, name: &str) -> Option<u64> {
+    status.lines().find_map(|line| line.strip_prefix(name))?.split_ascii_whitespace().next()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -46,9 +132,24 @@ mod tests {
     #[test]
     fn this_process_uses_memory_and_more_after_taking_some() {
         let own = std::process::id() as i32;
-        let before = super::resident(own);
+        let before = super::resident(own).unwrap();
         let block = vec![1u8; 32 << 20];
-        let after = super::resident(own);
+        let after = super::resident(own).unwrap();
         assert!(before > 0 && after >= before + (30 << 20), "{before} {after} {}", block.len());
+    }
+
+    #[test]
+    fn a_process_that_is_gone_uses_nothing() {
+        assert_eq!(super::resident(i32::MAX), None);
+    }
+
+    #[test]
+    fn this_process_has_spent_time() {
+        let own = std::process::id() as i32;
+        let begun = std::time::Instant::now();
+        while begun.elapsed().as_millis() < 60 {
+            std::hint::spin_loop();
+        }
+        assert!(super::spent(own).user_us >= 20_000);
     }
 }

@@ -16,6 +16,7 @@ use crate::decide::plan::{INSIDE_ID, Plan};
 use crate::gateway::{Event, Sockets, stub};
 use crate::sys;
 use crate::sys::clone::{Forked, fork_into};
+use crate::sys::process::Spent;
 use crate::types::{Code, EgressRecord, Failure, OnViolation, Outcome};
 use capture::Capture;
 use denials::Denials;
@@ -37,6 +38,8 @@ const TICK: Duration = Duration::from_millis(100);
 const GATEWAY_GRACE: Duration = Duration::from_millis(500);
 /// Connections that the answer lists; the sums count all.
 const MAX_RECORDS: usize = 1000;
+/// How long the killed call may take to be gone before the answer is given without that.
+const UNREAPED: Duration = Duration::from_millis(1200);
 /// Bytes read at once.
 const CHUNK: usize = 64 << 10;
 
@@ -81,7 +84,7 @@ pub struct Job<'a> {
 /// # Errors
 /// `config_invalid`: a name that is none, or that no configuration can add.
 pub fn check_syscalls(names: &[String]) -> Result<(), Failure> {
-    confine::filter::plugin(names).map(drop).map_err(Failure::from)
+    confine::filter::plugin(names, true).map(drop).map_err(Failure::from)
 }
 
 /// Runs the call. Afterwards nothing of it is left.
@@ -132,6 +135,7 @@ pub fn run(job: Job<'_>, watcher: &mut dyn Watcher) -> Result<Outcome, Failure> 
         stdout: Capture::new(parent.stdout, job.plan.limits.output),
         stderr: Capture::new(parent.stderr, job.plan.limits.output),
         listener: None,
+        filtered: false,
         stub: None,
         gateway: None,
         denials: Denials::default(),
@@ -139,10 +143,13 @@ pub fn run(job: Job<'_>, watcher: &mut dyn Watcher) -> Result<Outcome, Failure> 
         egress_bytes: (0, 0),
         report: None,
         running: false,
+        seen: memory::Seen::default(),
         step_error: Vec::new(),
         answer: None,
         wait_status: None,
         ending: None,
+        ended_at: None,
+        spent_before: Spent::default(),
         over: false,
         next_memory: started,
         buffer: vec![0; CHUNK],
@@ -170,6 +177,8 @@ struct Supervision<'a> {
     stdout: Capture,
     stderr: Capture,
     listener: Option<OwnedFd>,
+    /// The filter was installed: its listener has come.
+    filtered: bool,
     /// The name stub of a call without egress, which refuses every name here.
     stub: Option<(OwnedFd, OwnedFd)>,
     gateway: Option<gateway::Gateway>,
@@ -180,12 +189,18 @@ struct Supervision<'a> {
     report: Option<verify::Report>,
     /// Exec has happened.
     running: bool,
+    /// The plugin as `/proc` shows it right after.
+    seen: memory::Seen,
     step_error: Vec<u8>,
     /// The result or error frame.
     answer: Option<Frame>,
     wait_status: Option<i32>,
     /// Why the supervisor ended the call; the first reason counts.
     ending: Option<Ending>,
+    /// When pid 1 was killed.
+    ended_at: Option<Instant>,
+    /// What the call's processes had used by then.
+    spent_before: Spent,
     /// Pid 1 has ended.
     over: bool,
     next_memory: Instant,
@@ -224,13 +239,16 @@ impl Supervision<'_> {
             }
         }
         while !self.turn() {}
-        let (raw_status, usage) = sys::process::wait_usage(self.pid)
-            .map_err(|errno| Failure::new(Code::Internal, format!("waiting for the call's pid 1: {errno}")))?;
+        // None: it is killed, but one of its processes sleeps where no signal reaches it (a dead disk or network file
+        // system). The answer is due all the same; the kernel ends them when it can.
+        let ended = sys::process::try_wait_usage(self.pid);
         let wall = self.started.elapsed();
         self.over = true;
         self.drain();
         self.end_gateway();
-        outcome::conclude(self, raw_status, &usage, wall, filter)
+        let ended =
+            ended.map_err(|errno| Failure::new(Code::Internal, format!("waiting for the call's pid 1: {errno}")))?;
+        outcome::conclude(self, ended, wall, filter)
     }
 
     /// One round of the loop; true when pid 1 has ended.
@@ -258,26 +276,26 @@ impl Supervision<'_> {
         let mut wait = self.deadline.saturating_duration_since(now);
         if self.ending.is_some() {
             // Killed already: only pid 1's end is awaited.
-            wait = Duration::from_secs(1);
+            wait = UNREAPED;
         }
         if self.running || self.watcher.wants_ticks() {
             wait = wait.min(TICK);
         }
         let timeout = Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: wait.subsec_nanos().into() };
         let polled = poll(&mut fds, Some(&timeout));
-        let ready: Vec<Source> = sources
+        let ready: Vec<(Source, PollFlags)> = sources
             .iter()
             .zip(&fds)
             .filter(|(_, fd)| !fd.revents().is_empty())
-            .map(|((source, ..), _)| *source)
+            .map(|((source, ..), fd)| (*source, fd.revents()))
             .collect();
         if let Err(error) = polled
             && error != Errno::INTR
         {
             self.end(Ending::Engine(internal("poll")(error)));
         }
-        for source in &ready {
-            self.serve(*source);
+        for (source, events) in &ready {
+            self.serve(*source, *events);
         }
         self.watcher.tick(self.started.elapsed());
         if self.ending.is_none() {
@@ -286,19 +304,23 @@ impl Supervision<'_> {
                 self.end(Ending::Timeout);
             } else if self.running && now >= self.next_memory {
                 self.next_memory = now + TICK;
-                let used = memory::resident(self.pid);
-                if used > self.plan.limits.memory {
+                // None: it has just ended.
+                if let Some(used) = memory::resident(self.pid).filter(|used| *used > self.plan.limits.memory) {
                     self.end(Ending::Memory { used });
                 }
             }
         }
-        ready.contains(&Source::Child)
+        let gone = ready.iter().any(|(source, _)| *source == Source::Child);
+        gone || self.ended_at.is_some_and(|ended| ended.elapsed() >= UNREAPED)
     }
 
     /// Ends the call: pid 1 is killed, and with it everything in its pid namespace.
     fn end(&mut self, ending: Ending) {
         if self.ending.is_none() {
             self.ending = Some(ending);
+            self.ended_at = Some(Instant::now());
+            // Pid 1 dies without reaping, so nobody would tell it afterwards.
+            self.spent_before = memory::spent(self.pid);
         }
         // ESRCH: it is gone already.
         if let Err(error) = rustix::process::pidfd_send_signal(&self.pidfd, rustix::process::Signal::KILL)
@@ -308,7 +330,7 @@ impl Supervision<'_> {
         }
     }
 
-    fn serve(&mut self, source: Source) {
+    fn serve(&mut self, source: Source, events: PollFlags) {
         let served = match source {
             Source::Child => Ok(()),
             Source::Signals => self.serve_signals(),
@@ -323,7 +345,12 @@ impl Supervision<'_> {
                     .map(drop)
                     .map_err(internal("stderr"))
             }
-            Source::Listener => self.serve_listener(),
+            Source::Listener if events.contains(PollFlags::IN) => self.serve_listener(),
+            // Everyone under the filter has ended. Older kernels (6.1) would wait for ever in a receive now.
+            Source::Listener => {
+                self.listener = None;
+                Ok(())
+            }
             Source::StubUdp => self.serve_stub_udp(),
             Source::StubTcp => self.serve_stub_tcp(),
             Source::Gateway => self.serve_gateway().map(drop),
@@ -395,6 +422,7 @@ impl Supervision<'_> {
                 sys::seccomp::set_sync_wake_up(fds[0].as_fd())
                     .map_err(|error| StepError::new(Step::Seccomp, "listener", error))?;
                 self.listener = fds.pop();
+                self.filtered = true;
             }
             tag if tag == Tag::Ended as u8 && length == 5 => {
                 let status = packet[1..5].try_into().map_or(0, i32::from_ne_bytes);
@@ -413,9 +441,10 @@ impl Supervision<'_> {
                 self.failure = None;
                 // What was read back, and the listener, were sent before exec.
                 self.serve_status()?;
-                if self.step_error.is_empty() && self.listener.is_some() && self.report.is_some() {
+                if self.step_error.is_empty() && self.filtered && self.report.is_some() {
                     self.running = true;
                     tracing::debug!(after_us = self.started.elapsed().as_micros() as u64, "the plugin runs");
+                    self.seen = memory::watchable(self.pid)?;
                     own::confine(self.plan.landlock_abi)?;
                 }
                 Ok(())
@@ -481,11 +510,8 @@ impl Supervision<'_> {
         let Some(listener) = &self.listener else { return Ok(()) };
         let notification = match sys::seccomp::notif_recv(listener.as_fd()) {
             Ok(Some(notification)) => notification,
-            // The process ended in between, or the last one has (poll then says hang-up).
-            Ok(None) => {
-                self.listener = None;
-                return Ok(());
-            }
+            // That process ended in between; others may still ask.
+            Ok(None) => return Ok(()),
             Err(error) => return Err(StepError::new(Step::Seccomp, "listener", error).into()),
         };
         let denial = denials::syscall(notification.nr, &notification.args, notification.pid);

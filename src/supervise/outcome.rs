@@ -34,11 +34,16 @@ pub(super) enum Ending {
 /// The outcome; or, when the plugin never ran, the failure alone.
 pub(super) fn conclude(
     call: Supervision<'_>,
-    init_status: i32,
-    usage: &Spent,
+    ended: Option<(i32, Spent)>,
     wall: Duration,
     filter: &(&str, usize, String),
 ) -> Result<Outcome, Failure> {
+    let (init_status, reaped) = ended.unwrap_or_default();
+    let usage = Spent {
+        user_us: reaped.user_us.max(call.spent_before.user_us),
+        system_us: reaped.system_us.max(call.spent_before.system_us),
+        max_rss_bytes: reaped.max_rss_bytes.max(call.spent_before.max_rss_bytes),
+    };
     let step_error = StepError::decode(&call.step_error);
     if !call.running {
         return Err(match (call.ending, step_error) {
@@ -84,7 +89,14 @@ pub(super) fn conclude(
         (None, Some(error)) => Err(error.into()),
         (None, None) => concluded(call.answer, call.wait_status, cpu, limits),
     };
-    let sandbox = sandbox(call.plan, call.report.as_ref(), filter);
+    let result = match (result, ended) {
+        (Err(failure), None) => Err(failure.detail(
+            "unreaped",
+            "a process of the call does not react to SIGKILL yet: the kernel ends it when its disk or network answers",
+        )),
+        (result, _) => result,
+    };
+    let sandbox = sandbox(call.plan, call.report.as_ref(), &call.seen, filter);
     let (stdout, stdout_dropped) = call.stdout.finish();
     let (stderr, stderr_dropped) = call.stderr.finish();
     let (denials, denials_dropped) = call.denials.finish();
@@ -180,6 +192,7 @@ fn seconds(ms: u64) -> String {
 fn sandbox(
     plan: &crate::decide::plan::Plan,
     report: Option<&crate::confine::verify::Report>,
+    seen: &super::memory::Seen,
     filter: &(&str, usize, String),
 ) -> Value {
     let Some(report) = report else { return Value::Object(Map::new()) };
@@ -192,7 +205,7 @@ fn sandbox(
             "landlock": layer(json!({ "abi": plan.landlock_abi }), json!({ "abi": plan.landlock_abi, "status": "fully enforced" })),
             "seccomp": layer(
                 json!({ "filter": filter.0, "instructions": filter.1, "sha256": filter.2 }),
-                json!({ "listener": true }),
+                json!({ "listener": true, "mode": seen.seccomp, "filters": seen.seccomp_filters }),
             ),
             "capabilities": layer(json!(0), json!(report.capabilities)),
             "no_new_privs": layer(json!(true), json!(report.no_new_privs)),

@@ -8,6 +8,7 @@ pub mod mount;
 pub mod net;
 pub mod process;
 pub mod seccomp;
+pub mod syscalls;
 
 use std::io;
 

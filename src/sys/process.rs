@@ -125,8 +125,24 @@ pub fn wait_usage(pid: i32) -> nix::Result<(i32, Spent)> {
     if result == -1 { Err(nix::Error::last()) } else { Ok((status, Spent::from(usage))) }
 }
 
+/// As [`wait_usage`] but without waiting: `None` when the child has not ended.
+///
+/// # Errors
+/// `ECHILD`.
+pub fn try_wait_usage(pid: i32) -> nix::Result<Option<(i32, Spent)>> {
+    let mut status: libc::c_int = 0;
+    // SAFETY: rusage is plain integers, for which zero is a valid value.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: both pointers are to locals that outlive the call.
+    match unsafe { libc::wait4(pid, &raw mut status, libc::WNOHANG, &raw mut usage) } {
+        -1 => Err(nix::Error::last()),
+        0 => Ok(None),
+        _ => Ok(Some((status, Spent::from(usage)))),
+    }
+}
+
 /// What a process and its waited-for children used (`getrusage(2)`).
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Spent {
     /// Microseconds in user mode.
     pub user_us: u64,

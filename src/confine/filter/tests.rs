@@ -579,8 +579,8 @@ fn the_configuration_adds_calls() {
     let run = |f: &Filter, nr: i64| interpreter::run(&program(f), audit, nr as u32, &[0; 6]).0;
     let names = |n: &[&str]| n.iter().map(ToString::to_string).collect::<Vec<_>>();
 
-    let plain = plugin(&[]).unwrap();
-    let more = plugin(&names(&["ptrace", "keyctl"])).unwrap();
+    let plain = plugin(&[], true).unwrap();
+    let more = plugin(&names(&["ptrace", "keyctl"]), true).unwrap();
     assert_eq!(more.len(), plain.len() + 4);
     for call in [libc::SYS_ptrace, libc::SYS_keyctl] {
         assert_eq!(run(&plain, call), Action::Notify.value());
@@ -593,14 +593,14 @@ fn the_configuration_adds_calls() {
     }
     assert_eq!(interpreter::run(&program(&more), I386, libc::SYS_ptrace as u32, &[0; 6]).0, ENOSYS.value());
 
-    assert_eq!(more.sha256(), plugin(&names(&["keyctl", "ptrace", "keyctl"])).unwrap().sha256());
+    assert_eq!(more.sha256(), plugin(&names(&["keyctl", "ptrace", "keyctl"]), true).unwrap().sha256());
     assert_ne!(more.sha256(), plain.sha256());
     assert_eq!(plain.sha256().len(), 64);
 
-    assert_eq!(plugin(&names(&["ptrcae"])).unwrap_err(), FilterError::Unknown("ptrcae".into()));
+    assert_eq!(plugin(&names(&["ptrcae"]), true).unwrap_err(), FilterError::Unknown("ptrcae".into()));
     for name in ["openat2", "clone3", "io_uring_setup", "socket", "setsockopt", "seccomp", "renameat2", "chmod"] {
         let reason = fixed_reason(name).unwrap();
-        assert_eq!(plugin(&names(&[name])).unwrap_err(), FilterError::Fixed { name, reason });
+        assert_eq!(plugin(&names(&[name]), true).unwrap_err(), FilterError::Fixed { name: name.to_owned(), reason });
     }
     assert_eq!(fixed_reason("ptrace"), None);
 }
@@ -613,8 +613,33 @@ fn denials_name_values_only() {
     assert_eq!(named("mount"), [(3, "mountflags")]);
     assert_eq!(value_args(-1), []);
     assert_eq!(value_args(9999), []);
-    for (nr, _) in BY_NUMBER {
+    for (nr, _) in crate::sys::syscalls::all() {
         let args = value_args(nr as i32);
         assert!(args.windows(2).all(|w| w[0].0 < w[1].0) && args.iter().all(|(i, _)| *i < 6), "{nr}: {args:?}");
     }
+}
+
+#[test]
+fn named_unix_sockets_go_where_directories_are_granted() {
+    let say = |filter: &Filter, name: &str, args: &[u64]| {
+        let program: Vec<Insn> = filter.program.iter().map(|i| (i.code, i.jt, i.jf, i.k)).collect();
+        let mut all = [0; 6];
+        all[..args.len()].copy_from_slice(args);
+        interpreter::run(&program, Arch::X86_64.audit(), syscall_number(name).unwrap(), &all).0
+    };
+    let (with, without) = (plugin(&[], true).unwrap(), plugin(&[], false).unwrap());
+    for (name, args, refused) in [
+        ("socket", [1u64, 1, 0].as_slice(), true),
+        ("socket", &[1, 2 | 0o2_000_000, 0], true),
+        ("socket", &[2, 1, 0], false),
+        ("socketpair", &[1, 2, 0], true),
+        ("socketpair", &[1, 1 | 0o2_000_000, 0], false),
+        ("socketpair", &[1, 5, 0], false),
+        ("read", &[1, 2], false),
+    ] {
+        assert_eq!(say(&with, name, args), Action::Allow.value(), "{name} {args:?}");
+        let want = if refused { EAFNOSUPPORT } else { Action::Allow };
+        assert_eq!(say(&without, name, args), want.value(), "{name} {args:?}");
+    }
+    assert_eq!(say(&without, "ptrace", &[0]), Action::Notify.value());
 }

@@ -8,5 +8,5 @@ use std::process::Command;
 fn an_act_answers_json() {
     let output = Command::new(env!("CARGO_BIN_EXE_upm-probe")).args(["echo", "7", "seven"]).output().unwrap();
     let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(answer.to_string(), r#"{"errno":0,"errno_name":null,"ok":true,"value":[7,"seven"]}"#);
+    assert_eq!(answer, serde_json::json!({ "errno": 0, "errno_name": null, "ok": true, "value": [7, "seven"] }));
 }

@@ -4,7 +4,7 @@
 //! and reads the environment; afterwards only `ppoll` and `write` on descriptor 2 are used. Nothing here waits for a
 //! terminal that is stopped or a reader that does not read, but [`Progress::finish`], for half a second at most.
 
-pub use crate::report::text::{escape, escape_json, is_unsafe, quote};
+pub use crate::report::text::{escape, escape_json, is_control, quote};
 
 use crate::report::text::push_escaped;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -541,7 +541,7 @@ mod tests {
             }
             screen.finish();
             let shown = text(&mut screen);
-            proptest::prop_assert!(!shown.chars().any(|c| is_unsafe(c) && c != '\n' && c != '\t'));
+            proptest::prop_assert!(!shown.chars().any(|c| is_control(c) && c != '\n' && c != '\t'));
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::confine::{filter, landlock};
 use crate::decide::plan::{Code as PluginCode, Environment, Facts, INSIDE_ID, Plan};
-use crate::supervise::{self, Job, Watcher, signals};
+use crate::supervise::{self, Job, Unwatched, signals};
 use crate::sys::clone::{Forked, fork, fork_into};
 use crate::types::{Code, Entry, Failure, Grant};
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -223,7 +223,7 @@ fn whole_call() -> Trial {
                 signals,
                 deadline: Instant::now() + grant.timeout,
             };
-            match supervise::run(job, &mut Nobody)?.result {
+            match supervise::run(job, &mut Unwatched)?.result {
                 // It ends with status 0 and without a frame: that it ran at all is what was to be seen.
                 Err(failure) if failure.code == Code::PluginExited => Ok(()),
                 Err(failure) => Err(failure),
@@ -294,17 +294,6 @@ fn in_child_with_text(act: impl FnOnce() -> String) -> std::io::Result<String> {
             }
         }
     }
-}
-
-struct Nobody;
-
-impl Watcher for Nobody {
-    fn tick(&mut self, _: Duration) {}
-    fn wants_ticks(&self) -> bool {
-        false
-    }
-    fn progress(&mut self, _: &str, _: Option<f64>) {}
-    fn stderr(&mut self, _: &[u8]) {}
 }
 
 /// Where records would go.

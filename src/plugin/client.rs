@@ -7,7 +7,7 @@ use super::{Init, call_frame};
 use crate::confine::session;
 use crate::confine::step::Step;
 use crate::decide::plan::{self, ClientNeeds, Code as PluginCode, Environment, Facts};
-use crate::supervise::{self, Job, Watcher, signals};
+use crate::supervise::{self, Job, Unwatched, signals};
 use crate::sys::clone::Forked;
 use crate::types::{Client, Code, EgressGroup, EgressRule, EgressSource, Entry, Failure, Grant, HostPattern};
 use nix::sys::signalfd::SignalFd;
@@ -343,23 +343,11 @@ fn answer_into(mut pipe: File, plan: &plan::Plan, frame: Vec<u8>, deadline: Inst
         Err(error) => json!({ "failure": format!("signals: {error}") }),
         Ok(signals) => {
             let job = Job { plan, frame, runner: super::RUNNER, signals, deadline };
-            match supervise::run(job, &mut Nobody).and_then(|outcome| outcome.result) {
+            match supervise::run(job, &mut Unwatched).and_then(|outcome| outcome.result) {
                 Ok(value) => value,
                 Err(failure) => json!({ "failure": failure.message }),
             }
         }
     };
     pipe.write_all(answer.to_string().as_bytes())
-}
-
-/// Nobody looks on.
-struct Nobody;
-
-impl Watcher for Nobody {
-    fn tick(&mut self, _: Duration) {}
-    fn wants_ticks(&self) -> bool {
-        false
-    }
-    fn progress(&mut self, _: &str, _: Option<f64>) {}
-    fn stderr(&mut self, _: &[u8]) {}
 }

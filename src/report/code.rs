@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::types::{Code, Failure};
+use nix::sys::signal::Signal;
 
 /// Every code, in the order of the exit statuses. `response.schema.json` lists the same names.
 pub const ALL: [Code; 25] = [
@@ -85,11 +86,11 @@ pub fn exit_code(failure: &Failure) -> i32 {
         | Code::Internal => 125,
         Code::PluginNotAllowed | Code::MethodNotAllowed | Code::DigestMismatch | Code::CallerNotAllowed => 126,
         Code::ModuleNotFound | Code::ClassNotFound | Code::MethodNotFound => 127,
-        Code::PluginKilled => 128 + signal(failure, nix::libc::SIGKILL),
+        Code::PluginKilled => 128 + signal(failure, Signal::SIGKILL as i32),
         Code::MemoryExceeded => 137,
         Code::CpuTimeExceeded => 152,
         Code::Violation => 159,
-        Code::Cancelled => 128 + signal(failure, nix::libc::SIGTERM),
+        Code::Cancelled => 128 + signal(failure, Signal::SIGTERM as i32),
     }
 }
 

@@ -7,7 +7,7 @@ use std::fmt::Write;
 /// DEL, line and paragraph separators, the bidirectional controls, and characters that draw nothing (Unicode's
 /// `Default_Ignorable_Code_Point` without the plain variation selectors, which only choose a glyph's form).
 #[must_use]
-pub fn is_unsafe(c: char) -> bool {
+pub fn is_control(c: char) -> bool {
     matches!(c,
         '\0'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}'
         | '\u{17b4}'..='\u{17b5}' | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
@@ -15,7 +15,7 @@ pub fn is_unsafe(c: char) -> bool {
         | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
-/// The text with every [`is_unsafe`] character written out (`\x1b`, `\u{202e}`). With `lines`, newline and tab stay.
+/// The text with every [`is_control`] character written out (`\x1b`, `\u{202e}`). With `lines`, newline and tab stay.
 #[must_use]
 pub fn escape(text: &str, lines: bool) -> String {
     let mut safe = String::with_capacity(text.len());
@@ -27,7 +27,7 @@ pub fn escape(text: &str, lines: bool) -> String {
 
 /// One character of [`escape`].
 pub(crate) fn push_escaped(safe: &mut String, c: char, lines: bool) {
-    if !is_unsafe(c) || (lines && matches!(c, '\n' | '\t')) {
+    if !is_control(c) || (lines && matches!(c, '\n' | '\t')) {
         safe.push(c);
         return;
     }
@@ -56,14 +56,14 @@ pub fn quote(text: &str, limit: usize) -> String {
     quoted
 }
 
-/// Rendered JSON with every unsafe character beyond ASCII written as `\uXXXX`.
+/// Rendered JSON with every control character beyond ASCII written as `\uXXXX`.
 ///
 /// It stays the same JSON: outside strings JSON has no such characters, and `serde_json` has escaped C0 inside them.
 #[must_use]
 pub fn escape_json(document: &str) -> String {
     let mut safe = String::with_capacity(document.len());
     for c in document.chars() {
-        if u32::from(c) >= 0x7f && is_unsafe(c) {
+        if u32::from(c) >= 0x7f && is_control(c) {
             for unit in c.encode_utf16(&mut [0; 2]) {
                 // Writing to a String cannot fail.
                 let _ = write!(safe, "\\u{unit:04x}");
@@ -105,11 +105,11 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn nothing_unsafe_survives(text in ".*") {
-            proptest::prop_assert!(!escape(&text, false).chars().any(is_unsafe));
+        fn no_control_survives(text in ".*") {
+            proptest::prop_assert!(!escape(&text, false).chars().any(is_control));
             let json = serde_json::to_string(&text).unwrap();
             let safe = escape_json(&json);
-            proptest::prop_assert!(!safe.chars().any(is_unsafe));
+            proptest::prop_assert!(!safe.chars().any(is_control));
             proptest::prop_assert_eq!(serde_json::from_str::<String>(&safe).unwrap(), text);
         }
     }

@@ -94,7 +94,7 @@ fn confine(
     keep.extend(sockets.listeners.iter().map(|(_, fd)| fd.as_raw_fd()));
     sys::process::close_all_but(keep).map_err(|error| fail(Step::Session, "gateway: descriptors", error))?;
     sys::process::set_dumpable(false).map_err(|error| fail(Step::Session, "gateway: PR_SET_DUMPABLE", error))?;
-    let files = gateway::DESCRIPTORS as u64 + plan.tcp_ports.len() as u64;
+    let files = gateway::DESCRIPTORS + plan.tcp_ports.len() as u64;
     let (_, most) =
         getrlimit(Resource::RLIMIT_NOFILE).map_err(|errno| fail(Step::Limits, "gateway: open files", errno.into()))?;
     setrlimit(Resource::RLIMIT_NOFILE, files.min(most), files.min(most))

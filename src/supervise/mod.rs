@@ -65,6 +65,18 @@ pub trait Watcher {
     fn stderr(&mut self, bytes: &[u8]);
 }
 
+/// Nobody looks on.
+pub struct Unwatched;
+
+impl Watcher for Unwatched {
+    fn tick(&mut self, _: Duration) {}
+    fn wants_ticks(&self) -> bool {
+        false
+    }
+    fn progress(&mut self, _: &str, _: Option<f64>) {}
+    fn stderr(&mut self, _: &[u8]) {}
+}
+
 /// What the supervisor is asked to run.
 pub struct Job<'a> {
     /// What is enforced.

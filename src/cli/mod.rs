@@ -407,7 +407,10 @@ fn run(args: impl Iterator<Item = OsString>) -> i32 {
             show(list::run(config.as_deref(), plugin.as_deref(), json).map(|text| (text, true)))
         }
         Request::Explain { config, plugin, method, project, json, may } => {
-            show(explain::run(config.as_deref(), &plugin, &method, project.as_deref(), json, may.as_ref()))
+            let asked = may.is_some();
+            let shown = show(explain::run(config.as_deref(), &plugin, &method, project.as_deref(), json, may.as_ref()));
+            // A question is answered yes, no, or not at all.
+            if asked && shown > 1 { 125 } else { shown }
         }
         Request::Check { config, json } => show(check::run(config.as_deref(), json)),
         Request::Doctor { json } => show(Ok(doctor::run(json))),

@@ -1,6 +1,7 @@
 //! What the plugin tried and a layer stopped: the same act is one entry with a count, and the table is bounded.
 
 use crate::confine::filter;
+use crate::decide::plan::Plan;
 use crate::types::Denial;
 use serde_json::{Map, Value, json};
 
@@ -76,6 +77,26 @@ fn identity(pid: u32) -> (Option<i32>, Option<String>) {
     let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
     let inside = field("NSpid:").and_then(|pids| pids.split_ascii_whitespace().last()).and_then(|pid| pid.parse().ok());
     (inside, field("Name:").map(str::to_owned))
+}
+
+/// A limit of the grant that the call came up against: which key, its value and the use, in the key's own unit.
+#[must_use]
+pub fn limit(plan: &Plan, key: &'static str, value: u64, used: Option<u64>, unit: &str) -> Denial {
+    Denial {
+        layer: "limits".to_owned(),
+        operation: key.to_owned(),
+        object: json!({ "limit": value, "used": used, "unit": unit }),
+        rule: key.to_owned(),
+        remedy: format!(
+            "{key} = \"{}{unit}\" in [plugins.{}.methods.{}]",
+            value.saturating_mul(2),
+            plan.plugin,
+            plan.method
+        ),
+        count: 1,
+        pid: None,
+        comm: None,
+    }
 }
 
 /// A look-up that the stub refused in a call without egress.

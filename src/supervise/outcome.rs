@@ -1,8 +1,10 @@
 //! How a call ended, from what the supervisor did and what the kernel and the plugin said.
 
 use super::Supervision;
+use super::denials::{self, Denials};
 use super::frames::Frame;
 use crate::confine::step::{Step, StepError};
+use crate::decide::plan::Plan;
 use crate::sys::process::{Ended, Spent};
 use crate::types::{Code, Denial, Failure, Outcome, Output, Usage};
 use nix::sys::signal::Signal;
@@ -96,10 +98,25 @@ pub(super) fn conclude(
         )),
         (result, _) => result,
     };
+    let mut denials = call.denials;
+    limits_met(call.plan, &result, wall, cpu, &mut denials);
     let sandbox = sandbox(call.plan, call.report.as_ref(), &call.seen, filter);
     let (stdout, stdout_dropped) = call.stdout.finish();
     let (stderr, stderr_dropped) = call.stderr.finish();
-    let (denials, denials_dropped) = call.denials.finish();
+    for (dropped, stream) in [(stdout_dropped, "stdout"), (stderr_dropped, "stderr")] {
+        if dropped > 0 {
+            let mut denial = denials::limit(
+                call.plan,
+                "output",
+                call.plan.limits.output,
+                Some(call.plan.limits.output + dropped),
+                "B",
+            );
+            denial.object["stream"] = json!(stream);
+            denials.add(denial);
+        }
+    }
+    let (denials, denials_dropped) = denials.finish();
     Ok(Outcome {
         result,
         plugin_version: version,
@@ -117,6 +134,22 @@ pub(super) fn conclude(
         egress: call.egress,
         sandbox,
     })
+}
+
+/// The limits that ended the call, as denials.
+fn limits_met(plan: &Plan, result: &Result<Value, Failure>, wall: Duration, cpu: Duration, denials: &mut Denials) {
+    let Err(failure) = result else { return };
+    let millis = |time: Duration| u64::try_from(time.as_millis()).ok();
+    let met = match failure.code {
+        Code::Timeout => denials::limit(plan, "timeout", plan.limits.timeout_ms, millis(wall), "ms"),
+        Code::CpuTimeExceeded => denials::limit(plan, "cpu_time", plan.limits.cpu_time_s, Some(cpu.as_secs()), "s"),
+        Code::MemoryExceeded => {
+            denials::limit(plan, "memory", plan.limits.memory, failure.details.get("used").and_then(Value::as_u64), "B")
+        }
+        Code::ResultTooLarge => denials::limit(plan, "result", plan.limits.result, None, "B"),
+        _ => return,
+    };
+    denials.add(met);
 }
 
 /// The plugin's own end: its frame, or the lack of one.

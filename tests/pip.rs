@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, chown};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::sync::LazyLock;
 
@@ -132,7 +132,7 @@ fn local(tables: &str, port: u16, grant: &str) -> String {
     let group = format!("hosts = [\"index.test:{port}\"]\nallow_private = true\ntls = false");
     let grant = format!(
         "egress = [\"pip\"]\n{grant}\nenv = {{ PIP_INDEX_URL = \"http://index.test:{port}/simple/\", \
-         PIP_TRUSTED_HOST = \"index.test\", PIP_RETRIES = \"0\", PIP_TIMEOUT = \"5\" }}"
+         PIP_TRUSTED_HOST = \"index.test\", PIP_RETRIES = \"1\", PIP_TIMEOUT = \"5\" }}"
     );
     swap(&swap(tables, "client = \"pip\"", &group), "egress = [\"pip\"]", &grant)
 }
@@ -146,6 +146,12 @@ fn swap(text: &str, old: &str, new: &str) -> String {
 /// Runs the environment's own interpreter on the host, outside any sandbox, as the caller.
 fn python(f: &Fixture, code: &str) -> Output {
     f.as_caller(&f.path("project/.venv/bin/python")).args(["-I", "-B", "-c", code]).output().unwrap()
+}
+
+/// Where the environment keeps its packages.
+fn site_packages(f: &Fixture) -> PathBuf {
+    let lib = fs::read_dir(f.path("project/.venv/lib")).unwrap().next().unwrap().unwrap();
+    lib.path().join("site-packages")
 }
 
 #[track_caller]
@@ -334,10 +340,8 @@ fn versions(#[values(Mode::Root, Mode::User)] mode: Mode) {
 #[rstest]
 fn a_package_that_is_not_there(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let Some(i) = Index::new(mode) else { return };
-    let data = assert_pip_says(
-        &i.install(&json!({ "args": ["nosuch"] })),
-        "ERROR: No matching distribution found for nosuch",
-    );
+    let data =
+        assert_pip_says(&i.install(&json!({ "args": ["nosuch"] })), "ERROR: No matching distribution found for nosuch");
     let error = data["error"].as_str().unwrap();
     assert!(error.contains("No matching distribution found for nosuch"), "{error}");
     assert_eq!(i.asked(), ["/simple/nosuch/"]);
@@ -356,14 +360,14 @@ fn wheels_only(#[values(Mode::Root, Mode::User)] mode: Mode) {
     assert_eq!(i.asked(), ["/simple/source/"], "its archive was not even fetched, so its setup.py not run");
     // the twin: the caller's own pip, on the host, runs setup.py
     fs::write(i.f.path("home/source-1.0.tar.gz"), &SERVED["/source-1.0.tar.gz"]).unwrap();
-    let control = i
-        .f
-        .as_caller(Path::new(PYTHON))
-        .args(["-m", "pip", "download", "--no-deps", "--no-build-isolation", "--no-index", "--dest", "/tmp"])
-        .arg(i.f.path("home/source-1.0.tar.gz"))
-        .env("RAN", i.f.path("home/ran"))
-        .output()
-        .unwrap();
+    let control =
+        i.f.as_caller(Path::new(PYTHON))
+            .args(["-m", "pip", "download", "--no-deps", "--no-build-isolation", "--no-index", "--dest"])
+            .arg(i.f.path("home"))
+            .arg(i.f.path("home/source-1.0.tar.gz"))
+            .env("RAN", i.f.path("home/ran"))
+            .output()
+            .unwrap();
     assert!(i.f.path("home/ran").exists(), "{control:?}");
 }
 
@@ -406,35 +410,56 @@ fn a_file_over_the_limit(#[values(Mode::Root, Mode::User)] mode: Mode) {
         &i.install(&json!({ "args": ["huge"] })),
         "ERROR: Could not install packages due to an OSError: [Errno 27]",
     );
-    assert_no_import(&i.f, "huge");
+    // pip itself leaves the files that it had written; as a package it is not there
+    assert_eq!(i.start("list", &json!({})).run().result(), json!({ "packages": [] }));
     i.install(&json!({ "args": ["beta"] })).result();
     assert_imports(&i.f, "beta");
+    // and the next install, with more room, completes it
+    let config = fs::read_to_string(i.f.path("upm_config.toml")).unwrap();
+    i.f.write("upm_config.toml", swap(&config, "file_size = \"4MiB\"", "file_size = \"64MiB\""));
+    assert_eq!(i.install(&json!({ "args": ["huge"] })).result()["installed"][0]["name"], "huge");
+    assert_imports(&i.f, "huge");
+    assert_eq!(fs::metadata(site_packages(&i.f).join("huge.bin")).unwrap().len(), 16 << 20);
 }
+
+/// What pip says of a connection that came to nothing, before it tries once more.
+const BROKEN: &str = "after connection broken by";
 
 /// A fixture whose caller has this index in a pip.conf of its own, and the shipped configuration.
 fn with_index(mode: Mode, url: &str) -> Option<Fixture> {
-    if !is_root() {
-        skip("a made-up /etc/hosts needs root");
-        return None;
-    }
     let f = Fixture::shipped(mode, str::to_owned)?;
-    f.write("hosts", HOSTS);
     f.mkdir("home/.pip");
-    f.write("home/.pip/pip.conf", format!("[global]\nindex-url = {url}\nretries = 0\ntimeout = 5\ntrusted-host = index.test index.invalid home.invalid xdg.invalid\n"));
+    let trusted = "index.test index.invalid home.invalid xdg.invalid variable.invalid";
+    let text = format!("[global]\nindex-url = {url}\nretries = 1\ntimeout = 5\ntrusted-host = {trusted}\n");
+    f.write("home/.pip/pip.conf", text);
     Some(f)
 }
 
 #[rstest]
 fn loopback_is_never_granted_by_pips_configuration(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    if !is_root() {
+        return skip("a made-up /etc/hosts needs root");
+    }
     let server = Server::start();
     let url = format!("http://index.test:{}/simple/", server.port);
     let Some(f) = with_index(mode, &url) else { return };
+    f.write("hosts", HOSTS);
     let answer = f.upm(["PipPlugin", "install", r#"{"args":["beta"]}"#]).hosts("hosts").run();
     let data = assert_pip_says(&answer, "ERROR: No matching distribution found for beta");
-    println!("{data:#}");
+    assert_pip_says(&answer, BROKEN);
     assert_eq!(data["egress"][0]["host"], "index.test", "{data:#}");
     assert_eq!(data["egress"][0]["end"], "address_refused", "{data:#}");
+    let denial = data["denials"][0].as_object().unwrap_or_else(|| panic!("no denial: {data:#}"));
+    assert_eq!(denial["layer"], "egress", "{denial:#?}");
+    assert!(denial["object"].to_string().contains("index.test"), "{denial:#?}");
+    assert!(denial["remedy"].as_str().unwrap().contains("allow_private"), "{denial:#?}");
     assert!(server.seen().is_empty());
+    // the twin: with the site's own word in the configuration it is dialled
+    let config = fs::read_to_string(f.path("upm_config.toml")).unwrap();
+    f.write("upm_config.toml", swap(&config, "client = \"pip\"", "client = \"pip\"\nallow_private = true"));
+    f.upm(["PipPlugin", "install", r#"{"args":["beta"]}"#]).hosts("hosts").run().failed("plugin_raised", 1);
+    let seen = server.seen();
+    assert!(String::from_utf8_lossy(&seen[0]).starts_with("GET /simple/beta/ "), "{seen:?}");
 }
 
 #[rstest]
@@ -444,38 +469,52 @@ fn an_index_that_is_down(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let config = fs::read_to_string(i.f.path("upm_config.toml")).unwrap();
     i.f.write("upm_config.toml", config.replace(&format!(":{}", i.server.port), &format!(":{port}")));
-    let data = assert_pip_says(
-        &i.install(&json!({ "args": ["beta"] })),
-        "ERROR: No matching distribution found for beta",
-    );
-    println!("{data:#}");
-    assert_eq!((&data["egress"][0]["host"], &data["egress"][0]["port"]), (&json!("index.test"), &json!(port)));
+    let answer = i.install(&json!({ "args": ["beta"] }));
+    let data = assert_pip_says(&answer, "ERROR: No matching distribution found for beta");
+    assert_pip_says(&answer, BROKEN);
+    let record = &data["egress"][0];
+    assert_eq!((&record["host"], &record["port"]), (&json!("index.test"), &json!(port)));
+    assert!(record["end"].as_str().unwrap().starts_with("connect_failed: Connection refused"), "{record}");
 }
 
 #[rstest]
 fn an_index_whose_name_does_not_resolve(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let Some(f) = with_index(mode, "http://index.invalid:8080/simple/") else { return };
-    let answer = f.upm(["PipPlugin", "install", r#"{"args":["beta"]}"#]).hosts("hosts").run();
+    let answer = f.upm(["PipPlugin", "install", r#"{"args":["beta"]}"#]).run();
     let data = assert_pip_says(&answer, "ERROR: No matching distribution found for beta");
-    println!("{data:#}");
+    assert_pip_says(&answer, BROKEN);
+    let record = &data["egress"][0];
+    assert_eq!((&record["host"], &record["port"]), (&json!("index.invalid"), &json!(8080)));
+    assert!(record["end"].as_str().unwrap().starts_with("resolve_failed: "), "{record}");
 }
 
+/// A caller's variable configures a user's pip. Root's it does only where the grant names it: the right to one call is
+/// no right to choose where root installs from.
 #[rstest]
-fn pips_configuration_in_the_xdg_directory(#[values(Mode::Root, Mode::User)] mode: Mode) {
+#[case::user(Mode::User, "", "variable.invalid")]
+#[case::root(Mode::Root, "", "home.invalid")]
+#[case::root_passed(Mode::Root, "env_pass = [\"PIP_INDEX_URL\"]", "variable.invalid")]
+fn pips_configuration_in_a_variable(#[case] mode: Mode, #[case] grant: &str, #[case] asked: &str) {
     let Some(f) = with_index(mode, "http://home.invalid:8080/simple/") else { return };
-    // read after ~/.pip/pip.conf, so this one counts
-    f.mkdir("home/config");
-    f.mkdir("home/config/pip");
-    f.write("home/config/pip/pip.conf", "[global]\nindex-url = http://xdg.invalid:8080/simple/\n");
-    let control = f.as_caller(Path::new(PYTHON)).args(["-m", "pip", "config", "get", "global.index-url"]).output();
-    assert_eq!(String::from_utf8(control.unwrap().stdout).unwrap().trim(), "http://xdg.invalid:8080/simple/");
-    // as root a variable counts only where the grant names it
     let config = fs::read_to_string(f.path("upm_config.toml")).unwrap();
-    let passed = swap(&config, "egress = [\"pip\"]", "egress = [\"pip\"]\nenv_pass = [\"XDG_CONFIG_HOME\"]");
-    f.write("upm_config.toml", passed);
-    let data = f.call("PipPlugin", "install", &json!(["beta"])).failed("plugin_raised", 1);
-    println!("{data:#}");
-    assert!(data["output"]["stdout"].as_str().unwrap().contains("xdg.invalid"), "{data:#}");
+    f.write("upm_config.toml", swap(&config, "egress = [\"pip\"]", &format!("egress = [\"pip\"]\n{grant}")));
+    let answer = f
+        .upm(["PipPlugin", "install", r#"{"args":["beta"]}"#])
+        .env("PIP_INDEX_URL", "http://variable.invalid:8080/simple/")
+        .run();
+    let data = assert_pip_says(&answer, "ERROR: No matching distribution found for beta");
+    assert_eq!(data["egress"][0]["host"], asked, "{data:#}");
+    assert_eq!(data["output"]["stdout"], format!("Looking in indexes: http://{asked}:8080/simple/\n"));
+}
+
+/// Root's pip.conf that somebody else could have written is refused, and nothing runs.
+#[rstest]
+fn pips_configuration_of_somebody_else() {
+    let Some(f) = with_index(Mode::Root, "http://home.invalid:8080/simple/") else { return };
+    chown(f.path("home/.pip/pip.conf"), Some(34567), None).unwrap();
+    let data = f.call("PipPlugin", "install", &json!(["beta"])).failed("config_invalid", 125);
+    assert!(data["error"].as_str().unwrap().starts_with(&f.text("home/.pip/pip.conf")), "{data:#}");
+    assert!(!f.path("project/.venv").exists());
 }
 
 /// What may not be a requirement, and a twin that differs little and may.
@@ -533,9 +572,9 @@ const NOTHING: &str = "policy = { packages = [] }";
 
 #[rstest]
 fn what_is_no_requirement_is_refused(#[values(Mode::Root, Mode::User)] mode: Mode) {
-    let Some(f) = Fixture::shipped(mode, |tables| {
-        swap(tables, "egress = [\"pip\"]", &format!("egress = []\n{NOTHING}"))
-    }) else {
+    let Some(f) =
+        Fixture::shipped(mode, |tables| swap(tables, "egress = [\"pip\"]", &format!("egress = []\n{NOTHING}")))
+    else {
         return;
     };
     let hash = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
@@ -562,10 +601,11 @@ fn what_is_no_requirement_is_refused(#[values(Mode::Root, Mode::User)] mode: Mod
     let mut good: Vec<&str> = FORMS.iter().map(|(_, good)| *good).collect();
     good.sort_unstable();
     good.dedup();
-    for arguments in good.iter().map(|good| json!({ "args": [good] })).chain([
-        json!({ "args": good }),
-        json!({ "args": ["a"], "kwargs": { "hashes": [hash], "upgrade": true } }),
-    ]) {
+    for arguments in good
+        .iter()
+        .map(|good| json!({ "args": [good] }))
+        .chain([json!({ "args": good }), json!({ "args": ["a"], "kwargs": { "hashes": [hash], "upgrade": true } })])
+    {
         let data = f.upm(["PipPlugin", "install", &arguments.to_string()]).run().failed("plugin_raised", 1);
         assert!(data["error"].as_str().unwrap().contains("not one of the policy's packages"), "{arguments}: {data:#}");
     }

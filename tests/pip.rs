@@ -488,6 +488,23 @@ fn an_index_whose_name_does_not_resolve(#[values(Mode::Root, Mode::User)] mode: 
     assert!(record["end"].as_str().unwrap().starts_with("resolve_failed: "), "{record}");
 }
 
+#[rstest]
+fn pips_configuration_in_the_xdg_directory(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let Some(f) = with_index(mode, "http://home.invalid:8080/simple/") else { return };
+    // read after ~/.pip/pip.conf, so this one counts
+    f.mkdir("home/config");
+    f.mkdir("home/config/pip");
+    f.write("home/config/pip/pip.conf", "[global]\nindex-url = http://xdg.invalid:8080/simple/\n");
+    let control = f.as_caller(Path::new(PYTHON)).args(["-m", "pip", "config", "get", "global.index-url"]).output();
+    assert_eq!(String::from_utf8(control.unwrap().stdout).unwrap().trim(), "http://xdg.invalid:8080/simple/");
+    // as root a variable counts only where the grant names it
+    let config = fs::read_to_string(f.path("upm_config.toml")).unwrap();
+    let passed = swap(&config, "egress = [\"pip\"]", "egress = [\"pip\"]\nenv_pass = [\"XDG_CONFIG_HOME\"]");
+    f.write("upm_config.toml", passed);
+    let data = f.call("PipPlugin", "install", &json!(["beta"])).failed("plugin_raised", 1);
+    assert!(data["output"]["stdout"].as_str().unwrap().contains("xdg.invalid"), "{data:#}");
+}
+
 /// A caller's variable configures a user's pip. Root's it does only where the grant names it: the right to one call is
 /// no right to choose where root installs from.
 #[rstest]

@@ -247,6 +247,34 @@ impl Fixture {
         )
     }
 
+    /// A fixture with the repository's own plugins, and its own configuration of them after `edit`; the head is the
+    /// fixture's.
+    pub fn shipped(mode: Mode, edit: impl FnOnce(&str) -> String) -> Option<Fixture> {
+        let fixture = Fixture::bare(mode)?;
+        fixture.copy(&repository().join("plugins"), "plugins");
+        let path = repository().join("upm_config.toml");
+        let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let tables = text.find("\n[").unwrap_or_else(|| panic!("{}: no table", path.display()));
+        fixture.config(&edit(&text[tables..]));
+        Some(fixture)
+    }
+
+    /// Copies a directory; what lands belongs to the caller.
+    fn copy(&self, from: &Path, below: &str) {
+        self.mkdir(below);
+        for entry in fs::read_dir(from).unwrap_or_else(|e| panic!("{}: {e}", from.display())).flatten() {
+            let name = format!("{below}/{}", entry.file_name().to_str().unwrap());
+            if entry.file_name() == "__pycache__" {
+                continue;
+            }
+            if entry.file_type().unwrap().is_dir() {
+                self.copy(&entry.path(), &name);
+            } else {
+                self.write(&name, fs::read(entry.path()).unwrap());
+            }
+        }
+    }
+
     /// Writes a Python module `plugins/NAME.py`.
     pub fn python(&self, name: &str, source: &str) {
         self.write(&format!("plugins/{name}.py"), source);
@@ -447,10 +475,28 @@ impl Call<'_> {
 
     /// With this file (in the fixture) in the place of the host's `/etc/hosts`, so that names are as the test wants them.
     /// Needs root.
-    pub fn hosts(mut self, file: &str) -> Self {
-        let script = r#"mount --bind "$0" /etc/hosts && exec "$@""#;
-        self.outer = ["unshare", "--mount", "--", "/bin/sh", "-c", script].map(OsString::from).to_vec();
-        self.outer.push(self.fixture.path(file).into());
+    pub fn hosts(self, file: &str) -> Self {
+        let path = self.fixture.path(file);
+        self.mounting(r#"mount --bind "$0" /etc/hosts && exec "$@""#, path)
+    }
+
+    /// With an ext4 of this many KiB in the place of a directory of the fixture, empty and the caller's. Needs root.
+    pub fn disk(self, below: &str, kib: u32) -> Self {
+        let path = self.fixture.path(below);
+        let image = self.fixture.path(format!("{below}.ext4"));
+        let file = fs::File::create(&image).unwrap();
+        file.set_len(u64::from(kib) << 10).unwrap();
+        let owner = format!("root_owner={0}:{0}", self.fixture.uid);
+        let mkfs = which("mkfs.ext4").unwrap_or_else(|| panic!("mkfs.ext4 is not installed"));
+        let made = Command::new(mkfs).args(["-q", "-m", "0", "-O", "^has_journal", "-E", &owner]).arg(&image).output();
+        assert!(made.as_ref().is_ok_and(|made| made.status.success()), "{made:?}");
+        self.mounting(r#"mount -o loop "$0.ext4" "$0" && exec "$@""#, path)
+    }
+
+    /// Started by root's shell in a mount namespace of its own; the script knows `path` as `$0`.
+    fn mounting(mut self, script: &str, path: PathBuf) -> Self {
+        self.outer.extend(["unshare", "--mount", "--", "/bin/sh", "-c", script].map(OsString::from));
+        self.outer.push(path.into());
         self
     }
 

@@ -29,6 +29,8 @@ const NPM_CLIENT: &[u8] = include_bytes!("npm_client.py");
 const DIRECTORY: &str = "/run/upm/client";
 /// Time for a client to tell its configuration; pip's import alone takes 0.1 s.
 const TIMEOUT: Duration = Duration::from_secs(20);
+/// What configures pip besides `PIP_…`.
+const PIP_ALSO: [&str; 5] = ["XDG_CONFIG_HOME", "XDG_CONFIG_DIRS", "NETRC", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"];
 /// Bytes of an answer.
 const ANSWER: u64 = 1 << 20;
 
@@ -155,8 +157,18 @@ fn configuration_files(
         |names: &[&str]| home.iter().flat_map(|home| names.iter().map(|name| home.join(name))).collect::<Vec<_>>();
     let mut files: Vec<PathBuf> = match client {
         Client::Pip => {
-            let mut files = vec![PathBuf::from("/etc/pip.conf"), PathBuf::from("/etc/xdg/pip/pip.conf")];
-            files.extend(below_home(&[".pip/pip.conf", ".config/pip/pip.conf", ".netrc"]));
+            let lists = variable("XDG_CONFIG_DIRS").unwrap_or_else(|| "/etc/xdg".to_owned());
+            let mut files: Vec<PathBuf> = lists.split(':').map(|list| Path::new(list).join("pip/pip.conf")).collect();
+            files.push(PathBuf::from("/etc/pip.conf"));
+            files.extend(below_home(&[".pip/pip.conf"]));
+            match variable("XDG_CONFIG_HOME") {
+                Some(config) => files.push(Path::new(&config).join("pip/pip.conf")),
+                None => files.extend(below_home(&[".config/pip/pip.conf"])),
+            }
+            match variable("NETRC") {
+                Some(netrc) => files.push(PathBuf::from(netrc)),
+                None => files.extend(below_home(&[".netrc", "_netrc"])),
+            }
             files
         }
         Client::Npm => {
@@ -170,7 +182,7 @@ fn configuration_files(
         Client::Npm => variable("NPM_CONFIG_USERCONFIG").or_else(|| variable("npm_config_userconfig")),
     };
     files.extend(named.map(PathBuf::from).filter(|path| path.is_absolute() && path != Path::new("/dev/null")));
-    files.retain(|path| path.is_file());
+    files.retain(|path| path.is_absolute() && path.is_file());
     let mut shown = Vec::new();
     for file in files {
         if as_root {
@@ -197,10 +209,13 @@ fn configuration_files(
 /// one `sudo` rule must not redirect root's installs.
 fn variables(client: Client, as_root: bool, grant: &Grant) -> BTreeMap<String, String> {
     let ours = |name: &str| match client {
-        Client::Pip => name.starts_with("PIP_"),
+        Client::Pip => name.starts_with("PIP_") || PIP_ALSO.contains(&name),
         Client::Npm => name.to_ascii_lowercase().starts_with("npm_config_"),
     };
-    std::env::vars().filter(|(name, _)| ours(name) && (!as_root || grant.env_pass.contains(name))).collect()
+    // One that is not UTF-8 configures nothing.
+    let texts =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    texts.filter(|(name, _)| name == "HOME" || (ours(name) && (!as_root || grant.env_pass.contains(name)))).collect()
 }
 
 /// How long a caller waits for a client's configuration.
@@ -229,7 +244,7 @@ fn ask(
     let files = configuration_files(client, as_root, &seen)?;
     let module = format!("{name}_client");
     let entry = Entry::Python { module: module.clone() };
-    let mut reader = Grant {
+    let reader = Grant {
         site: true,
         read: files,
         write: Vec::new(),
@@ -245,13 +260,6 @@ fn ask(
         timeout: TIMEOUT,
         ..grant.clone()
     };
-    // The reader finds its user's files where they are on the host.
-    for name in ["HOME", "XDG_CONFIG_HOME", "XDG_CONFIG_DIRS", "NETRC", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"] {
-        let named = name == "HOME" || !as_root || grant.env_pass.iter().any(|passed| passed == name);
-        if let Some(value) = std::env::var_os(name).and_then(|value| value.into_string().ok()).filter(|_| named) {
-            reader.env.insert(name.to_owned(), value);
-        }
-    }
     let facts = Facts {
         code: PluginCode {
             path: Path::new(DIRECTORY).join(format!("{module}.py")),

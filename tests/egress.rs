@@ -204,6 +204,30 @@ fn private_answers_are_refused(
     assert!(server.seen().is_empty(), "{name} was dialled");
 }
 
+/// The name stub's answer says nothing of the host's: each connection resolves the name and checks what it dials.
+#[rstest]
+fn a_name_that_resolves_to_something_else_is_checked_again(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let server = Server::start();
+    let Some(net) = Net::new(mode, &server, PLAIN) else { return };
+    let connect = json!(["connect", "good.test", server.port, "ping"]);
+    let args = json!({"args": ["batch", connect, ["sleep", 2], connect]});
+    let running = net.f.upm(["Probe", "run", &args.to_string()]).hosts("hosts").start();
+    let begun = Instant::now();
+    while server.seen().is_empty() {
+        assert!(begun.elapsed() < Duration::from_secs(10), "the first connection is allowed");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // no grant allows a multicast address, `allow_private` neither
+    net.f.write("hosts", "224.0.0.251 good.test\n");
+    let answer = running.wait();
+    let answers = answer.result()["answers"].clone();
+    assert_eq!(answers[0]["text"], "got:ping", "{answers:#}");
+    assert_ne!(answers[2]["text"], "got:ping", "{answers:#}");
+    let egress = answer.data()["egress"].clone();
+    let ends: Vec<&str> = egress.as_array().unwrap().iter().filter_map(|r| r["end"].as_str()).collect();
+    assert_eq!(ends, ["closed", "address_refused"], "{:#}", answer.data());
+}
+
 #[rstest]
 fn tls_must_name_the_host(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let server = Server::start();

@@ -514,7 +514,6 @@ impl Reader<'_> {
         Ok(Plugin { name: name.clone(), line: self.line(key.at), entry, allowed_methods, schemas, keys, methods })
     }
 
-    /// Reads one grant key into `keys`; `false` when `key` is none.
     /// Reads a grant key into `keys`; false when it is none. An error names the key before its value.
     fn grant_key(
         &self,

@@ -152,7 +152,7 @@ impl std::error::Error for StepError {}
 /// What an administrator can do when a layer cannot be had, by the step that found out and its errno.
 fn remedy(step: Step, errno: Option<i32>) -> Option<&'static str> {
     match (step, Errno::from_raw(errno?)) {
-        (Step::Clone, Errno::EPERM | Errno::EACCES) => Some(
+        (Step::Clone, Errno::EPERM | Errno::EACCES) | (Step::Prepare | Step::IdMap, Errno::EPERM) => Some(
             "allow unprivileged user namespaces (`sysctl kernel.unprivileged_userns_clone=1` where it exists, \
              `sysctl kernel.apparmor_restrict_unprivileged_userns=0` or an AppArmor profile with `userns` for upm), \
              or in a container allow clone3, unshare and mount in its seccomp profile",

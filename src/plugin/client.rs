@@ -183,6 +183,8 @@ fn configuration_files(
     };
     files.extend(named.map(PathBuf::from).filter(|path| path.is_absolute() && path != Path::new("/dev/null")));
     files.retain(|path| path.is_absolute() && path.is_file());
+    files.sort();
+    files.dedup();
     let mut shown = Vec::new();
     for file in files {
         if as_root {

@@ -114,6 +114,8 @@ fn go(args: &CallArgs, request_id: &str, log: &mut Log, watcher: &mut dyn Watche
     };
     let (positional, named) = arguments.into_parts();
     let frame = plugin::call_frame(&plan, request_id, &positional, &named, &init);
+    // The directories that were checked on the way are not kept open beside the plugin.
+    config::forget_verified();
     let job = Job { plan: &plan, frame, runner: plugin::RUNNER, signals, deadline: started + timeout };
     tracing::debug!(plan = %plan.sha256(), "decided");
     let outcome = supervise::run(job, watcher)?;

@@ -140,7 +140,9 @@ fn a_cancelled_call_answers_and_ends(
         } else {
             json!({"args": ["batch", ["write", begun, ""], ["ignore", "SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT"]]})
         };
-        let running = f.upm(["Probe", "run", &words.to_string()]).start();
+        // a shell starts what it puts in the background with SIGINT ignored, and what a caller ignores stays ignored
+        let defaults = ["/usr/bin/env", "--default-signal=HUP,INT,TERM"];
+        let running = f.upm(["Probe", "run", &words.to_string()]).through(defaults).start();
         while !Path::new(&begun).exists() {
             std::thread::sleep(Duration::from_millis(5));
         }

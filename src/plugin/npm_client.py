@@ -55,7 +55,4 @@ class NpmClient:
             inside["npm_config_strict_ssl"] = "false"
         for key, value in credentials([config.get("globalconfig", ""), config.get("userconfig", "")]).items():
             inside["npm_config_" + key] = value
-        # The files themselves are not shown inside: what they say has been handed over.
-        inside["npm_config_userconfig"] = "/dev/null"
-        inside["npm_config_globalconfig"] = "/dev/null"
         return {"hosts": hosts, "env": inside, "files": files}

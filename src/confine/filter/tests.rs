@@ -282,6 +282,12 @@ fn socket_families_types_and_protocols() {
         f.expect(Action::Notify, "setsockopt", &[3, 1, 50]);
         f.expect(Action::Allow, "setsockopt", &[3, 1, 2]);
         f.expect(Action::Allow, "setsockopt", &[3, 6, 13]);
+        // TCP_ULP; the same number elsewhere; levels of families that there are none of
+        f.expect(Action::Notify, "setsockopt", &[3, 6, 31]);
+        f.expect(Action::Allow, "setsockopt", &[3, 0, 31]);
+        f.expect(Action::Allow, "setsockopt", &[3, 41, 26]);
+        f.expect(Action::Notify, "setsockopt", &[3, 282, 1]);
+        f.expect(Action::Notify, "setsockopt", &[3, 279, 5]);
         f.expect(Action::Notify, "sendto", &[3, 0, 0, 0x2000_0000]);
         f.expect(Action::Notify, "sendmsg", &[3, 0, 0x2000_4000]);
         f.expect(Action::Notify, "sendmmsg", &[3, 0, 1, 0x2000_0000]);

@@ -3,7 +3,7 @@
 use crate::config::{self, Config, ProjectDir};
 use crate::decide::arguments::{self, Arguments};
 use crate::decide::grant::{self, Decision};
-use crate::decide::plan::{self, Environment, Plan};
+use crate::decide::plan::{self, Environment, Facts, Plan};
 use crate::host::facts;
 use crate::plugin::client::{self, Patience};
 use crate::plugin::{self, digest};
@@ -27,7 +27,7 @@ use uuid::Uuid;
 pub struct CallArgs {
     /// `--config`.
     pub config: Option<PathBuf>,
-    /// Matches [`is_plugin_name`].
+    /// Matches [`config::is_plugin_name`].
     pub plugin: String,
     /// Not empty, at most 256 bytes, without control characters.
     pub method: String,
@@ -135,16 +135,11 @@ pub fn decide(config: &Config, plugin: &str, method: &str, project: Option<&Path
     Ok(grant::grant(config, plugin, method, project.as_ref())?)
 }
 
-/// The plan of a decided method: files checked for who may write them, clients asked, everything resolved for this host.
+/// What the host has for a decided method, with the plugin's files and interpreter checked for who could change them.
 ///
 /// # Errors
-/// `config_invalid`, `module_not_found`, `sandbox_unavailable`.
-pub fn make_plan(
-    decision: &Decision,
-    request_id: &str,
-    timeout: Duration,
-    patience: &Patience<'_>,
-) -> Result<Plan, Failure> {
+/// `config_invalid`, `module_not_found`.
+pub fn trusted_facts(decision: &Decision) -> Result<Facts, Failure> {
     let facts = facts::gather(&decision.grant, &decision.entry, &decision.plugin_paths, &decision.protected)?;
     config::check_trusted_tree(&facts.code.path)?;
     if matches!(decision.entry, Entry::Python { .. }) {
@@ -165,7 +160,20 @@ pub fn make_plan(
             ));
         }
     }
-    supervise::check_syscalls(&decision.grant.syscalls)?;
+    Ok(facts)
+}
+
+/// The plan of a decided method: clients asked, everything resolved for this host.
+///
+/// # Errors
+/// `config_invalid`, `module_not_found`, `sandbox_unavailable`.
+pub fn make_plan(
+    decision: &Decision,
+    request_id: &str,
+    timeout: Duration,
+    patience: &Patience<'_>,
+) -> Result<Plan, Failure> {
+    let facts = trusted_facts(decision)?;
     if facts.landlock_abi < decision.grant.landlock_min_abi {
         return Err(Failure::new(
             Code::SandboxUnavailable,

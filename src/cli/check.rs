@@ -3,7 +3,7 @@
 use crate::call;
 use crate::config;
 use crate::decide::arguments;
-use crate::types::{Entry, Failure};
+use crate::types::Failure;
 use serde::Serialize;
 use serde_json::json;
 use std::path::Path;
@@ -89,11 +89,5 @@ fn method_is_usable(
             }),
         }
     }
-    let facts =
-        crate::host::facts::gather(&decision.grant, &decision.entry, &decision.plugin_paths, &decision.protected)?;
-    config::check_trusted_tree(&facts.code.path)?;
-    if matches!(decision.entry, Entry::Python { .. }) {
-        config::check_trusted(&decision.grant.interpreter)?;
-    }
-    crate::supervise::check_syscalls(&decision.grant.syscalls)
+    call::trusted_facts(&decision).map(drop)
 }

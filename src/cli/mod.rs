@@ -13,6 +13,7 @@ mod low;
 pub mod terminal;
 
 use crate::call::{self, CallArgs, JsonSource};
+use crate::config::is_plugin_name;
 use crate::report::text::quote;
 use crate::supervise::Watcher;
 use crate::types::{Code, Failure};
@@ -137,14 +138,6 @@ impl From<UsageError> for Failure {
             None => failure,
         }
     }
-}
-
-/// Whether this is the name of a plugin: `[A-Z][A-Za-z0-9_]{0,63}`.
-#[must_use]
-pub fn is_plugin_name(name: &str) -> bool {
-    name.len() <= 64
-        && name.starts_with(|c: char| c.is_ascii_uppercase())
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
 /// Reads a command line. `args` begins with the program's own name, as `std::env::args_os` does.

@@ -18,6 +18,7 @@ pub use model::{At, Audit, AuditArguments, EntrySpec, GrantKeys, Journald, Plugi
 pub use path::{Base, PathSpec, ProjectPattern, is_reserved, normalize};
 pub use schema::{Schema, load_schema};
 pub use trust::{Trusted, check_trusted, check_trusted_tree, forget_verified, read_trusted};
+pub use value::is_plugin_name;
 
 use crate::types::EgressGroup;
 use path::{Protected, Resolver};

@@ -87,15 +87,29 @@ pub fn prepare(plan: &Plan, trees: &[Tree]) -> Result<RulesetCreated, StepError>
             .add_rule(PathBeneath::new(tree.object.as_fd(), rights(abi, mount, tree.directory)))
             .map_err(|error| fail(&mount.path.display().to_string(), error))?;
     }
-    let dial = AccessNet::from_all(abi) & !AccessNet::BindTcp & !AccessNet::BindUdp;
-    if !dial.is_empty() {
-        for port in plan.tcp_ports.iter().copied().chain([53]) {
-            rules = rules.add_rule(NetPort::new(port, dial)).map_err(|error| fail(&format!("port {port}"), error))?;
-        }
-        // A datagram socket is bound to a port of the kernel's choice by its first datagram.
-        if AccessNet::from_all(abi).contains(AccessNet::BindUdp) {
-            rules = rules.add_rule(NetPort::new(0, AccessNet::BindUdp)).map_err(|error| fail("port 0", error))?;
-        }
+    dialling(rules, abi, plan.tcp_ports.iter().copied().chain([53]))
+}
+
+/// Adds the rules of ports that may be dialled, as far as the ABI has rights for that.
+///
+/// # Errors
+/// A rule that the kernel refuses.
+pub fn dialling(
+    mut rules: RulesetCreated,
+    abi: ABI,
+    ports: impl IntoIterator<Item = u16>,
+) -> Result<RulesetCreated, StepError> {
+    let all = AccessNet::from_all(abi);
+    let dial = all & !AccessNet::BindTcp & !AccessNet::BindUdp;
+    if dial.is_empty() {
+        return Ok(rules);
+    }
+    for port in ports {
+        rules = rules.add_rule(NetPort::new(port, dial)).map_err(|error| fail(&format!("port {port}"), error))?;
+    }
+    // A datagram socket is bound to a port of the kernel's choice by its first datagram.
+    if all.contains(AccessNet::BindUdp) {
+        rules = rules.add_rule(NetPort::new(0, AccessNet::BindUdp)).map_err(|error| fail("port 0", error))?;
     }
     Ok(rules)
 }

@@ -6,7 +6,7 @@ use crate::confine::{capabilities, filter, id_map, landlock, session};
 use crate::decide::plan::Plan;
 use crate::gateway::{self, ProxyEnv, Sockets};
 use crate::sys;
-use ::landlock::{Access, AccessFs, AccessNet, NetPort, PathBeneath, RulesetCreatedAttr};
+use ::landlock::{AccessFs, PathBeneath, RulesetCreatedAttr};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -121,15 +121,7 @@ fn restrict(plan: &Plan) -> Result<(), StepError> {
         let rights = if directory { listing | AccessFs::ReadFile } else { AccessFs::ReadFile.into() };
         rules = rules.add_rule(PathBeneath::new(object.as_fd(), rights)).map_err(|error| fail(path, &error))?;
     }
-    let dial = AccessNet::from_all(abi) & !AccessNet::BindTcp & !AccessNet::BindUdp;
-    if !dial.is_empty() {
-        let proxies = ProxyEnv::from_vars(|name| std::env::var(name).ok());
-        for port in gateway::connect_ports(&plan.egress, &proxies) {
-            rules = rules.add_rule(NetPort::new(port, dial)).map_err(|error| fail(&format!("port {port}"), &error))?;
-        }
-        if AccessNet::from_all(abi).contains(AccessNet::BindUdp) {
-            rules = rules.add_rule(NetPort::new(0, AccessNet::BindUdp)).map_err(|error| fail("port 0", &error))?;
-        }
-    }
+    let proxies = ProxyEnv::from_vars(|name| std::env::var(name).ok());
+    let rules = landlock::dialling(rules, abi, gateway::connect_ports(&plan.egress, &proxies))?;
     landlock::restrict(rules).map(drop)
 }

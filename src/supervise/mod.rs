@@ -91,14 +91,6 @@ pub struct Job<'a> {
     pub deadline: Instant,
 }
 
-/// Whether the filter can grant these names.
-///
-/// # Errors
-/// `config_invalid`: a name that is none, or that no configuration can add.
-pub fn check_syscalls(names: &[String]) -> Result<(), Failure> {
-    confine::filter::plugin(names, true).map(drop).map_err(Failure::from)
-}
-
 /// Runs the call. Afterwards nothing of it is left.
 ///
 /// # Errors

@@ -1,9 +1,11 @@
 //! The pipeline of one call.
 
 use crate::config::{self, Config, ProjectDir};
+use crate::confine::filter;
 use crate::decide::arguments::{self, Arguments};
 use crate::decide::grant::{self, Decision};
 use crate::decide::plan::{self, Environment, Facts, Plan};
+use crate::decide::verdict::View;
 use crate::host::facts;
 use crate::plugin::client::{self, Patience};
 use crate::plugin::{self, digest};
@@ -14,7 +16,7 @@ use crate::supervise::{self, Job, Watcher, signals};
 use crate::types::{Code, Entry, Failure, Outcome, sha256_hex};
 use nix::sys::signalfd::SignalFd;
 use rustix::event::{PollFd, PollFlags, poll};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::fs;
 use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
@@ -99,7 +101,7 @@ fn go(args: &CallArgs, request_id: &str, log: &mut Log, watcher: &mut dyn Watche
     log.open(Some(&config))?;
     tracing::debug!(path = %config.path.display(), sha256 = config.sha256, "configuration");
     let decision = decide(&config, &args.plugin, &args.method, args.project.as_deref())?;
-    let arguments = read_arguments(args, &decision, &signals, log)?;
+    let (arguments, learn) = read_arguments(args, &decision, &signals, log)?;
     let timeout = args.timeout.map_or(decision.grant.timeout, |shorter| shorter.min(decision.grant.timeout));
     let patience = Patience { deadline: started + timeout, signals: Some(&signals) };
     let plan = make_plan(&decision, request_id, timeout, &patience)?;
@@ -118,7 +120,8 @@ fn go(args: &CallArgs, request_id: &str, log: &mut Log, watcher: &mut dyn Watche
     config::forget_verified();
     let job = Job { plan: &plan, frame, runner: plugin::RUNNER, signals, deadline: started + timeout };
     tracing::debug!(plan = %plan.sha256(), "decided");
-    let outcome = supervise::run(job, watcher)?;
+    let mut outcome = supervise::run(job, watcher)?;
+    explain(&config, &decision, &plan, learn, &mut outcome);
     log.finished(&outcome)?;
     Ok(outcome)
 }
@@ -205,7 +208,7 @@ fn read_arguments(
     decision: &Decision,
     signals: &SignalFd,
     log: &mut Log,
-) -> Result<Arguments, Failure> {
+) -> Result<(Arguments, String), Failure> {
     let limit = decision.grant.arguments;
     let text = match &args.json {
         JsonSource::Default => b"{}".to_vec(),
@@ -219,7 +222,59 @@ fn read_arguments(
     {
         arguments::validate(&arguments, &schema)?;
     }
-    Ok(arguments)
+    Ok((arguments, learn_command(args, &text)))
+}
+
+/// The grant that decided each denial, and what would have allowed it; whether a path that the plugin failed on is granted.
+fn explain(config: &Config, decision: &Decision, plan: &Plan, learn: String, outcome: &mut Outcome) {
+    let view = View { config, decision, plan, filter: &filter::standing_and_reason };
+    for denial in &mut outcome.denials {
+        view.explain(denial);
+    }
+    if let Err(failure) = &mut outcome.result {
+        match failure.code {
+            Code::PluginRaised => view.path_details(&mut failure.details, &learn),
+            Code::Violation => {
+                // The one that ended the call is the last of its operation.
+                let ended = failure.details.get("operation").and_then(Value::as_str);
+                let denial = outcome.denials.iter().rev().find(|denial| Some(denial.operation.as_str()) == ended);
+                if let Some(denial) = denial {
+                    failure.details.insert("denial".into(), json!(denial));
+                }
+            }
+            _ => {}
+        }
+    }
+    outcome.denials_complete.learn = learn;
+    outcome.sandbox["config_sha256"] = config.sha256.clone().into();
+}
+
+/// The command line that observes this call, for a shell.
+fn learn_command(args: &CallArgs, arguments: &[u8]) -> String {
+    /// Longer arguments are left to the reader.
+    const SHOWN: usize = 512;
+    let quoted = |word: &str| {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_./,:=@".contains(&b);
+        if !word.is_empty() && word.bytes().all(plain) {
+            word.to_owned()
+        } else {
+            format!("'{}'", word.replace('\'', "'\\''"))
+        }
+    };
+    let mut line = "upm learn".to_owned();
+    let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.to_string_lossy().into_owned());
+    for (option, value) in [("--config", path(&args.config)), ("--project", path(&args.project))] {
+        if let Some(value) = value {
+            line.push_str(&format!(" {option} {}", quoted(&value)));
+        }
+    }
+    line.push_str(&format!(" {} {}", quoted(&args.plugin), quoted(&args.method)));
+    match std::str::from_utf8(arguments) {
+        Ok("{}") => {}
+        Ok(text) if text.len() <= SHOWN => line.push_str(&format!(" {}", quoted(text.trim()))),
+        _ => line.push_str(" -  # the arguments on standard input"),
+    }
+    line
 }
 
 /// Standard input up to one byte over the limit, unless a signal comes first.

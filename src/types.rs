@@ -92,7 +92,8 @@ impl Failure {
     }
 }
 
-/// Something the plugin tried and a layer stopped.
+/// Something the plugin tried and a layer stopped. The layers say what; `rule` and `remedy` come from the configuration
+/// once the call is over (`decide::verdict`).
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Denial {
     /// `seccomp`, `egress`, `limits`, …
@@ -101,9 +102,9 @@ pub struct Denial {
     pub operation: String,
     /// What it was done to, escaped for no one: a name, an address, arguments as values.
     pub object: Value,
-    /// The grant that decides.
+    /// The grant key that decides and where its value was written: `syscalls (built-in)`, `egress (/etc/…toml:25)`.
     pub rule: String,
-    /// The configuration line that would allow it, or that nothing can.
+    /// The lines of the configuration that would allow it, or `nothing: ` and why nothing can.
     pub remedy: String,
     /// How often.
     pub count: u64,
@@ -111,6 +112,49 @@ pub struct Denial {
     pub pid: Option<i32>,
     /// Its command name, when known.
     pub comm: Option<String>,
+}
+
+impl Denial {
+    /// One act, as a layer saw it.
+    #[must_use]
+    pub fn new(layer: &str, operation: &str, object: Value) -> Self {
+        Denial {
+            layer: layer.to_owned(),
+            operation: operation.to_owned(),
+            object,
+            rule: String::new(),
+            remedy: String::new(),
+            count: 1,
+            pid: None,
+            comm: None,
+        }
+    }
+}
+
+/// What the plugin's filter says to a system call, whatever its arguments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Always allowed.
+    Allowed,
+    /// Allowed with some arguments.
+    Partly,
+    /// Refused.
+    Refused,
+}
+
+/// A change of the configuration that would allow something: values to set, each in its table.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Change(pub Vec<Setting>);
+
+/// One key of a [`Change`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Setting {
+    /// The table: `["plugins", "PipPlugin", "methods", "install"]`.
+    pub table: Vec<String>,
+    /// The key.
+    pub key: String,
+    /// Its whole new value: lists replace, they never merge.
+    pub value: Value,
 }
 
 /// One connection that the gateway carried or refused after accepting it; an entry of `data.egress`.
@@ -340,6 +384,23 @@ pub struct Usage {
     pub egress_bytes_received: u64,
 }
 
+/// Of which layers every denial could be seen. What a filter answers as "not there" (`ENOSYS`, `EAFNOSUPPORT`) is none.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Completeness {
+    /// Refused system calls: false where the filter can have no listener.
+    pub seccomp: bool,
+    /// Refused names, connections and TLS names; dialled addresses are counted.
+    pub egress: bool,
+    /// Always false: what an rlimit refuses is seen only by its consequence.
+    pub limits: bool,
+    /// Always false: the kernel tells nobody of a TCP port or path that landlock refuses.
+    pub landlock: bool,
+    /// Always false: what is not mounted does not exist.
+    pub paths: bool,
+    /// The command that tells what else the same call looks for.
+    pub learn: String,
+}
+
 /// Everything known of a plugin that was started.
 #[derive(Debug, Clone)]
 pub struct Outcome {
@@ -355,6 +416,8 @@ pub struct Outcome {
     pub denials: Vec<Denial>,
     /// Denials beyond those listed.
     pub denials_dropped: u64,
+    /// Of which layers all denials could be seen.
+    pub denials_complete: Completeness,
     /// Connections that left.
     pub egress: Vec<EgressRecord>,
     /// Each layer as asked and as read back.

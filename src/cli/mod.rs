@@ -14,6 +14,7 @@ pub mod terminal;
 
 use crate::call::{self, CallArgs, JsonSource};
 use crate::config::is_plugin_name;
+use crate::decide::verdict::Act;
 use crate::report::text::quote;
 use crate::supervise::Watcher;
 use crate::types::{Code, Failure};
@@ -62,7 +63,7 @@ pub enum Request {
         /// JSON instead of text.
         json: bool,
         /// `--may`: only whether the call may do this.
-        may: Option<May>,
+        may: Option<Act>,
     },
     /// Whether the configuration can be used.
     Check {
@@ -80,24 +81,6 @@ pub enum Request {
     Help(String),
     /// Print this text.
     Version(String),
-}
-
-/// What `explain --may` asks about.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum May {
-    /// `read PATH`
-    Read(PathBuf),
-    /// `write PATH`
-    Write(PathBuf),
-    /// `connect HOST:PORT`
-    Connect {
-        /// As typed.
-        host: String,
-        /// 1–65535.
-        port: u16,
-    },
-    /// `syscall NAME`
-    Syscall(String),
 }
 
 /// The command line cannot be used.
@@ -339,16 +322,16 @@ fn request_id(args: &[OsString]) -> Option<Uuid> {
     None
 }
 
-fn parse_may(text: &OsStr) -> Result<May, UsageError> {
+fn parse_may(text: &OsStr) -> Result<Act, UsageError> {
     let parsed = text.to_str().and_then(|text| match text.split_once([' ', '='])? {
-        ("read", path) if path.starts_with('/') => Some(May::Read(path.into())),
-        ("write", path) if path.starts_with('/') => Some(May::Write(path.into())),
+        ("read", path) if path.starts_with('/') => Some(Act::Read(path.into())),
+        ("write", path) if path.starts_with('/') => Some(Act::Write(path.into())),
         ("connect", address) => {
             let (host, port) = address.rsplit_once(':')?;
             let port = port.parse().ok().filter(|port| *port > 0)?;
-            (!host.is_empty()).then(|| May::Connect { host: host.to_owned(), port })
+            (!host.is_empty()).then(|| Act::Connect { host: host.to_owned(), port })
         }
-        ("syscall", name) if !name.is_empty() => Some(May::Syscall(name.to_owned())),
+        ("syscall", name) if !name.is_empty() => Some(Act::Syscall(name.to_owned())),
         _ => None,
     });
     parsed.ok_or_else(|| {
@@ -574,10 +557,10 @@ mod tests {
             Ok(other) => panic!("{other:?}"),
             Err(error) => Err(error.message),
         };
-        assert_eq!(may("read=/a=b"), Ok(May::Read("/a=b".into())));
-        assert_eq!(may("write=/a"), Ok(May::Write("/a".into())));
-        assert_eq!(may("connect=index.example:443"), Ok(May::Connect { host: "index.example".into(), port: 443 }));
-        assert_eq!(may("syscall=bpf"), Ok(May::Syscall("bpf".into())));
+        assert_eq!(may("read=/a=b"), Ok(Act::Read("/a=b".into())));
+        assert_eq!(may("write=/a"), Ok(Act::Write("/a".into())));
+        assert_eq!(may("connect=index.example:443"), Ok(Act::Connect { host: "index.example".into(), port: 443 }));
+        assert_eq!(may("syscall=bpf"), Ok(Act::Syscall("bpf".into())));
         for act in ["read=a", "connect=a", "connect=a:0", "connect=:1", "connect=a:65536", "syscall=", "x=y", ""] {
             assert!(may(act).unwrap_err().starts_with("--may "), "{act}");
         }

@@ -5,6 +5,7 @@
 //! plugin must not lie where a plugin may write; that is looked at once, when the file is read.
 #![forbid(unsafe_code)]
 
+mod edit;
 mod error;
 mod model;
 mod path;
@@ -18,9 +19,9 @@ pub use model::{At, Audit, AuditArguments, EntrySpec, GrantKeys, Journald, Plugi
 pub use path::{Base, PathSpec, ProjectPattern, is_reserved, normalize};
 pub use schema::{Schema, load_schema};
 pub use trust::{Trusted, check_trusted, check_trusted_tree, forget_verified, read_trusted};
-pub use value::is_plugin_name;
+pub use value::{host as parse_host, is_plugin_name};
 
-use crate::types::EgressGroup;
+use crate::types::{Change, EgressGroup};
 use path::{Protected, Resolver};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashSet};
@@ -41,6 +42,8 @@ pub struct Config {
     pub dir: PathBuf,
     /// SHA-256 of its bytes, in hexadecimal.
     pub sha256: String,
+    /// What it says, byte for byte.
+    pub text: String,
     /// Absolute; may not exist yet.
     pub project_root: PathBuf,
     /// What `--project` may name besides.
@@ -59,6 +62,8 @@ pub struct Config {
     /// Plugins by class.
     pub plugins: BTreeMap<String, Plugin>,
     protected: Vec<Protected>,
+    /// The file without symbolic links.
+    real: PathBuf,
     /// `project_root` without symbolic links, to know it again in `--project`.
     real_project_root: PathBuf,
 }
@@ -80,6 +85,40 @@ impl Config {
         let named =
             |dir: &Path| dir == self.real_project_root || self.projects.iter().any(|pattern| pattern.matches(dir));
         !is_reserved(&dir.0) && named(&dir.0)
+    }
+
+    /// The lines that say `change`, in this file's format.
+    pub fn lines(&self, change: &Change) -> String {
+        edit::lines(change, self.is_json())
+    }
+
+    /// This file's text (as `upm` itself would write it, where it is JSON) and the text with `change` made in it, and that
+    /// it would be a configuration to go by. Nothing is written.
+    ///
+    /// # Errors
+    /// What the changed file would be refused for.
+    pub fn changed(&self, change: &Change) -> Result<(String, Config), ConfigError> {
+        let text = edit::apply(&self.text, self.is_json(), change)
+            .map_err(|error| ConfigError::new(ConfigErrorKind::Invalid, &self.path, error))?;
+        let mut resolver = Resolver::default();
+        let env = |name: &str| std::env::var_os(name);
+        let is_root = rustix::process::getuid().is_root();
+        let bytes = text.clone().into_bytes();
+        let config = understand(&self.path, &self.real, &self.dir, bytes, &env, is_root, &mut resolver)?;
+        Ok((text, config))
+    }
+
+    /// The text that [`Config::changed`] starts from.
+    pub fn unchanged(&self) -> String {
+        if self.is_json() {
+            edit::pretty_json(&self.text).unwrap_or_else(|_| self.text.clone())
+        } else {
+            self.text.clone()
+        }
+    }
+
+    fn is_json(&self) -> bool {
+        self.path.extension().is_some_and(|extension| extension == "json")
     }
 
     /// The cache of one plugin.
@@ -194,6 +233,8 @@ fn understand(
         path: path.to_owned(),
         dir: dir.to_owned(),
         sha256,
+        text: source.into_text(),
+        real: real.to_owned(),
         project_root: model.project_root,
         projects: model.projects,
         cache_dir: model.cache_dir,

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::ffi::OsString;
+use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
@@ -80,6 +81,18 @@ impl PathSpec {
         };
         // joining an empty path would leave a slash at the end
         if self.path.as_os_str().is_empty() { base.to_owned() } else { base.join(&self.path) }
+    }
+}
+
+/// As the configuration writes it.
+impl fmt::Display for PathSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let base = match self.base {
+            Base::Fixed => return write!(f, "{}", self.path.display()),
+            Base::ProjectRoot => "{project_root}",
+            Base::CacheDir => "{cache_dir}",
+        };
+        if self.path.as_os_str().is_empty() { f.write_str(base) } else { write!(f, "{base}/{}", self.path.display()) }
     }
 }
 

@@ -84,6 +84,11 @@ impl Source {
         Source { path: path.to_owned(), text, lines }
     }
 
+    /// The text itself.
+    pub fn into_text(self) -> String {
+        self.text
+    }
+
     /// 1-based line, and column in characters.
     pub fn place(&self, at: usize) -> (usize, usize) {
         let at = at.min(self.text.len());

@@ -6,7 +6,7 @@ mod profile;
 
 use crate::sys::seccomp::Instruction;
 pub use crate::sys::syscalls::{fixed_reason, syscall_name, syscall_number};
-use crate::types::{Code, Failure};
+use crate::types::{Code, Failure, OnViolation, Standing};
 use sha2::{Digest, Sha256};
 use std::fmt;
 
@@ -21,6 +21,9 @@ include!(concat!(env!("OUT_DIR"), "/filters.rs"));
 const JMP_JEQ_K: u16 = 0x15;
 const RET_K: u16 = 0x06;
 const RET_ALLOW: u32 = 0x7fff_0000;
+const RET_ERRNO: u32 = 0x0005_0000;
+const RET_USER_NOTIF: u32 = 0x7fc0_0000;
+const RET_KILL_PROCESS: u32 = 0x8000_0000;
 
 /// A filter ready to be installed.
 #[derive(Clone)]
@@ -89,6 +92,20 @@ impl Filter {
         self.program.is_empty()
     }
 
+    /// The same filter where nobody can listen: what would be reported is refused, or kills, without a word.
+    #[must_use]
+    pub fn deaf(&self, on_violation: OnViolation) -> Filter {
+        let silent = match on_violation {
+            OnViolation::Deny => RET_ERRNO | nix::Error::EPERM as u32,
+            OnViolation::Kill => RET_KILL_PROCESS,
+        };
+        let mut filter = self.clone();
+        for instruction in filter.program.iter_mut().filter(|i| i.code == RET_K && i.k == RET_USER_NOTIF) {
+            instruction.k = silent;
+        }
+        filter
+    }
+
     /// SHA-256 of the program as the kernel gets it, in hexadecimal.
     pub fn sha256(&self) -> String {
         let mut hash = Sha256::new();
@@ -145,7 +162,6 @@ fn without_named_unix() -> Vec<Insn> {
     const AF_UNIX: u32 = 1;
     const SOCK_TYPE_MASK: u32 = 0xf;
     const SOCK_DGRAM: u32 = 2;
-    const RET_ERRNO: u32 = 0x0005_0000;
     let refuse = RET_ERRNO | nix::Error::EAFNOSUPPORT as u32;
     let number = |name| syscall_number(name).unwrap_or(u32::MAX);
     vec![
@@ -178,17 +194,6 @@ pub fn supervisor() -> Filter {
     Filter::new("supervisor", &SUPERVISOR)
 }
 
-/// What the plugin's filter says to a call, whatever its arguments.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
-    /// Always allowed.
-    Allowed,
-    /// Allowed with some arguments.
-    Partly,
-    /// Refused.
-    Refused,
-}
-
 /// How the plugin's filter, without what `syscalls` adds, stands to this name; `None` when there is no such call.
 pub fn standing(name: &str) -> Option<Standing> {
     syscall_number(name)?;
@@ -199,6 +204,11 @@ pub fn standing(name: &str) -> Option<Standing> {
     } else {
         Standing::Refused
     })
+}
+
+/// The same with why no configuration can add it, as `decide::verdict` asks it.
+pub fn standing_and_reason(name: &str) -> Option<(Standing, Option<&'static str>)> {
+    Some((standing(name)?, fixed_reason(name)))
 }
 
 /// Which arguments of a call are values, with the names that its manual page gives them. The others are pointers: what

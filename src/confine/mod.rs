@@ -89,13 +89,17 @@ fn steps(plan: &Plan, prepared: Prepared, ends: ChildEnds) -> Result<std::conver
     no_new_privs()?;
     let layer = landlock::step(plan, ruleset)?;
     let report = verify::step(plan, as_root)?;
-    tell(&ends.status, Tag::Verified, &serde_json::to_vec(&report).map_err(|error| unsent(error.into()))?, &[])?;
+    let report = serde_json::to_vec(&report).map_err(|error| unsent(error.into()))?;
+    let (tmp, counters) = (root::tmp()?, network::counters()?);
+    let shown: Vec<_> = std::iter::once(&tmp).chain(&counters).map(AsFd::as_fd).collect();
+    tell(&ends.status, Tag::Verified, &report, &shown)?;
+    drop((tmp, counters));
     let status = init::step(ends.status)?;
     // One more layer than pid 1 has: landlock then denies ptrace of it, and signals where the ABI scopes them.
     landlock::restrict(layer)?;
     let descriptors = Descriptors { frames: ends.frames, stdin: ends.stdin, stdout: ends.stdout, stderr: ends.stderr };
     descriptors.place()?;
-    seccomp(&filter, &status)?;
+    seccomp(plan, &filter, &status)?;
     run(&exec)
 }
 
@@ -133,11 +137,18 @@ impl Descriptors {
     }
 }
 
-/// Step `seccomp`: the last, since every step before needs what it forbids.
-fn seccomp(filter: &filter::Filter, status: &OwnedFd) -> Result<(), StepError> {
-    let listener = sys::seccomp::install_with_listener(&filter.program)
-        .map_err(|error| StepError::new(Step::Seccomp, "system call filter", error))?;
-    tell(status, Tag::Listener, b"", &[listener.as_fd()])
+/// Step `seccomp`: the last, since every step before needs what it forbids. Of all filters of a process one can have a
+/// listener (`EBUSY`, seccomp(2)): where upm itself runs under such a one, what would be reported is refused all the same.
+fn seccomp(plan: &Plan, filter: &filter::Filter, status: &OwnedFd) -> Result<(), StepError> {
+    let fail = |error| StepError::new(Step::Seccomp, "system call filter", error);
+    match sys::seccomp::install_with_listener(&filter.program) {
+        Ok(listener) => tell(status, Tag::Listener, b"", &[listener.as_fd()]),
+        Err(error) if error.raw_os_error() == Some(nix::Error::EBUSY as i32) => {
+            sys::seccomp::install(&filter.deaf(plan.on_violation).program).map_err(fail)?;
+            tell(status, Tag::Deaf, b"", &[])
+        }
+        Err(error) => Err(fail(error)),
+    }
 }
 
 /// Step `exec`.

@@ -1,6 +1,6 @@
 //! The grant: what the configuration allows one method of one plugin.
 
-use crate::config::{At, Config, DEFAULT_INTERPRETER, EntrySpec, GrantKeys, ProjectDir};
+use crate::config::{At, Config, DEFAULT_INTERPRETER, EntrySpec, GrantKeys, Plugin, ProjectDir};
 use crate::quote::quote;
 use crate::types::{Code, EgressGroup, Entry, Failure, Grant, OnViolation, Origin};
 use std::collections::BTreeMap;
@@ -171,11 +171,7 @@ pub fn grant(
         Some(dir) => named_project(config, dir)?,
     };
     let cache_dir = config.plugin_cache_dir(plugin);
-    let levels =
-        [("method", found.methods.get(method)), ("plugin", Some(&found.keys)), ("defaults", Some(&config.defaults))];
-    let levels: Vec<(&'static str, &GrantKeys)> =
-        levels.into_iter().filter_map(|(level, keys)| Some((level, keys?))).collect();
-    let grant = resolve(&levels, &config.egress, &project_root, &cache_dir);
+    let grant = resolve(&levels_of(config, found, method), &config.egress, &project_root, &cache_dir);
     if project.is_some() {
         // with the configured project this was checked when the file was read
         if let Some(what) = grant.write.iter().find_map(|path| config.ruled_by(path)) {
@@ -198,6 +194,18 @@ pub fn grant(
         allowed: found.allowed_methods.clone(),
         protected: config.protected_paths(),
     })
+}
+
+/// The tables that a method's keys are looked up in, the most specific first.
+fn levels_of<'c>(config: &'c Config, plugin: &'c Plugin, method: &str) -> Vec<(&'static str, &'c GrantKeys)> {
+    let levels =
+        [("method", plugin.methods.get(method)), ("plugin", Some(&plugin.keys)), ("defaults", Some(&config.defaults))];
+    levels.into_iter().filter_map(|(level, keys)| Some((level, keys?))).collect()
+}
+
+/// The same of a decided method.
+pub(super) fn levels<'c>(config: &'c Config, decision: &Decision) -> Vec<(&'static str, &'c GrantKeys)> {
+    config.plugins.get(&decision.plugin).map_or_else(Vec::new, |plugin| levels_of(config, plugin, &decision.method))
 }
 
 fn named_project(config: &Config, dir: &ProjectDir) -> Result<PathBuf, DecideError> {

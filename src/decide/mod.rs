@@ -3,4 +3,6 @@
 
 pub mod arguments;
 pub mod grant;
+pub mod names;
 pub mod plan;
+pub mod verdict;

@@ -5,7 +5,7 @@
 //! passes only where the outer name is the granted one. What is sent inside the encryption (an HTTP `Host` header of
 //! another site on the same server) stays between client and server; TLS is end to end.
 
-use super::names;
+use crate::decide::names;
 use std::io::{self, Read};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};

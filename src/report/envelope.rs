@@ -111,6 +111,7 @@ fn observed(data: &mut Map<String, Value>, outcome: &Outcome) {
     if outcome.denials_dropped > 0 {
         data.insert("denials_dropped".into(), outcome.denials_dropped.into());
     }
+    data.insert("denials_complete".into(), json!(outcome.denials_complete));
     data.insert("egress".into(), json!(outcome.egress));
     data.insert("sandbox".into(), outcome.sandbox.clone());
 }
@@ -166,7 +167,7 @@ fn incomplete_tail(bytes: &[u8]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{Code, Denial, EgressRecord, Usage};
+    use crate::types::{Code, Completeness, Denial, EgressRecord, Usage};
 
     fn meta() -> Metadata {
         Metadata {
@@ -194,6 +195,7 @@ mod tests {
                 comm: None,
             }],
             denials_dropped: 0,
+            denials_complete: Completeness { seccomp: true, learn: "upm learn P m".into(), ..Completeness::default() },
             egress: vec![EgressRecord {
                 host: "files.example".into(),
                 port: 443,
@@ -226,7 +228,8 @@ mod tests {
                 r#""plugin_version":null,"usage":{"wall_us":1200,"cpu_user_us":0,"cpu_system_us":0,"max_rss_bytes":0,"#,
                 r#""egress_bytes_sent":0,"egress_bytes_received":0},"denials":[{"layer":"seccomp","operation":"mount","#,
                 r#""object":{"flags":4096},"rule":"syscalls","remedy":"nothing can allow this","count":2,"pid":2,"#,
-                r#""comm":null}],"egress":[{"host":"files.example","port":443,"bytes_sent":10,"bytes_received":20,"#,
+                r#""comm":null}],"denials_complete":{"seccomp":true,"egress":false,"limits":false,"landlock":false,"#,
+                r#""paths":false,"learn":"upm learn P m"},"egress":[{"host":"files.example","port":443,"bytes_sent":10,"bytes_received":20,"#,
                 r#""duration_us":30,"end":"closed"}],"sandbox":{"landlock":{"asked":true,"abi":6}},"#,
                 r#""timestamp":"2025-07-16T17:54:22.123456Z","hostname":"myhost","pid":3478,"#,
                 r#""request_id":"cdb3458d-0b84-491a-9c4e-709f30e11111"},"#,
@@ -274,6 +277,7 @@ mod tests {
                 "usage",
                 "denials",
                 "denials_dropped",
+                "denials_complete",
                 "egress",
                 "sandbox",
                 "timestamp",

@@ -4,10 +4,12 @@ pub mod capture;
 pub mod denials;
 pub mod frames;
 pub mod gateway;
+pub mod limits;
 pub mod memory;
 pub mod outcome;
 pub mod own;
 pub mod signals;
+pub mod unroutable;
 
 use crate::confine::channels::{self, Tag};
 use crate::confine::step::{Step, StepError};
@@ -21,6 +23,7 @@ use crate::types::{Code, EgressRecord, Failure, OnViolation, Outcome};
 use capture::Capture;
 use denials::Denials;
 use frames::{Frame, Reader};
+use limits::{Peaks, Tmp};
 use nix::sched::CloneFlags;
 use nix::sys::signalfd::SignalFd;
 use outcome::Ending;
@@ -31,6 +34,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
+use unroutable::Counters;
 
 /// How often memory is added up where no cgroup does it, and how often a watcher is woken.
 const TICK: Duration = Duration::from_millis(100);
@@ -102,7 +106,7 @@ pub fn run(job: Job<'_>, watcher: &mut dyn Watcher) -> Result<Outcome, Failure> 
         .map_err(|error| StepError::new(Step::Prepare, "descriptor 3", error))?;
     own::prepare(as_root)?;
     let prepared = confine::prepare(job.plan, job.runner, as_root)?;
-    let filter = (prepared.filter.name, prepared.filter.program.len(), prepared.filter.sha256());
+    let filter = prepared.filter.clone();
     let (parent, child) = channels::make().map_err(|error| StepError::new(Step::Prepare, "channels", error))?;
     if as_root {
         // `/dev/stdout` opens the pipe anew, by its owner and mode.
@@ -138,8 +142,10 @@ pub fn run(job: Job<'_>, watcher: &mut dyn Watcher) -> Result<Outcome, Failure> 
         reader: Reader::new(job.plan.limits.result),
         stdout: Capture::new(parent.stdout, job.plan.limits.output),
         stderr: Capture::new(parent.stderr, job.plan.limits.output),
+        filter,
         listener: None,
         filtered: false,
+        told: false,
         stub: None,
         gateway: None,
         denials: Denials::default(),
@@ -156,11 +162,14 @@ pub fn run(job: Job<'_>, watcher: &mut dyn Watcher) -> Result<Outcome, Failure> 
         spent_before: Spent::default(),
         over: false,
         next_memory: started,
+        peaks: Peaks::default(),
+        unroutable: Counters::default(),
+        tmp: Tmp::default(),
         buffer: vec![0; CHUNK],
     };
     let written =
         id_map::write_maps(pid, (INSIDE_ID, INSIDE_ID), job.plan.outside).and_then(|()| supervision.send(Tag::Go));
-    supervision.finish(written, &filter)
+    supervision.finish(written)
 }
 
 /// One call while it runs.
@@ -180,9 +189,13 @@ struct Supervision<'a> {
     reader: Reader,
     stdout: Capture,
     stderr: Capture,
+    filter: confine::filter::Filter,
+    /// `None` before the filter was installed, and where there can be no listener.
     listener: Option<OwnedFd>,
-    /// The filter was installed: its listener has come.
+    /// The filter was installed.
     filtered: bool,
+    /// It has a listener, so that every refusal was told.
+    told: bool,
     /// The name stub of a call without egress, which refuses every name here.
     stub: Option<(OwnedFd, OwnedFd)>,
     gateway: Option<gateway::Gateway>,
@@ -208,6 +221,9 @@ struct Supervision<'a> {
     /// Pid 1 has ended.
     over: bool,
     next_memory: Instant,
+    peaks: Peaks,
+    unroutable: Counters,
+    tmp: Tmp,
     buffer: Vec<u8>,
 }
 
@@ -235,7 +251,7 @@ impl Supervision<'_> {
     }
 
     /// Polls until pid 1 is gone, then gathers what is left.
-    fn finish(mut self, begun: Result<(), StepError>, filter: &(&str, usize, String)) -> Result<Outcome, Failure> {
+    fn finish(mut self, begun: Result<(), StepError>) -> Result<Outcome, Failure> {
         if let Err(error) = begun {
             // A child that failed first says more than the pipe that broke.
             if error.source.raw_os_error() != Some(Errno::PIPE.raw_os_error()) {
@@ -252,7 +268,7 @@ impl Supervision<'_> {
         self.end_gateway();
         let ended =
             ended.map_err(|errno| Failure::new(Code::Internal, format!("waiting for the call's pid 1: {errno}")))?;
-        outcome::conclude(self, ended, wall, filter)
+        outcome::conclude(self, ended, wall)
     }
 
     /// One round of the loop; true when pid 1 has ended.
@@ -308,14 +324,19 @@ impl Supervision<'_> {
                 self.end(Ending::Timeout);
             } else if self.running && now >= self.next_memory {
                 self.next_memory = now + TICK;
-                // None: it has just ended.
-                if let Some(used) = memory::resident(self.pid).filter(|used| *used > self.plan.limits.memory) {
+                if let Some(used) = self.look().filter(|used| *used > self.plan.limits.memory) {
                     self.end(Ending::Memory { used });
                 }
             }
         }
         let gone = ready.iter().any(|(source, _)| *source == Source::Child);
         gone || self.ended_at.is_some_and(|ended| ended.elapsed() >= UNREAPED)
+    }
+
+    /// What the call uses now; bytes of memory, `None` when it has just ended.
+    fn look(&mut self) -> Option<u64> {
+        self.tmp.look();
+        memory::resident(self.pid, &mut self.peaks)
     }
 
     /// Ends the call: pid 1 is killed, and with it everything in its pid namespace.
@@ -406,7 +427,7 @@ impl Supervision<'_> {
                     self.gateway = Some(gateway::start(self.plan, sockets, self.as_root, own.as_fd())?);
                 }
             }
-            tag if tag == Tag::Verified as u8 => {
+            tag if tag == Tag::Verified as u8 && !fds.is_empty() => {
                 let report: verify::Report = serde_json::from_slice(&packet[1..])
                     .map_err(|error| Failure::new(Code::Internal, format!("verification report: {error}")))?;
                 for name in verify::NAMESPACES {
@@ -421,12 +442,19 @@ impl Supervision<'_> {
                     }
                 }
                 self.report = Some(report);
+                let mut fds = fds.into_iter();
+                self.tmp = fds.next().map_or_else(Tmp::default, Tmp::new);
+                self.unroutable = Counters::new(fds);
+            }
+            tag if tag == Tag::Deaf as u8 => {
+                self.filter = self.filter.deaf(self.plan.on_violation);
+                self.filtered = true;
             }
             tag if tag == Tag::Listener as u8 && fds.len() == 1 => {
                 sys::seccomp::set_sync_wake_up(fds[0].as_fd())
                     .map_err(|error| StepError::new(Step::Seccomp, "listener", error))?;
                 self.listener = fds.pop();
-                self.filtered = true;
+                (self.filtered, self.told) = (true, true);
             }
             tag if tag == Tag::Ended as u8 && length == 5 => {
                 let status = packet[1..5].try_into().map_or(0, i32::from_ne_bytes);
@@ -501,6 +529,10 @@ impl Supervision<'_> {
                     self.frames = None;
                     self.end(Ending::Frames(failure));
                     return Ok(false);
+                }
+                // The last moment at which a short call's processes and files are all there.
+                if self.answer.is_some() && self.ending.is_none() && !self.over {
+                    self.look();
                 }
                 Ok(true)
             }

@@ -3,10 +3,11 @@
 use super::Supervision;
 use super::denials::{self, Denials};
 use super::frames::Frame;
+use crate::confine::filter::Filter;
 use crate::confine::step::{Step, StepError};
-use crate::decide::plan::Plan;
+use crate::decide::plan::{Limits, Plan};
 use crate::sys::process::{Ended, Spent};
-use crate::types::{Code, Denial, Failure, Outcome, Output, Usage};
+use crate::types::{Code, Completeness, Denial, Failure, Outcome, Output, Usage};
 use nix::sys::signal::Signal;
 use serde_json::{Map, Value, json};
 use std::time::Duration;
@@ -34,12 +35,7 @@ pub(super) enum Ending {
 }
 
 /// The outcome; or, when the plugin never ran, the failure alone.
-pub(super) fn conclude(
-    call: Supervision<'_>,
-    ended: Option<(i32, Spent)>,
-    wall: Duration,
-    filter: &(&str, usize, String),
-) -> Result<Outcome, Failure> {
+pub(super) fn conclude(call: Supervision<'_>, ended: Option<(i32, Spent)>, wall: Duration) -> Result<Outcome, Failure> {
     let (init_status, reaped) = ended.unwrap_or_default();
     let usage = Spent {
         user_us: reaped.user_us.max(call.spent_before.user_us),
@@ -86,7 +82,7 @@ pub(super) fn conclude(
             Code::Violation,
             format!("{}: refused by {}, and on_violation = \"kill\" ends the call", denial.operation, denial.layer),
         )
-        .detail("denial", json!(denial))),
+        .detail("operation", denial.operation)),
         (Some(Ending::Frames(failure) | Ending::Engine(failure)), _) => Err(failure),
         (None, Some(error)) => Err(error.into()),
         (None, None) => concluded(call.answer, call.wait_status, cpu, limits),
@@ -98,20 +94,28 @@ pub(super) fn conclude(
         )),
         (result, _) => result,
     };
+    let complete = Completeness {
+        seccomp: call.told,
+        egress: true,
+        // What an rlimit refuses to a process the kernel tells nobody else; the same holds for landlock and for mounts.
+        limits: false,
+        landlock: false,
+        paths: false,
+        learn: String::new(),
+    };
     let mut denials = call.denials;
-    limits_met(call.plan, &result, wall, cpu, &mut denials);
-    let sandbox = sandbox(call.plan, call.report.as_ref(), &call.seen, filter);
+    if let Some(denial) = call.unroutable.denial() {
+        denials.add(denial);
+    }
+    limits_met(&call.plan.limits, &result, wall, cpu, &mut denials);
+    super::limits::met(call.plan, &call.peaks, &call.tmp, result.as_ref().err(), &mut denials);
+    let sandbox = sandbox(call.plan, call.report.as_ref(), &call.seen, (&call.filter, complete.seccomp));
     let (stdout, stdout_dropped) = call.stdout.finish();
     let (stderr, stderr_dropped) = call.stderr.finish();
     for (dropped, stream) in [(stdout_dropped, "stdout"), (stderr_dropped, "stderr")] {
         if dropped > 0 {
-            let mut denial = denials::limit(
-                call.plan,
-                "output",
-                call.plan.limits.output,
-                Some(call.plan.limits.output + dropped),
-                "B",
-            );
+            let limit = call.plan.limits.output;
+            let mut denial = denials::limit("output", limit, Some(limit + dropped), "B");
             denial.object["stream"] = json!(stream);
             denials.add(denial);
         }
@@ -131,22 +135,26 @@ pub(super) fn conclude(
         },
         denials,
         denials_dropped,
+        denials_complete: complete,
         egress: call.egress,
         sandbox,
     })
 }
 
 /// The limits that ended the call, as denials.
-fn limits_met(plan: &Plan, result: &Result<Value, Failure>, wall: Duration, cpu: Duration, denials: &mut Denials) {
+fn limits_met(limits: &Limits, result: &Result<Value, Failure>, wall: Duration, cpu: Duration, denials: &mut Denials) {
     let Err(failure) = result else { return };
     let millis = |time: Duration| u64::try_from(time.as_millis()).ok();
     let met = match failure.code {
-        Code::Timeout => denials::limit(plan, "timeout", plan.limits.timeout_ms, millis(wall), "ms"),
-        Code::CpuTimeExceeded => denials::limit(plan, "cpu_time", plan.limits.cpu_time_s, Some(cpu.as_secs()), "s"),
-        Code::MemoryExceeded => {
-            denials::limit(plan, "memory", plan.limits.memory, failure.details.get("used").and_then(Value::as_u64), "B")
+        // It began with the call, before the sandbox was there.
+        Code::Timeout => {
+            denials::limit("timeout", limits.timeout_ms, millis(wall).map(|used| used.max(limits.timeout_ms)), "ms")
         }
-        Code::ResultTooLarge => denials::limit(plan, "result", plan.limits.result, None, "B"),
+        Code::CpuTimeExceeded => denials::limit("cpu_time", limits.cpu_time_s, Some(cpu.as_secs()), "s"),
+        Code::MemoryExceeded => {
+            denials::limit("memory", limits.memory, failure.details.get("used").and_then(Value::as_u64), "B")
+        }
+        Code::ResultTooLarge => denials::limit("result", limits.result, None, "B"),
         _ => return,
     };
     denials.add(met);
@@ -157,7 +165,7 @@ fn concluded(
     answer: Option<Frame>,
     wait_status: Option<i32>,
     cpu: Duration,
-    limits: &crate::decide::plan::Limits,
+    limits: &Limits,
 ) -> Result<Value, Failure> {
     let Some(status) = wait_status else {
         return Err(killed(Signal::SIGKILL as i32));
@@ -223,10 +231,10 @@ fn seconds(ms: u64) -> String {
 
 /// Each layer as asked and as read back.
 fn sandbox(
-    plan: &crate::decide::plan::Plan,
+    plan: &Plan,
     report: Option<&crate::confine::verify::Report>,
     seen: &super::memory::Seen,
-    filter: &(&str, usize, String),
+    (filter, told): (&Filter, bool),
 ) -> Value {
     let Some(report) = report else { return Value::Object(Map::new()) };
     let layer = |asked: Value, active: Value| json!({ "asked": asked, "active": active });
@@ -235,20 +243,40 @@ fn sandbox(
         "layers": {
             "namespaces": layer(json!(crate::confine::verify::NAMESPACES), json!(report.namespaces)),
             "root": layer(json!(plan.mounts.iter().filter(|mount| mount.is_mount()).count() + 1), json!(report.mounts)),
-            "landlock": layer(json!({ "abi": plan.landlock_abi }), json!({ "abi": plan.landlock_abi, "status": "fully enforced" })),
+            "landlock": layer(
+                json!({ "abi": plan.landlock_abi, "rights": crate::confine::landlock::rights_of(plan.landlock_abi) }),
+                json!({ "abi": plan.landlock_abi, "status": "fully enforced" }),
+            ),
             "seccomp": layer(
-                json!({ "filter": filter.0, "instructions": filter.1, "sha256": filter.2 }),
-                json!({ "listener": true, "mode": seen.seccomp, "filters": seen.seccomp_filters }),
+                json!({ "filter": filter.name, "instructions": filter.len(), "sha256": filter.sha256() }),
+                json!({
+                    "listener": told,
+                    "mode": seen.seccomp,
+                    "filters": seen.seccomp_filters,
+                    "note": (!told).then_some("upm runs under a filter that has a listener, and there can be only one: what is refused is not reported"),
+                }),
             ),
             "capabilities": layer(json!(0), json!(report.capabilities)),
             "no_new_privs": layer(json!(true), json!(report.no_new_privs)),
-            "limits": layer(json!(plan.limits), json!({
-                "memory": "RLIMIT_DATA a process, and the sum watched every 100 ms",
-                "processes": "RLIMIT_NPROC in the call's user namespace",
-                "cpu_time": "RLIMIT_CPU a process",
-            })),
+            "limits": layer(json!(plan.limits), served()),
             "egress": layer(json!(plan.egress), json!(if plan.egress.is_empty() { "none: an empty network namespace" } else { "gateway" })),
         },
         "ids": { "inside": [report.uid[0], report.gid[0]], "outside": [plan.outside.0, plan.outside.1], "uid_map": report.uid_map, "supplementary_groups": report.groups },
+    })
+}
+
+/// What holds each limit.
+fn served() -> Value {
+    json!({
+        "timeout_ms": "the supervisor's deadline",
+        "cpu_time_s": "RLIMIT_CPU a process",
+        "memory": "RLIMIT_DATA a process, and the sum watched every 100 ms",
+        "processes": "RLIMIT_NPROC in the call's user namespace",
+        "open_files": "RLIMIT_NOFILE a process",
+        "file_size": "RLIMIT_FSIZE a file",
+        "tmp": "the size of its tmpfs",
+        "output": "the supervisor keeps so much of each stream",
+        "result": "the supervisor reads no longer line",
+        "egress_bytes": "the gateway counts",
     })
 }

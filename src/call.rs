@@ -13,7 +13,7 @@ use crate::report::audit::{self, Event, JournaldMode, Record, Sinks};
 use crate::report::code::exit_code;
 use crate::report::envelope::{self, Metadata};
 use crate::supervise::{self, Job, Watcher, signals};
-use crate::types::{Code, Entry, Failure, Outcome, sha256_hex};
+use crate::types::{Code, Entry, Failure, Observed, Outcome, sha256_hex};
 use nix::sys::signalfd::SignalFd;
 use rustix::event::{PollFd, PollFlags, poll};
 use serde_json::{Value, json};
@@ -62,25 +62,39 @@ pub struct Answer {
     pub envelope: Value,
     /// The exit status.
     pub exit: i32,
+    /// What the plugin looked for, of an observed call that was started.
+    pub observed: Option<Observed>,
 }
 
 /// One call, from its words to its answer.
 #[must_use]
 pub fn call(args: &CallArgs, watcher: &mut dyn Watcher) -> Answer {
+    run(args, false, watcher)
+}
+
+/// The same call under the same confinement, with what the plugin looks for noted.
+#[must_use]
+pub fn observed(args: &CallArgs, watcher: &mut dyn Watcher) -> Answer {
+    run(args, true, watcher)
+}
+
+fn run(args: &CallArgs, observe: bool, watcher: &mut dyn Watcher) -> Answer {
     let request_id = args.request_id.unwrap_or_else(Uuid::now_v7).to_string();
     let mut log = Log::new(&request_id, &args.plugin, &args.method);
-    let ended = go(args, &request_id, &mut log, watcher);
+    let ended = go(args, &request_id, observe, &mut log, watcher);
     let meta = Metadata::now(&request_id);
     match ended {
-        Ok(outcome) => match &outcome.result {
-            Ok(_) => Answer { envelope: envelope::success(&outcome, &meta), exit: 0 },
-            Err(failure) => {
-                Answer { envelope: envelope::error(failure, Some(&outcome), &meta), exit: exit_code(failure) }
-            }
-        },
+        Ok(mut outcome) => {
+            let observed = outcome.observed.take();
+            let (envelope, exit) = match &outcome.result {
+                Ok(_) => (envelope::success(&outcome, &meta), 0),
+                Err(failure) => (envelope::error(failure, Some(&outcome), &meta), exit_code(failure)),
+            };
+            Answer { envelope, exit, observed }
+        }
         Err(failure) => {
             log.refused(&failure);
-            Answer { envelope: envelope::error(&failure, None, &meta), exit: exit_code(&failure) }
+            Answer { envelope: envelope::error(&failure, None, &meta), exit: exit_code(&failure), observed: None }
         }
     }
 }
@@ -90,11 +104,18 @@ pub fn call(args: &CallArgs, watcher: &mut dyn Watcher) -> Answer {
 pub fn refuse(failure: &Failure, request_id: Option<Uuid>) -> Answer {
     let request_id = request_id.unwrap_or_else(Uuid::now_v7).to_string();
     Log::new(&request_id, "", "").refused(failure);
-    Answer { envelope: envelope::error(failure, None, &Metadata::now(&request_id)), exit: exit_code(failure) }
+    let envelope = envelope::error(failure, None, &Metadata::now(&request_id));
+    Answer { envelope, exit: exit_code(failure), observed: None }
 }
 
 /// config → decide → audit → supervise → audit. Nothing of the plugin runs before decide and audit have said yes.
-fn go(args: &CallArgs, request_id: &str, log: &mut Log, watcher: &mut dyn Watcher) -> Result<Outcome, Failure> {
+fn go(
+    args: &CallArgs,
+    request_id: &str,
+    observe: bool,
+    log: &mut Log,
+    watcher: &mut dyn Watcher,
+) -> Result<Outcome, Failure> {
     let started = Instant::now();
     let signals = signals::take().map_err(|error| Failure::new(Code::Internal, format!("signals: {error}")))?;
     let config = config::load(args.config.as_deref())?;
@@ -118,7 +139,7 @@ fn go(args: &CallArgs, request_id: &str, log: &mut Log, watcher: &mut dyn Watche
     let frame = plugin::call_frame(&plan, request_id, &positional, &named, &init);
     // The directories that were checked on the way are not kept open beside the plugin.
     config::forget_verified();
-    let job = Job { plan: &plan, frame, runner: plugin::RUNNER, signals, deadline: started + timeout };
+    let job = Job { plan: &plan, frame, runner: plugin::RUNNER, signals, deadline: started + timeout, observe };
     tracing::debug!(plan = %plan.sha256(), "decided");
     let mut outcome = supervise::run(job, watcher)?;
     explain(&config, &decision, &plan, learn, &mut outcome);

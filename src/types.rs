@@ -401,6 +401,40 @@ pub struct Completeness {
     pub learn: String,
 }
 
+/// What a plugin looks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LookFor {
+    /// To read, list, or see whether it is there.
+    Read,
+    /// To make, change or remove.
+    Write,
+    /// To run.
+    Execute,
+    /// To connect to.
+    Connect,
+}
+
+/// Something that a plugin looked for and was not given.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize)]
+pub struct Look {
+    /// What for.
+    pub act: LookFor,
+    /// An absolute path; for `Connect` `name:port`, `address:port` or `unix:path`.
+    pub object: String,
+    /// How often.
+    pub count: u64,
+}
+
+/// What `upm learn` saw of a call.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
+pub struct Observed {
+    /// In the order of their kind and name.
+    pub looks: Vec<Look>,
+    /// Looks beyond those listed.
+    pub dropped: u64,
+}
+
 /// Everything known of a plugin that was started.
 #[derive(Debug, Clone)]
 pub struct Outcome {
@@ -420,6 +454,8 @@ pub struct Outcome {
     pub denials_complete: Completeness,
     /// Connections that left.
     pub egress: Vec<EgressRecord>,
+    /// What was looked for and not given, where that was asked for.
+    pub observed: Option<Observed>,
     /// Each layer as asked and as read back.
     pub sandbox: Value,
 }

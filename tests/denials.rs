@@ -40,7 +40,13 @@ fn a_system_call(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let line = std::fs::read_to_string(f.path("upm_config.toml")).unwrap();
     let line = line.lines().position(|line| line.starts_with("syscalls")).unwrap() + 1;
     assert_eq!(denial["rule"], format!("syscalls ({}:{line})", f.text("upm_config.toml")));
+    // the question gets the same answer beforehand
+    let asked = f.upm(["explain", "Probe", "run", "--may", "syscall kcmp", "--json"]).run();
+    let told: Value = serde_json::from_str(&asked.stdout).unwrap();
+    assert_eq!((asked.exit, &told["remedy"], &told["layer"]), (Some(1), &denial["remedy"], &json!("seccomp")));
+    assert_eq!(format!("syscalls ({})", told["place"].as_str().unwrap()), denial["rule"]);
     apply(&f, &tables, &denial["remedy"]);
+    assert_eq!(f.upm(["explain", "Probe", "run", "--may", "syscall kcmp"]).run().exit, Some(0));
     let answer = f.run("privileged", json!(["kcmp"]));
     assert_ok(&answer.result());
     assert_eq!(answer.data()["denials"], json!([]));

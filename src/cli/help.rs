@@ -6,6 +6,7 @@ use clap::CommandFactory;
 const USAGE: &str = "upm [OPTIONS] <Plugin> <method> [JSON | -]
        upm list [Plugin]
        upm explain <Plugin> <method>
+       upm learn <Plugin> <method> [JSON | -]
        upm check
        upm doctor";
 
@@ -21,6 +22,7 @@ const AFTER: &str = r#"Words:
 Commands (text; --json for JSON):
   list      The configured plugins and their methods
   explain   What a call would be allowed, and which line of the configuration says so
+  learn     Make the call, and tell what it looked for and was not given, as a change of the configuration
   check     Whether the configuration can be used; exit status 0 yes, 1 no, 125 could not tell
   doctor    What this host offers and what is missing, with the remedy; exit status as check
   `upm COMMAND --help` tells more.
@@ -88,6 +90,29 @@ Examples:
   upm explain PipPlugin install --may 'write /etc/passwd' || echo no
 ";
 
+const LEARN: &str = "\
+Make a call under its ordinary confinement, note what the plugin looks for and is not given, and print the change
+of the configuration that would give it. Nothing is changed, and what the call does it does.
+
+Usage: upm learn <Plugin> <method> [JSON | -] [--project DIR] [--timeout TIME] [-v] [--config FILE] [--json]
+
+Left out is what an empty plugin in the same interpreter looks for as well. Suggested is the least: the nearest
+directory, reading rather than writing, hosts by name; never what the configuration would refuse, nor what not
+everyone may read. A hostile plugin can look for what it wants to be given: read the change before you make it.
+
+Options:
+  --project DIR     Directory to work on, instead of the configured project_root
+  --timeout TIME    Shorten the time limit
+  -v, --verbose     Show the plugin's stderr as it comes
+  --config FILE     Configuration file
+  --json            Print JSON instead of text, with the call's answer in it
+
+Exit status: 0 the call was observed, whatever came of it; otherwise that of the call, with its answer
+
+Example:
+  upm learn PipPlugin install '{\"args\": [\"requests\"]}'
+";
+
 const CHECK: &str = "\
 Check the configuration, its plugins, schemas and audit sinks, and who could change them. Nothing is run.
 
@@ -116,6 +141,7 @@ pub(super) fn text(word: Option<&str>) -> String {
     match word {
         Some("list") => LIST.to_owned(),
         Some("explain") => EXPLAIN.to_owned(),
+        Some("learn") => LEARN.to_owned(),
         Some("check") => CHECK.to_owned(),
         Some("doctor") => DOCTOR.to_owned(),
         _ => Low::command()

@@ -8,6 +8,7 @@ mod diagnostics;
 mod doctor;
 mod explain;
 mod help;
+mod learn;
 mod list;
 mod low;
 pub mod terminal;
@@ -31,7 +32,7 @@ use uuid::Uuid;
 pub const USAGE: &str = "Usage: upm <Plugin> <method> [json-args]";
 
 /// The commands that are no call.
-pub const COMMANDS: [&str; 4] = ["list", "explain", "check", "doctor"];
+pub const COMMANDS: [&str; 5] = ["list", "explain", "learn", "check", "doctor"];
 
 /// Bytes of a method's name at most; a plugin's have [`is_plugin_name`].
 const METHOD_LIMIT: usize = 256;
@@ -64,6 +65,13 @@ pub enum Request {
         json: bool,
         /// `--may`: only whether the call may do this.
         may: Option<Act>,
+    },
+    /// What a call looks for and is not given.
+    Learn {
+        /// The call.
+        call: CallArgs,
+        /// JSON instead of text.
+        json: bool,
     },
     /// Whether the configuration can be used.
     Check {
@@ -151,6 +159,7 @@ fn read(args: &[OsString], stdout_is_terminal: bool) -> Result<Request, UsageErr
     match first.to_str() {
         Some("list") => list(&low),
         Some("explain") => explain(&low),
+        Some("learn") => learn(&low),
         Some("check") => check(&low),
         Some("doctor") => doctor(&low),
         Some(plugin) if is_plugin_name(plugin) => call(&low, plugin),
@@ -160,7 +169,22 @@ fn read(args: &[OsString], stdout_is_terminal: bool) -> Result<Request, UsageErr
 
 fn call(low: &Low, plugin: &str) -> Result<Request, UsageError> {
     low.refuse("a call", &[("--json", low.json), ("--may", low.may.is_some())])?;
-    let words = &low.words[1..];
+    call_args(low, plugin, &low.words[1..]).map(Request::Call)
+}
+
+fn learn(low: &Low) -> Result<Request, UsageError> {
+    low.refuse("upm learn", &low.of_may())?;
+    let [_, plugin, words @ ..] = low.words.as_slice() else {
+        return Err(UsageError::new(
+            "Usage: upm learn <Plugin> <method> [JSON | -] [--project DIR] [--timeout D] [-v] [--config FILE] [--json]",
+        ));
+    };
+    let call = call_args(low, &plugin_name(plugin)?, words)?;
+    Ok(Request::Learn { call, json: low.json })
+}
+
+/// A call's words behind its plugin, and its options.
+fn call_args(low: &Low, plugin: &str, words: &[OsString]) -> Result<CallArgs, UsageError> {
     if words.len() > 2 {
         return Err(UsageError::call(&format!(
             "{} is one word too many; put the JSON between single quotes",
@@ -188,7 +212,7 @@ fn call(low: &Low, plugin: &str) -> Result<Request, UsageError> {
             )
         }
     };
-    Ok(Request::Call(CallArgs {
+    Ok(CallArgs {
         config: low.config.clone(),
         plugin: plugin.to_owned(),
         method: method_name(method)?,
@@ -197,7 +221,7 @@ fn call(low: &Low, plugin: &str) -> Result<Request, UsageError> {
         timeout,
         request_id: low.request_id.as_deref().map(parse_request_id).transpose()?,
         verbose: low.verbose,
-    }))
+    })
 }
 
 fn list(low: &Low) -> Result<Request, UsageError> {
@@ -387,6 +411,13 @@ fn run(args: impl Iterator<Item = OsString>) -> i32 {
             let shown = show(explain::run(config.as_deref(), &plugin, &method, project.as_deref(), json, may.as_ref()));
             // A question is answered yes, no, or not at all.
             if asked && shown > 1 { 125 } else { shown }
+        }
+        Request::Learn { call, json } => {
+            let mut screen = Screen { progress: Progress::new(true), verbose: call.verbose };
+            match learn::run(&call, json, &mut screen) {
+                Ok(text) => show(Ok((text, true))),
+                Err(ended) => answer(&ended),
+            }
         }
         Request::Check { config, json } => show(check::run(config.as_deref(), json)),
         Request::Doctor { json } => show(Ok(doctor::run(json))),

@@ -106,6 +106,26 @@ impl Filter {
         filter
     }
 
+    /// Two filters that together decide as this one does: one that refuses by itself what this one would report of the
+    /// `watched` calls and lets all others pass, and one like this that hands each watched call to the listener. The kernel
+    /// runs both and takes the stricter word (seccomp(2)): what the listener lets go on the first has allowed.
+    #[must_use]
+    pub fn watching(&self, watched: &[u32]) -> (Filter, Filter) {
+        let mut decides = self.deaf(OnViolation::Deny);
+        let mut tells = self.clone();
+        let mut only = Vec::new();
+        for (index, nr) in watched.iter().enumerate() {
+            // Over the comparisons that are left and the instruction that lets others pass.
+            let over = u8::try_from(watched.len() - index).unwrap_or(u8::MAX);
+            only.push(instruction(&(JMP_JEQ_K, over, 0, *nr)));
+        }
+        only.push(instruction(&(RET_K, 0, 0, RET_ALLOW)));
+        decides.program.splice(PROLOGUE..PROLOGUE, only);
+        let told = watched.iter().flat_map(|nr| [(JMP_JEQ_K, 0, 1, *nr), (RET_K, 0, 0, RET_USER_NOTIF)]);
+        tells.program.splice(PROLOGUE..PROLOGUE, told.map(|i| instruction(&i)));
+        (decides, tells)
+    }
+
     /// SHA-256 of the program as the kernel gets it, in hexadecimal.
     pub fn sha256(&self) -> String {
         let mut hash = Sha256::new();
@@ -192,6 +212,11 @@ pub fn gateway() -> Filter {
 /// The supervisor after the plugin was started: all that is not listed fails with `EPERM`.
 pub fn supervisor() -> Filter {
     Filter::new("supervisor", &SUPERVISOR)
+}
+
+/// The reader of `upm learn`: all that is not listed kills it.
+pub fn observer() -> Filter {
+    Filter::new("observer", &OBSERVER)
 }
 
 /// How the plugin's filter, without what `syscalls` adds, stands to this name; `None` when there is no such call.

@@ -30,6 +30,8 @@ pub struct Prepared {
     pub trees: Vec<Tree>,
     /// Ruleset with the rules of host paths and ports.
     pub ruleset: RulesetCreated,
+    /// A filter under which the other one comes, for a call that is observed.
+    pub decides: Option<filter::Filter>,
     /// The plugin's system call filter.
     pub filter: filter::Filter,
     /// Source of the runner, written into the sealed root.
@@ -55,7 +57,7 @@ pub fn prepare(plan: &Plan, runner: &'static [u8], as_root: bool) -> Result<Prep
     let ruleset = landlock::prepare(plan, &trees)?;
     let filter = filter::plugin(&plan.syscalls, plan.named_unix)
         .map_err(|error| StepError::new(Step::Prepare, "syscalls", std::io::Error::other(error.to_string())))?;
-    Ok(Prepared { trees, ruleset, filter, runner, exec: (argv[0].clone(), argv, env), as_root })
+    Ok(Prepared { trees, ruleset, decides: None, filter, runner, exec: (argv[0].clone(), argv, env), as_root })
 }
 
 /// The new process from its first line to exec. A failed step is written to the failure pipe; nothing returns.
@@ -77,7 +79,7 @@ pub fn enter(plan: &Plan, prepared: Prepared, ends: ChildEnds) -> ! {
 
 /// THE ordered list. What each step does and why it stands where it does is in its own file.
 fn steps(plan: &Plan, prepared: Prepared, ends: ChildEnds) -> Result<std::convert::Infallible, StepError> {
-    let Prepared { trees, ruleset, filter, runner, exec, as_root } = prepared;
+    let Prepared { trees, ruleset, decides, filter, runner, exec, as_root } = prepared;
     session::step(ends.supervisor.as_fd())?;
     id_map::step(ends.status.as_fd())?;
     network::step(plan, ends.status.as_fd())?;
@@ -99,7 +101,7 @@ fn steps(plan: &Plan, prepared: Prepared, ends: ChildEnds) -> Result<std::conver
     landlock::restrict(layer)?;
     let descriptors = Descriptors { frames: ends.frames, stdin: ends.stdin, stdout: ends.stdout, stderr: ends.stderr };
     descriptors.place()?;
-    seccomp(plan, &filter, &status)?;
+    seccomp(plan, decides.as_ref(), &filter, &status)?;
     run(&exec)
 }
 
@@ -139,8 +141,19 @@ impl Descriptors {
 
 /// Step `seccomp`: the last, since every step before needs what it forbids. Of all filters of a process one can have a
 /// listener (`EBUSY`, seccomp(2)): where upm itself runs under such a one, what would be reported is refused all the same.
-fn seccomp(plan: &Plan, filter: &filter::Filter, status: &OwnedFd) -> Result<(), StepError> {
+fn seccomp(
+    plan: &Plan,
+    decides: Option<&filter::Filter>,
+    filter: &filter::Filter,
+    status: &OwnedFd,
+) -> Result<(), StepError> {
     let fail = |error| StepError::new(Step::Seccomp, "system call filter", error);
+    if let Some(decides) = decides {
+        // Observed: without a listener there is nothing to observe, and `EBUSY` is an error.
+        sys::seccomp::install(&decides.program).map_err(fail)?;
+        let listener = sys::seccomp::install_with_listener(&filter.program).map_err(fail)?;
+        return tell(status, Tag::Listener, b"", &[listener.as_fd()]);
+    }
     match sys::seccomp::install_with_listener(&filter.program) {
         Ok(listener) => tell(status, Tag::Listener, b"", &[listener.as_fd()]),
         Err(error) if error.raw_os_error() == Some(nix::Error::EBUSY as i32) => {

@@ -149,11 +149,8 @@ impl View<'_> {
     /// The deepest mount that holds the path decides; below a host directory the file's own permissions decide as well.
     fn path(&self, path: &Path, write: bool) -> Verdict {
         let plan = self.plan;
-        let holder = holder(plan, path);
-        let (yes, why) = match holder {
-            None if !write && plan.mounts.iter().any(|mount| mount.path.starts_with(path)) => {
-                (true, format!("{} is a directory of the sealed root", path.display()))
-            }
+        let (yes, why) = match holder(plan, path) {
+            None if holds(plan, path, write) => (true, format!("{} is a directory of the sealed root", path.display())),
             None => (false, "nothing of it is in the call's root (ENOENT)".to_owned()),
             Some(mount) if write && !mount.write => {
                 (false, format!("{} is read-only there (EROFS)", mount.path.display()))
@@ -387,6 +384,22 @@ impl View<'_> {
     }
 }
 
+/// Whether the root has `path`, for reading or for writing, as far as the plan goes: it may be missing in what is there.
+#[must_use]
+pub fn holds(plan: &Plan, path: &Path, write: bool) -> bool {
+    match holder(plan, path) {
+        Some(mount) => mount.write || !write,
+        // A directory on the way to something.
+        None => !write && plan.mounts.iter().any(|mount| mount.path.starts_with(path)),
+    }
+}
+
+/// `path` by its text alone, as grants are compared.
+#[must_use]
+pub fn normal(path: &Path) -> PathBuf {
+    config::normalize(path)
+}
+
 /// The deepest entry of the root that holds `path`.
 fn holder<'p>(plan: &'p Plan, path: &Path) -> Option<&'p Mount> {
     let found = plan
@@ -417,5 +430,24 @@ fn time(time: Duration) -> Value {
     match units.iter().find(|(_, length)| ms.is_multiple_of(*length)) {
         Some((unit, length)) => format!("{}{unit}", ms / length).into(),
         None => format!("{ms}ms").into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_written_in_their_largest_unit() {
+        for (bytes, text) in [(1 << 30, "2GiB"), (512 << 10, "1MiB"), (3 << 20, "6MiB"), (1000, "2000B"), (512, "1KiB")]
+        {
+            assert_eq!(size(bytes), text);
+            let back = crate::units::size(text, u64::MAX).unwrap();
+            assert_eq!(back, bytes * 2);
+        }
+        for (ms, text) in [(500, "500ms"), (2000, "2s"), (120_000, "2m"), (7_200_000, "2h"), (90_000, "90s")] {
+            assert_eq!(time(Duration::from_millis(ms)), text);
+            assert_eq!(crate::units::time(text).unwrap(), Duration::from_millis(ms));
+        }
     }
 }

@@ -12,7 +12,7 @@ use nix::sys::socket::{MsgFlags, send};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::{HashMap, VecDeque};
-use std::net::{IpAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -37,6 +37,13 @@ pub enum Event {
     Dropped {
         /// How many.
         count: u64,
+    },
+    /// A granted name got this address, the first time that it was asked for.
+    Named {
+        /// The name.
+        name: String,
+        /// Of 127.64.0.0/10.
+        address: Ipv4Addr,
     },
 }
 
@@ -179,6 +186,11 @@ impl Outbox {
             }
             waiting.refusals.insert(key, refusal);
         }
+    }
+
+    /// Tells which address a name got; should there be no room, nobody is told.
+    pub fn named(&self, name: &str, address: Ipv4Addr) {
+        self.send(&Event::Named { name: name.to_owned(), address });
     }
 
     /// Tells how a connection ended.

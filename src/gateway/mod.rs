@@ -214,9 +214,15 @@ impl Shared {
             self.outbox.refuse(Refusal::resolve(asked));
             return None;
         };
-        let address = lock(&self.book).address_of(&name);
-        if address.is_none() {
-            self.outbox.refuse(Refusal::too_many_names(&name));
+        let (address, is_new) = {
+            let mut book = lock(&self.book);
+            let known = book.len();
+            (book.address_of(&name), book.len() > known)
+        };
+        match address {
+            None => self.outbox.refuse(Refusal::too_many_names(&name)),
+            Some(address) if is_new => self.outbox.named(&name, address),
+            Some(_) => {}
         }
         address
     }

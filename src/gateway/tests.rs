@@ -117,8 +117,17 @@ impl Gate {
         stream
     }
 
-    /// The next event; `None` at the channel's end.
+    /// The next event besides names that were given an address; `None` at the channel's end.
     fn next(&self) -> Option<Event> {
+        loop {
+            match self.any() {
+                Some(Event::Named { .. }) => {}
+                other => return other,
+            }
+        }
+    }
+
+    fn any(&self) -> Option<Event> {
         let mut fds = [PollFd::new(self.events.as_fd(), PollFlags::POLLIN)];
         let timeout = PollTimeout::try_from(WAIT).unwrap();
         assert_eq!(poll(&mut fds, timeout), Ok(1), "no event within {WAIT:?}");
@@ -154,6 +163,7 @@ impl Gate {
         while let Ok(n @ 1..) = recv(self.events.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
             all.push(Event::parse(&buffer[..n]).unwrap());
         }
+        all.retain(|event| !matches!(event, Event::Named { .. }));
         all
     }
 }
@@ -302,6 +312,17 @@ fn an_address_that_stands_for_nothing() {
         assert_eq!((record.host, record.end.as_str()), (shown, "refused"));
     }
     assert_eq!(asked.load(Ordering::SeqCst), 0);
+}
+
+#[test]
+fn each_name_is_told_once() {
+    let gate = Gate::start(to(echo()), 1 << 20, |p| vec![rule("example.org", p), rule("other.org", p)]);
+    let first = gate.address("example.org");
+    assert_eq!(gate.any(), Some(Event::Named { name: "example.org".into(), address: first }));
+    assert_eq!(gate.address("Example.ORG"), first);
+    let second = gate.address("other.org");
+    assert_eq!(gate.any(), Some(Event::Named { name: "other.org".into(), address: second }));
+    assert_eq!(gate.finish(), []);
 }
 
 #[test]

@@ -222,6 +222,7 @@ fn whole_call() -> Trial {
                 runner: crate::plugin::RUNNER,
                 signals,
                 deadline: Instant::now() + grant.timeout,
+                observe: false,
             };
             match supervise::run(job, &mut Unwatched)?.result {
                 // It ends with status 0 and without a frame: that it ran at all is what was to be seen.

@@ -352,7 +352,7 @@ fn answer_into(mut pipe: File, plan: &plan::Plan, frame: Vec<u8>, deadline: Inst
     let answer = match signals::take() {
         Err(error) => json!({ "failure": format!("signals: {error}") }),
         Ok(signals) => {
-            let job = Job { plan, frame, runner: super::RUNNER, signals, deadline };
+            let job = Job { plan, frame, runner: super::RUNNER, signals, deadline, observe: false };
             match supervise::run(job, &mut Unwatched).and_then(|outcome| outcome.result) {
                 Ok(value) => value,
                 Err(failure) => json!({ "failure": failure.message }),

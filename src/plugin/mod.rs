@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod digest;
+pub mod empty;
 
 use crate::decide::plan::Plan;
 use crate::types::Entry;

@@ -204,6 +204,7 @@ mod tests {
                 duration_us: 30,
                 end: "closed".into(),
             }],
+            observed: None,
             sandbox: json!({"landlock": {"asked": true, "abi": 6}}),
         }
     }

@@ -6,6 +6,7 @@ pub mod frames;
 pub mod gateway;
 pub mod limits;
 pub mod memory;
+pub mod observe;
 pub mod outcome;
 pub mod own;
 pub mod signals;
@@ -93,6 +94,8 @@ pub struct Job<'a> {
     pub signals: SignalFd,
     /// When it must be over.
     pub deadline: Instant,
+    /// Whether what the plugin looks for is noted (`upm learn`).
+    pub observe: bool,
 }
 
 /// Runs the call. Afterwards nothing of it is left.
@@ -105,7 +108,12 @@ pub fn run(job: Job<'_>, watcher: &mut dyn Watcher) -> Result<Outcome, Failure> 
     let reserve = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)
         .map_err(|error| StepError::new(Step::Prepare, "descriptor 3", error))?;
     own::prepare(as_root)?;
-    let prepared = confine::prepare(job.plan, job.runner, as_root)?;
+    let mut prepared = confine::prepare(job.plan, job.runner, as_root)?;
+    let observer = if job.observe { Some(observe::start()?) } else { None };
+    if observer.is_some() {
+        let (decides, tells) = observe::filters(&prepared.filter);
+        (prepared.decides, prepared.filter) = (Some(decides), tells);
+    }
     let filter = prepared.filter.clone();
     let (parent, child) = channels::make().map_err(|error| StepError::new(Step::Prepare, "channels", error))?;
     if as_root {
@@ -162,6 +170,7 @@ pub fn run(job: Job<'_>, watcher: &mut dyn Watcher) -> Result<Outcome, Failure> 
         spent_before: Spent::default(),
         over: false,
         next_memory: started,
+        observer,
         peaks: Peaks::default(),
         unroutable: Counters::default(),
         tmp: Tmp::default(),
@@ -221,6 +230,7 @@ struct Supervision<'a> {
     /// Pid 1 has ended.
     over: bool,
     next_memory: Instant,
+    observer: Option<observe::Observer>,
     peaks: Peaks,
     unroutable: Counters,
     tmp: Tmp,
@@ -550,6 +560,13 @@ impl Supervision<'_> {
             Ok(None) => return Ok(()),
             Err(error) => return Err(StepError::new(Step::Seccomp, "listener", error).into()),
         };
+        if let Some(observer) = &mut self.observer
+            && observer
+                .observe(self.plan, listener.as_fd(), &notification)
+                .map_err(|error| StepError::new(Step::Seccomp, "listener", error))?
+        {
+            return Ok(());
+        }
         let denial = denials::syscall(notification.nr, &notification.args, notification.pid);
         if self.plan.on_violation == OnViolation::Kill {
             self.denials.add(denial.clone());
@@ -614,6 +631,11 @@ impl Supervision<'_> {
                     Event::Connection(record) => self.take_record(record),
                     Event::Refused(refusal) => drop(self.denials.add(crate::gateway::denial(refusal))),
                     Event::Dropped { count } => self.denials.drop_more(count),
+                    Event::Named { name, address } => {
+                        if let Some(observer) = &mut self.observer {
+                            observer.named(&name, address);
+                        }
+                    }
                 }
                 Ok(true)
             }

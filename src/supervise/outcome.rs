@@ -137,6 +137,7 @@ pub(super) fn conclude(call: Supervision<'_>, ended: Option<(i32, Spent)>, wall:
         denials_dropped,
         denials_complete: complete,
         egress: call.egress,
+        observed: call.observer.map(super::observe::Observer::finish),
         sandbox,
     })
 }

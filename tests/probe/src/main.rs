@@ -22,6 +22,7 @@ mod kernel;
 mod modes;
 mod net;
 mod processes;
+mod rules;
 mod sys;
 
 use serde_json::Value;

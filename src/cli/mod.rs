@@ -395,6 +395,12 @@ fn run(args: impl Iterator<Item = OsString>) -> i32 {
             return answer(&call::refuse(&error.into(), request_id));
         }
     };
+    if let Err(failure) = not_set_id(&request) {
+        return match request {
+            Request::Call(args) => answer(&call::refuse(&failure, args.request_id)),
+            _ => show(Err(failure)),
+        };
+    }
     match request {
         Request::Call(args) => {
             let mut screen = Screen { progress: Progress::new(true), verbose: args.verbose };
@@ -422,6 +428,22 @@ fn run(args: impl Iterator<Item = OsString>) -> i32 {
         Request::Check { config, json } => show(check::run(config.as_deref(), json)),
         Request::Doctor { json } => show(Ok(doctor::run(json))),
     }
+}
+
+/// A set-id bit would lend every caller the rights of the file's owner, and the caller chooses the configuration. upm needs
+/// no privilege, so that is always a mistake; what only prints what upm is stays harmless.
+fn not_set_id(request: &Request) -> Result<(), Failure> {
+    use nix::unistd::{getegid, geteuid, getgid, getuid};
+    if matches!(request, Request::Help(_) | Request::Version(_)) || (getuid(), getgid()) == (geteuid(), getegid()) {
+        return Ok(());
+    }
+    let reason =
+        "this program has a set-user-ID or set-group-ID bit, which would lend its owner's rights to every caller";
+    let remedy = "chmod ug-s, as root, on the program's file";
+    Err(Failure::new(Code::SandboxUnavailable, format!("upm: {reason}: {remedy}"))
+        .detail("layer", "capabilities")
+        .detail("reason", reason)
+        .detail("remedy", remedy))
 }
 
 /// What a person at a terminal sees meanwhile.

@@ -25,6 +25,7 @@ mod listener;
 mod modes;
 mod net;
 mod processes;
+mod rules;
 mod sys;
 
 use serde_json::Value;

@@ -7,6 +7,7 @@
 
 mod error;
 mod model;
+mod outline;
 mod path;
 mod schema;
 mod tree;
@@ -15,6 +16,7 @@ mod value;
 
 pub use error::{ConfigError, ConfigErrorKind};
 pub use model::{At, Audit, AuditArguments, EntrySpec, GrantKeys, Journald, Plugin};
+pub use outline::Outline;
 pub use path::{Base, PathSpec, ProjectPattern, is_reserved, normalize};
 pub use schema::{Schema, load_schema};
 pub use trust::{Trusted, check_trusted, check_trusted_tree, forget_verified, read_trusted};
@@ -58,6 +60,8 @@ pub struct Config {
     pub egress: BTreeMap<String, EgressGroup>,
     /// Plugins by class.
     pub plugins: BTreeMap<String, Plugin>,
+    /// The lines of all of it.
+    pub outline: Outline,
     protected: Vec<Protected>,
     /// `project_root` without symbolic links, to know it again in `--project`.
     real_project_root: PathBuf,
@@ -202,6 +206,7 @@ fn understand(
         defaults: model.defaults,
         egress: model.egress,
         plugins: model.plugins,
+        outline: Outline::new(source, root),
         protected: Vec::new(),
         real_project_root,
     };

@@ -58,6 +58,7 @@ impl Data {
 }
 
 /// One configuration file's text, for places.
+#[derive(Clone)]
 pub(super) struct Source {
     pub path: PathBuf,
     text: String,

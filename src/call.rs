@@ -181,7 +181,8 @@ pub fn trusted_facts(decision: &Decision) -> Result<Facts, Failure> {
                     write.display(),
                     decision.grant.interpreter.display()
                 ),
-            ));
+            )
+            .detail("key", "write"));
         }
     }
     Ok(facts)

@@ -425,7 +425,7 @@ fn run(args: impl Iterator<Item = OsString>) -> i32 {
                 Err(ended) => answer(&ended),
             }
         }
-        Request::Check { config, json } => show(check::run(config.as_deref(), json)),
+        Request::Check { config, json } => show_with(check::run(config.as_deref(), json)),
         Request::Doctor { json } => show(Ok(doctor::run(json))),
     }
 }
@@ -480,9 +480,14 @@ fn answer(answer: &call::Answer) -> i32 {
 
 /// Prints a command's text; its exit status is 0 yes, 1 no, or the failure's own.
 fn show(text: Result<(String, bool), Failure>) -> i32 {
+    show_with(text.map(|(text, good)| (text, i32::from(!good))))
+}
+
+/// The same of a command that has its own exit status.
+fn show_with(text: Result<(String, i32), Failure>) -> i32 {
     match text {
-        Ok((text, good)) => match crate::report::render::write_all(std::io::stdout(), text.as_bytes()) {
-            Ok(()) => i32::from(!good),
+        Ok((text, exit)) => match crate::report::render::write_all(std::io::stdout(), text.as_bytes()) {
+            Ok(()) => exit,
             Err(error) => {
                 eprintln!("upm: standard output: {error}");
                 125

@@ -8,6 +8,7 @@
 mod edit;
 mod error;
 mod model;
+mod outline;
 mod path;
 mod schema;
 mod tree;
@@ -16,6 +17,7 @@ mod value;
 
 pub use error::{ConfigError, ConfigErrorKind};
 pub use model::{At, Audit, AuditArguments, EntrySpec, GrantKeys, Journald, Plugin};
+pub use outline::Outline;
 pub use path::{Base, PathSpec, ProjectPattern, is_reserved, normalize};
 pub use schema::{Schema, load_schema};
 pub use trust::{Trusted, check_trusted, check_trusted_tree, forget_verified, read_trusted};
@@ -42,8 +44,6 @@ pub struct Config {
     pub dir: PathBuf,
     /// SHA-256 of its bytes, in hexadecimal.
     pub sha256: String,
-    /// What it says, byte for byte.
-    pub text: String,
     /// Absolute; may not exist yet.
     pub project_root: PathBuf,
     /// What `--project` may name besides.
@@ -61,6 +61,8 @@ pub struct Config {
     pub egress: BTreeMap<String, EgressGroup>,
     /// Plugins by class.
     pub plugins: BTreeMap<String, Plugin>,
+    /// The lines of all of it.
+    pub outline: Outline,
     protected: Vec<Protected>,
     /// The file without symbolic links.
     real: PathBuf,
@@ -98,7 +100,7 @@ impl Config {
     /// # Errors
     /// What the changed file would be refused for.
     pub fn changed(&self, change: &Change) -> Result<(String, Config), ConfigError> {
-        let text = edit::apply(&self.text, self.is_json(), change)
+        let text = edit::apply(self.outline.text(), self.is_json(), change)
             .map_err(|error| ConfigError::new(ConfigErrorKind::Invalid, &self.path, error))?;
         let mut resolver = Resolver::default();
         let env = |name: &str| std::env::var_os(name);
@@ -111,9 +113,9 @@ impl Config {
     /// The text that [`Config::changed`] starts from.
     pub fn unchanged(&self) -> String {
         if self.is_json() {
-            edit::pretty_json(&self.text).unwrap_or_else(|_| self.text.clone())
+            edit::pretty_json(self.outline.text()).unwrap_or_else(|_| self.outline.text().to_owned())
         } else {
-            self.text.clone()
+            self.outline.text().to_owned()
         }
     }
 
@@ -233,7 +235,6 @@ fn understand(
         path: path.to_owned(),
         dir: dir.to_owned(),
         sha256,
-        text: source.into_text(),
         real: real.to_owned(),
         project_root: model.project_root,
         projects: model.projects,
@@ -243,6 +244,7 @@ fn understand(
         defaults: model.defaults,
         egress: model.egress,
         plugins: model.plugins,
+        outline: Outline::new(source, root),
         protected: Vec::new(),
         real_project_root,
     };

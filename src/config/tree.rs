@@ -58,6 +58,7 @@ impl Data {
 }
 
 /// One configuration file's text, for places.
+#[derive(Clone)]
 pub(super) struct Source {
     pub path: PathBuf,
     text: String,
@@ -85,8 +86,8 @@ impl Source {
     }
 
     /// The text itself.
-    pub fn into_text(self) -> String {
-        self.text
+    pub fn text(&self) -> &str {
+        &self.text
     }
 
     /// 1-based line, and column in characters.

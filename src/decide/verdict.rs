@@ -97,15 +97,21 @@ impl View<'_> {
     /// The key and the place of its value.
     #[must_use]
     pub fn rule(&self, key: &str) -> String {
-        // `egress.pip.tls` is reached by `egress` of the grant.
-        let granted_by = key.split('.').next().unwrap_or(key);
-        format!("{key} ({})", self.place(granted_by))
+        format!("{key} ({})", self.place(key))
     }
 
-    /// Where a grant key's value was written: `FILE:LINE`, or `built-in`.
+    /// Where the value of a grant key, or of a group's (`egress.pip.tls`), was written: `FILE:LINE`, or `built-in`.
     #[must_use]
     pub fn place(&self, key: &str) -> String {
-        match self.decision.grant.origins.get(key).and_then(|origin| origin.line) {
+        let path: Vec<&str> = key.split('.').collect();
+        let line = match path.as_slice() {
+            [_, group, _] => {
+                let outline = &self.config.outline;
+                outline.line(&path).or_else(|| outline.line(&["egress", group]))
+            }
+            _ => self.decision.grant.origins.get(key).and_then(|origin| origin.line),
+        };
+        match line {
             Some(line) => format!("{}:{line}", self.config.path.display()),
             None => "built-in".to_owned(),
         }

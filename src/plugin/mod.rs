@@ -1,5 +1,6 @@
 //! How a plugin is started: the Python runner and the call frame.
 
+pub mod classes;
 pub mod client;
 pub mod digest;
 pub mod empty;

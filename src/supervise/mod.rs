@@ -1,6 +1,7 @@
 //! The parent's side of a call: makes the child, then one poll loop until nothing of it is left.
 
 pub mod capture;
+pub mod cgroup;
 pub mod denials;
 pub mod frames;
 pub mod gateway;
@@ -19,6 +20,7 @@ use crate::sys::clone::{Forked, fork_into};
 use crate::sys::process::Spent;
 use crate::types::{Code, EgressRecord, Failure, OnViolation, Outcome};
 use capture::Capture;
+use cgroup::Cgroup;
 use denials::Denials;
 use frames::{Frame, Reader};
 use nix::sched::CloneFlags;
@@ -100,8 +102,11 @@ pub fn run(job: Job<'_>, watcher: &mut dyn Watcher) -> Result<Outcome, Failure> 
     // Descriptor 3 must be taken before the channels are made: in the child it becomes the frame socket.
     let reserve = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)
         .map_err(|error| StepError::new(Step::Prepare, "descriptor 3", error))?;
+    // Before `prepare`: in a user's own namespace the owners of the tree's other parts have no number.
+    let request_id = job.plan.env.get("UPM_REQUEST_ID").map_or("", String::as_str);
+    let cgroup = cgroup::make(job.plan.limits.memory, job.plan.limits.processes, request_id);
     own::prepare(as_root)?;
-    let prepared = confine::prepare(job.plan, job.runner, as_root)?;
+    let mut prepared = confine::prepare(job.plan, job.runner, as_root)?;
     let filter = (prepared.filter.name, prepared.filter.program.len(), prepared.filter.sha256());
     let (parent, child) = channels::make().map_err(|error| StepError::new(Step::Prepare, "channels", error))?;
     if as_root {
@@ -114,7 +119,7 @@ pub fn run(job: Job<'_>, watcher: &mut dyn Watcher) -> Result<Outcome, Failure> 
     }
     tracing::debug!(mounts = prepared.trees.len(), filter = prepared.filter.name, "prepared");
     let started = Instant::now();
-    let forked = fork_into(NAMESPACE_FLAGS, None).map_err(|error| StepError::new(Step::Clone, "clone3", error))?;
+    let (forked, cgroup) = clone(&mut prepared, cgroup)?;
     let Forked::Parent { pid, pidfd } = forked else {
         drop(parent);
         confine::enter(job.plan, prepared, child);
@@ -130,6 +135,7 @@ pub fn run(job: Job<'_>, watcher: &mut dyn Watcher) -> Result<Outcome, Failure> 
         deadline: job.deadline,
         pid,
         pidfd,
+        cgroup,
         signals: job.signals,
         status: Some(parent.status),
         failure: Some(parent.failure),
@@ -163,6 +169,27 @@ pub fn run(job: Job<'_>, watcher: &mut dyn Watcher) -> Result<Outcome, Failure> 
     supervision.finish(written, &filter)
 }
 
+/// The child, in its cgroup where that can be had; the kernel may still refuse to put it there (a threaded part of the
+/// tree, a directory that somebody has taken away).
+fn clone(
+    prepared: &mut confine::Prepared,
+    cgroup: Result<Cgroup, cgroup::Missing>,
+) -> Result<(Forked, Result<Cgroup, cgroup::Missing>), StepError> {
+    let cgroup = match cgroup {
+        Ok(cgroup) => {
+            prepared.cgroup = confine::limits::Cgroup { own: true, pids: cgroup.pids };
+            match fork_into(NAMESPACE_FLAGS, Some(cgroup.directory())) {
+                Ok(forked) => return Ok((forked, Ok(cgroup))),
+                Err(error) => Err(cgroup.refused_clone(&error)),
+            }
+        }
+        Err(missing) => Err(missing),
+    };
+    prepared.cgroup = confine::limits::Cgroup::default();
+    let forked = fork_into(NAMESPACE_FLAGS, None).map_err(|error| StepError::new(Step::Clone, "clone3", error))?;
+    Ok((forked, cgroup))
+}
+
 /// One call while it runs.
 struct Supervision<'a> {
     plan: &'a Plan,
@@ -172,6 +199,8 @@ struct Supervision<'a> {
     deadline: Instant,
     pid: i32,
     pidfd: OwnedFd,
+    /// The call's own, or why there is none. Removed with this value.
+    cgroup: Result<Cgroup, cgroup::Missing>,
     signals: SignalFd,
     status: Option<OwnedFd>,
     failure: Option<OwnedFd>,
@@ -282,7 +311,7 @@ impl Supervision<'_> {
             // Killed already: only pid 1's end is awaited.
             wait = UNREAPED;
         }
-        if self.running || self.watcher.wants_ticks() {
+        if (self.running && !self.counted()) || self.watcher.wants_ticks() {
             wait = wait.min(TICK);
         }
         let timeout = Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: wait.subsec_nanos().into() };
@@ -306,7 +335,7 @@ impl Supervision<'_> {
             let now = Instant::now();
             if now >= self.deadline {
                 self.end(Ending::Timeout);
-            } else if self.running && now >= self.next_memory {
+            } else if self.running && !self.counted() && now >= self.next_memory {
                 self.next_memory = now + TICK;
                 // None: it has just ended.
                 if let Some(used) = memory::resident(self.pid).filter(|used| *used > self.plan.limits.memory) {
@@ -316,6 +345,11 @@ impl Supervision<'_> {
         }
         let gone = ready.iter().any(|(source, _)| *source == Source::Child);
         gone || self.ended_at.is_some_and(|ended| ended.elapsed() >= UNREAPED)
+    }
+
+    /// The kernel counts the call's memory.
+    fn counted(&self) -> bool {
+        self.cgroup.as_ref().is_ok_and(|cgroup| cgroup.memory)
     }
 
     /// Ends the call: pid 1 is killed, and with it everything in its pid namespace.
@@ -331,6 +365,9 @@ impl Supervision<'_> {
             && error != Errno::SRCH
         {
             self.ending = Some(Ending::Engine(Failure::new(Code::Internal, format!("ending the call: {error}"))));
+        }
+        if let Ok(cgroup) = &self.cgroup {
+            cgroup.kill();
         }
     }
 
@@ -449,7 +486,7 @@ impl Supervision<'_> {
                     self.running = true;
                     tracing::debug!(after_us = self.started.elapsed().as_micros() as u64, "the plugin runs");
                     self.seen = memory::watchable(self.pid)?;
-                    own::confine(self.plan.landlock_abi)?;
+                    own::confine(self.plan.landlock_abi, self.cgroup.as_ref().ok().map(Cgroup::above))?;
                 }
                 Ok(())
             }

@@ -1,6 +1,7 @@
 //! How a call ended, from what the supervisor did and what the kernel and the plugin said.
 
 use super::Supervision;
+use super::cgroup::{self, Cgroup, Told};
 use super::denials::{self, Denials};
 use super::frames::Frame;
 use crate::confine::step::{Step, StepError};
@@ -40,6 +41,7 @@ pub(super) fn conclude(
     wall: Duration,
     filter: &(&str, usize, String),
 ) -> Result<Outcome, Failure> {
+    let told = call.cgroup.as_ref().map(Cgroup::told).unwrap_or_default();
     let (init_status, reaped) = ended.unwrap_or_default();
     let usage = Spent {
         user_us: reaped.user_us.max(call.spent_before.user_us),
@@ -53,6 +55,10 @@ pub(super) fn conclude(
                 Failure::new(Code::Timeout, "the time was over before the plugin could start")
             }
             (Some(Ending::Cancelled { signal }), _) => cancelled(signal),
+            // Less than the steps themselves need.
+            (None | Some(Ending::Engine(_)), _) if told.memory_exceeded() => {
+                memory_exceeded(call.plan.limits.memory, told.memory_peak, "cgroup")
+            }
             (_, Some(error)) => error.into(),
             (Some(Ending::Engine(failure)), None) => failure,
             _ => StepError::new(
@@ -81,7 +87,11 @@ pub(super) fn conclude(
         )
         .detail("timeout_ms", limits.timeout_ms)),
         (Some(Ending::Cancelled { signal }), _) => Err(cancelled(signal)),
-        (Some(Ending::Memory { used }), _) => Err(memory_exceeded(limits.memory, Some(used))),
+        (Some(Ending::Memory { used }), _) => Err(memory_exceeded(limits.memory, Some(used), "sum")),
+        // Whatever the kernel's kill has cut short: a frame, a packet.
+        (None | Some(Ending::Frames(_) | Ending::Engine(_)), _) if told.memory_exceeded() => {
+            Err(memory_exceeded(limits.memory, told.memory_peak, "cgroup"))
+        }
         (Some(Ending::Violation(denial)), _) => Err(Failure::new(
             Code::Violation,
             format!("{}: refused by {}, and on_violation = \"kill\" ends the call", denial.operation, denial.layer),
@@ -89,7 +99,7 @@ pub(super) fn conclude(
         .detail("denial", json!(denial))),
         (Some(Ending::Frames(failure) | Ending::Engine(failure)), _) => Err(failure),
         (None, Some(error)) => Err(error.into()),
-        (None, None) => concluded(call.answer, call.wait_status, cpu, limits),
+        (None, None) => concluded(call.answer, call.wait_status, cpu, limits, &told),
     };
     let result = match (result, ended) {
         (Err(failure), None) => Err(failure.detail(
@@ -100,7 +110,10 @@ pub(super) fn conclude(
     };
     let mut denials = call.denials;
     limits_met(call.plan, &result, wall, cpu, &mut denials);
-    let sandbox = sandbox(call.plan, call.report.as_ref(), &call.seen, filter);
+    if let Some(denial) = cgroup::refused(call.plan, &told) {
+        denials.add(denial);
+    }
+    let sandbox = sandbox(call.plan, call.report.as_ref(), &call.seen, filter, cgroup::serving(call.cgroup.as_ref()));
     let (stdout, stdout_dropped) = call.stdout.finish();
     let (stderr, stderr_dropped) = call.stderr.finish();
     for (dropped, stream) in [(stdout_dropped, "stdout"), (stderr_dropped, "stderr")] {
@@ -123,9 +136,12 @@ pub(super) fn conclude(
         output: Output { stdout, stderr, stdout_dropped, stderr_dropped },
         usage: Usage {
             wall_us: u64::try_from(wall.as_micros()).unwrap_or(u64::MAX),
-            cpu_user_us: usage.user_us,
-            cpu_system_us: usage.system_us,
+            // A cgroup has counted those that nobody waited for too.
+            cpu_user_us: told.cpu.map_or(usage.user_us, |(user, _)| user),
+            cpu_system_us: told.cpu.map_or(usage.system_us, |(_, system)| system),
             max_rss_bytes: usage.max_rss_bytes,
+            memory_peak_bytes: told.memory_peak,
+            pids_peak: told.pids_peak,
             egress_bytes_sent: call.egress_bytes.0,
             egress_bytes_received: call.egress_bytes.1,
         },
@@ -158,7 +174,15 @@ fn concluded(
     wait_status: Option<i32>,
     cpu: Duration,
     limits: &crate::decide::plan::Limits,
+    told: &Told,
 ) -> Result<Value, Failure> {
+    let killed = |signal| {
+        let failure = killed(signal);
+        if told.oom_kills == 0 {
+            return failure;
+        }
+        failure.detail("by", "the kernel, for want of memory outside of the call's own limit")
+    };
     let Some(status) = wait_status else {
         return Err(killed(Signal::SIGKILL as i32));
     };
@@ -207,14 +231,15 @@ pub fn cancelled(signal: i32) -> Failure {
     failure
 }
 
-/// `memory_exceeded`, with what was used when it was seen.
-fn memory_exceeded(limit: u64, used: Option<u64>) -> Failure {
+/// `memory_exceeded`, with what was used when it was seen, and who saw it.
+fn memory_exceeded(limit: u64, used: Option<u64>, by: &str) -> Failure {
     Failure::new(
         Code::MemoryExceeded,
         format!("memory: the call used more than {limit} bytes; raise `memory` for this method if it needs more"),
     )
     .detail("memory", limit)
     .detail("used", used)
+    .detail("by", by)
 }
 
 fn seconds(ms: u64) -> String {
@@ -227,6 +252,7 @@ fn sandbox(
     report: Option<&crate::confine::verify::Report>,
     seen: &super::memory::Seen,
     filter: &(&str, usize, String),
+    limits: Value,
 ) -> Value {
     let Some(report) = report else { return Value::Object(Map::new()) };
     let layer = |asked: Value, active: Value| json!({ "asked": asked, "active": active });
@@ -242,11 +268,7 @@ fn sandbox(
             ),
             "capabilities": layer(json!(0), json!(report.capabilities)),
             "no_new_privs": layer(json!(true), json!(report.no_new_privs)),
-            "limits": layer(json!(plan.limits), json!({
-                "memory": "RLIMIT_DATA a process, and the sum watched every 100 ms",
-                "processes": "RLIMIT_NPROC in the call's user namespace",
-                "cpu_time": "RLIMIT_CPU a process",
-            })),
+            "limits": layer(json!(plan.limits), limits),
             "egress": layer(json!(plan.egress), json!(if plan.egress.is_empty() { "none: an empty network namespace" } else { "gateway" })),
         },
         "ids": { "inside": [report.uid[0], report.gid[0]], "outside": [plan.outside.0, plan.outside.1], "uid_map": report.uid_map, "supplementary_groups": report.groups },

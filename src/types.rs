@@ -378,6 +378,10 @@ pub struct Usage {
     pub cpu_system_us: u64,
     /// Bytes of the largest process's resident set (`getrusage(2)`, `ru_maxrss`).
     pub max_rss_bytes: u64,
+    /// Most bytes that the whole call had at once, where a cgroup counted them.
+    pub memory_peak_bytes: Option<u64>,
+    /// Most processes and threads at once, the sandbox's first process included, where a cgroup counted them.
+    pub pids_peak: Option<u64>,
     /// Bytes that went out through the gateway.
     pub egress_bytes_sent: u64,
     /// Bytes that came in through the gateway.

@@ -40,6 +40,8 @@ pub struct Prepared {
     pub exec: (CString, Vec<CString>, Vec<CString>),
     /// Whether the engine itself runs as root.
     pub as_root: bool,
+    /// What the cgroup does that the child is cloned into.
+    pub cgroup: limits::Cgroup,
 }
 
 /// Parent side: resolves the plan to descriptors.
@@ -57,7 +59,16 @@ pub fn prepare(plan: &Plan, runner: &'static [u8], as_root: bool) -> Result<Prep
     let ruleset = landlock::prepare(plan, &trees)?;
     let filter = filter::plugin(&plan.syscalls, plan.named_unix)
         .map_err(|error| StepError::new(Step::Prepare, "syscalls", std::io::Error::other(error.to_string())))?;
-    Ok(Prepared { trees, ruleset, decides: None, filter, runner, exec: (argv[0].clone(), argv, env), as_root })
+    Ok(Prepared {
+        trees,
+        ruleset,
+        decides: None,
+        filter,
+        runner,
+        exec: (argv[0].clone(), argv, env),
+        as_root,
+        cgroup: limits::Cgroup::default(),
+    })
 }
 
 /// The new process from its first line to exec. A failed step is written to the failure pipe; nothing returns.
@@ -79,12 +90,12 @@ pub fn enter(plan: &Plan, prepared: Prepared, ends: ChildEnds) -> ! {
 
 /// THE ordered list. What each step does and why it stands where it does is in its own file.
 fn steps(plan: &Plan, prepared: Prepared, ends: ChildEnds) -> Result<std::convert::Infallible, StepError> {
-    let Prepared { trees, ruleset, decides, filter, runner, exec, as_root } = prepared;
+    let Prepared { trees, ruleset, decides, filter, runner, exec, as_root, cgroup } = prepared;
     session::step(ends.supervisor.as_fd())?;
     id_map::step(ends.status.as_fd())?;
     network::step(plan, ends.status.as_fd())?;
     let userns_limit = root::step(plan, runner, trees)?;
-    limits::step(&plan.limits, userns_limit)?;
+    limits::step(&plan.limits, cgroup, userns_limit)?;
     capabilities::step()?;
     // Changed credentials clear it (prctl(2), PR_SET_PDEATHSIG).
     session::die_with(ends.supervisor.as_fd(), Step::Capabilities)?;

@@ -96,17 +96,20 @@ fn envelope(success: bool, mut data: Map<String, Value>, meta: &Metadata) -> Val
 /// What was seen of a plugin that was started.
 fn observed(data: &mut Map<String, Value>, outcome: &Outcome) {
     let usage = &outcome.usage;
-    data.insert(
-        "usage".into(),
-        json!({
-            "wall_us": usage.wall_us,
-            "cpu_user_us": usage.cpu_user_us,
-            "cpu_system_us": usage.cpu_system_us,
-            "max_rss_bytes": usage.max_rss_bytes,
-            "egress_bytes_sent": usage.egress_bytes_sent,
-            "egress_bytes_received": usage.egress_bytes_received,
-        }),
-    );
+    let mut used = json!({
+        "wall_us": usage.wall_us,
+        "cpu_user_us": usage.cpu_user_us,
+        "cpu_system_us": usage.cpu_system_us,
+        "max_rss_bytes": usage.max_rss_bytes,
+        "egress_bytes_sent": usage.egress_bytes_sent,
+        "egress_bytes_received": usage.egress_bytes_received,
+    });
+    for (name, told) in [("memory_peak_bytes", usage.memory_peak_bytes), ("pids_peak", usage.pids_peak)] {
+        if let Some(told) = told {
+            used[name] = told.into();
+        }
+    }
+    data.insert("usage".into(), used);
     data.insert("denials".into(), json!(outcome.denials));
     if outcome.denials_dropped > 0 {
         data.insert("denials_dropped".into(), outcome.denials_dropped.into());
@@ -339,6 +342,7 @@ mod tests {
         let mut full = outcome(Ok(Value::Null));
         full.plugin_version = Some(json!("1.0.0"));
         full.denials_dropped = 1;
+        full.usage = Usage { memory_peak_bytes: Some(1 << 20), pids_peak: Some(3), ..Usage::default() };
         full.output = Output { stdout: b"\xff".to_vec(), stderr: vec![], stdout_dropped: 1, stderr_dropped: 2 };
         for document in [success(&outcome(Ok(json!({"a": 1}))), &meta()), success(&full, &meta())] {
             assert!(validator.is_valid(&document), "{document}");

@@ -1,6 +1,7 @@
 //! The parent's side of a call: makes the child, then one poll loop until nothing of it is left.
 
 pub mod capture;
+pub mod cgroup;
 pub mod denials;
 pub mod frames;
 pub mod gateway;
@@ -22,6 +23,7 @@ use crate::sys::clone::{Forked, fork_into};
 use crate::sys::process::Spent;
 use crate::types::{Code, EgressRecord, Failure, OnViolation, Outcome};
 use capture::Capture;
+use cgroup::Cgroup;
 use denials::Denials;
 use frames::{Frame, Reader};
 use limits::{Peaks, Tmp};
@@ -107,6 +109,9 @@ pub fn run(job: Job<'_>, watcher: &mut dyn Watcher) -> Result<Outcome, Failure> 
     // Descriptor 3 must be taken before the channels are made: in the child it becomes the frame socket.
     let reserve = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)
         .map_err(|error| StepError::new(Step::Prepare, "descriptor 3", error))?;
+    // Before `prepare`: in a user's own namespace the owners of the tree's other parts have no number.
+    let request_id = job.plan.env.get("UPM_REQUEST_ID").map_or("", String::as_str);
+    let cgroup = cgroup::make(job.plan.limits.memory, job.plan.limits.processes, request_id);
     own::prepare(as_root)?;
     let mut prepared = confine::prepare(job.plan, job.runner, as_root)?;
     let observer = if job.observe { Some(observe::start()?) } else { None };
@@ -126,7 +131,7 @@ pub fn run(job: Job<'_>, watcher: &mut dyn Watcher) -> Result<Outcome, Failure> 
     }
     tracing::debug!(mounts = prepared.trees.len(), filter = prepared.filter.name, "prepared");
     let started = Instant::now();
-    let forked = fork_into(NAMESPACE_FLAGS, None).map_err(|error| StepError::new(Step::Clone, "clone3", error))?;
+    let (forked, cgroup) = clone(&mut prepared, cgroup)?;
     let Forked::Parent { pid, pidfd } = forked else {
         drop(parent);
         confine::enter(job.plan, prepared, child);
@@ -142,6 +147,7 @@ pub fn run(job: Job<'_>, watcher: &mut dyn Watcher) -> Result<Outcome, Failure> 
         deadline: job.deadline,
         pid,
         pidfd,
+        cgroup,
         signals: job.signals,
         status: Some(parent.status),
         failure: Some(parent.failure),
@@ -181,6 +187,27 @@ pub fn run(job: Job<'_>, watcher: &mut dyn Watcher) -> Result<Outcome, Failure> 
     supervision.finish(written)
 }
 
+/// The child, in its cgroup where that can be had; the kernel may still refuse to put it there (a threaded part of the
+/// tree, a directory that somebody has taken away).
+fn clone(
+    prepared: &mut confine::Prepared,
+    cgroup: Result<Cgroup, cgroup::Missing>,
+) -> Result<(Forked, Result<Cgroup, cgroup::Missing>), StepError> {
+    let cgroup = match cgroup {
+        Ok(cgroup) => {
+            prepared.cgroup = confine::limits::Cgroup { own: true, pids: cgroup.pids };
+            match fork_into(NAMESPACE_FLAGS, Some(cgroup.directory())) {
+                Ok(forked) => return Ok((forked, Ok(cgroup))),
+                Err(error) => Err(cgroup.refused_clone(&error)),
+            }
+        }
+        Err(missing) => Err(missing),
+    };
+    prepared.cgroup = confine::limits::Cgroup::default();
+    let forked = fork_into(NAMESPACE_FLAGS, None).map_err(|error| StepError::new(Step::Clone, "clone3", error))?;
+    Ok((forked, cgroup))
+}
+
 /// One call while it runs.
 struct Supervision<'a> {
     plan: &'a Plan,
@@ -190,6 +217,8 @@ struct Supervision<'a> {
     deadline: Instant,
     pid: i32,
     pidfd: OwnedFd,
+    /// The call's own, or why there is none. Removed with this value.
+    cgroup: Result<Cgroup, cgroup::Missing>,
     signals: SignalFd,
     status: Option<OwnedFd>,
     failure: Option<OwnedFd>,
@@ -308,7 +337,7 @@ impl Supervision<'_> {
             // Killed already: only pid 1's end is awaited.
             wait = UNREAPED;
         }
-        if self.running || self.watcher.wants_ticks() {
+        if (self.running && !self.counted()) || self.watcher.wants_ticks() {
             wait = wait.min(TICK);
         }
         let timeout = Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: wait.subsec_nanos().into() };
@@ -332,7 +361,7 @@ impl Supervision<'_> {
             let now = Instant::now();
             if now >= self.deadline {
                 self.end(Ending::Timeout);
-            } else if self.running && now >= self.next_memory {
+            } else if self.running && !self.counted() && now >= self.next_memory {
                 self.next_memory = now + TICK;
                 if let Some(used) = self.look().filter(|used| *used > self.plan.limits.memory) {
                     self.end(Ending::Memory { used });
@@ -349,6 +378,11 @@ impl Supervision<'_> {
         memory::resident(self.pid, &mut self.peaks)
     }
 
+    /// The kernel counts the call's memory.
+    fn counted(&self) -> bool {
+        self.cgroup.as_ref().is_ok_and(|cgroup| cgroup.memory)
+    }
+
     /// Ends the call: pid 1 is killed, and with it everything in its pid namespace.
     fn end(&mut self, ending: Ending) {
         if self.ending.is_none() {
@@ -362,6 +396,9 @@ impl Supervision<'_> {
             && error != Errno::SRCH
         {
             self.ending = Some(Ending::Engine(Failure::new(Code::Internal, format!("ending the call: {error}"))));
+        }
+        if let Ok(cgroup) = &self.cgroup {
+            cgroup.kill();
         }
     }
 
@@ -487,7 +524,7 @@ impl Supervision<'_> {
                     self.running = true;
                     tracing::debug!(after_us = self.started.elapsed().as_micros() as u64, "the plugin runs");
                     self.seen = memory::watchable(self.pid)?;
-                    own::confine(self.plan.landlock_abi)?;
+                    own::confine(self.plan.landlock_abi, self.cgroup.as_ref().ok().map(Cgroup::above))?;
                 }
                 Ok(())
             }

@@ -1,8 +1,10 @@
 //! How a call ended, from what the supervisor did and what the kernel and the plugin said.
 
 use super::Supervision;
+use super::cgroup::{self, Cgroup, Told};
 use super::denials::{self, Denials};
 use super::frames::Frame;
+use super::limits::Peaks;
 use crate::confine::filter::Filter;
 use crate::confine::step::{Step, StepError};
 use crate::decide::plan::{Limits, Plan};
@@ -36,6 +38,7 @@ pub(super) enum Ending {
 
 /// The outcome; or, when the plugin never ran, the failure alone.
 pub(super) fn conclude(call: Supervision<'_>, ended: Option<(i32, Spent)>, wall: Duration) -> Result<Outcome, Failure> {
+    let told = call.cgroup.as_ref().map(Cgroup::told).unwrap_or_default();
     let (init_status, reaped) = ended.unwrap_or_default();
     let usage = Spent {
         user_us: reaped.user_us.max(call.spent_before.user_us),
@@ -49,6 +52,10 @@ pub(super) fn conclude(call: Supervision<'_>, ended: Option<(i32, Spent)>, wall:
                 Failure::new(Code::Timeout, "the time was over before the plugin could start")
             }
             (Some(Ending::Cancelled { signal }), _) => cancelled(signal),
+            // Less than the steps themselves need.
+            (None | Some(Ending::Engine(_)), _) if told.memory_exceeded() => {
+                memory_exceeded(call.plan.limits.memory, told.memory_peak, "cgroup")
+            }
             (_, Some(error)) => error.into(),
             (Some(Ending::Engine(failure)), None) => failure,
             _ => StepError::new(
@@ -77,7 +84,11 @@ pub(super) fn conclude(call: Supervision<'_>, ended: Option<(i32, Spent)>, wall:
         )
         .detail("timeout_ms", limits.timeout_ms)),
         (Some(Ending::Cancelled { signal }), _) => Err(cancelled(signal)),
-        (Some(Ending::Memory { used }), _) => Err(memory_exceeded(limits.memory, Some(used))),
+        (Some(Ending::Memory { used }), _) => Err(memory_exceeded(limits.memory, Some(used), "sum")),
+        // Whatever the kernel's kill has cut short: a frame, a packet.
+        (None | Some(Ending::Frames(_) | Ending::Engine(_)), _) if told.memory_exceeded() => {
+            Err(memory_exceeded(limits.memory, told.memory_peak, "cgroup"))
+        }
         (Some(Ending::Violation(denial)), _) => Err(Failure::new(
             Code::Violation,
             format!("{}: refused by {}, and on_violation = \"kill\" ends the call", denial.operation, denial.layer),
@@ -85,7 +96,7 @@ pub(super) fn conclude(call: Supervision<'_>, ended: Option<(i32, Spent)>, wall:
         .detail("operation", denial.operation)),
         (Some(Ending::Frames(failure) | Ending::Engine(failure)), _) => Err(failure),
         (None, Some(error)) => Err(error.into()),
-        (None, None) => concluded(call.answer, call.wait_status, cpu, limits),
+        (None, None) => concluded(call.answer, call.wait_status, cpu, limits, &told),
     };
     let result = match (result, ended) {
         (Err(failure), None) => Err(failure.detail(
@@ -108,8 +119,15 @@ pub(super) fn conclude(call: Supervision<'_>, ended: Option<(i32, Spent)>, wall:
         denials.add(denial);
     }
     limits_met(&call.plan.limits, &result, wall, cpu, &mut denials);
-    super::limits::met(call.plan, &call.peaks, &call.tmp, result.as_ref().err(), &mut denials);
-    let sandbox = sandbox(call.plan, call.report.as_ref(), &call.seen, (&call.filter, complete.seccomp));
+    // A cgroup that counts processes tells of each that it refused.
+    let counted = call.cgroup.as_ref().is_ok_and(|cgroup| cgroup.pids);
+    let peaks = if counted { Peaks { processes: 0, ..call.peaks } } else { call.peaks };
+    super::limits::met(call.plan, &peaks, &call.tmp, result.as_ref().err(), &mut denials);
+    if let Some(denial) = cgroup::refused(call.plan, &told) {
+        denials.add(denial);
+    }
+    let serving = served(cgroup::serving(call.cgroup.as_ref()));
+    let sandbox = sandbox(call.plan, call.report.as_ref(), &call.seen, (&call.filter, complete.seccomp), serving);
     let (stdout, stdout_dropped) = call.stdout.finish();
     let (stderr, stderr_dropped) = call.stderr.finish();
     for (dropped, stream) in [(stdout_dropped, "stdout"), (stderr_dropped, "stderr")] {
@@ -127,9 +145,12 @@ pub(super) fn conclude(call: Supervision<'_>, ended: Option<(i32, Spent)>, wall:
         output: Output { stdout, stderr, stdout_dropped, stderr_dropped },
         usage: Usage {
             wall_us: u64::try_from(wall.as_micros()).unwrap_or(u64::MAX),
-            cpu_user_us: usage.user_us,
-            cpu_system_us: usage.system_us,
+            // A cgroup has counted those that nobody waited for too.
+            cpu_user_us: told.cpu.map_or(usage.user_us, |(user, _)| user),
+            cpu_system_us: told.cpu.map_or(usage.system_us, |(_, system)| system),
             max_rss_bytes: usage.max_rss_bytes,
+            memory_peak_bytes: told.memory_peak,
+            pids_peak: told.pids_peak,
             egress_bytes_sent: call.egress_bytes.0,
             egress_bytes_received: call.egress_bytes.1,
         },
@@ -167,7 +188,15 @@ fn concluded(
     wait_status: Option<i32>,
     cpu: Duration,
     limits: &Limits,
+    told: &Told,
 ) -> Result<Value, Failure> {
+    let killed = |signal| {
+        let failure = killed(signal);
+        if told.oom_kills == 0 {
+            return failure;
+        }
+        failure.detail("by", "the kernel, for want of memory outside of the call's own limit")
+    };
     let Some(status) = wait_status else {
         return Err(killed(Signal::SIGKILL as i32));
     };
@@ -216,14 +245,15 @@ pub fn cancelled(signal: i32) -> Failure {
     failure
 }
 
-/// `memory_exceeded`, with what was used when it was seen.
-fn memory_exceeded(limit: u64, used: Option<u64>) -> Failure {
+/// `memory_exceeded`, with what was used when it was seen, and who saw it.
+fn memory_exceeded(limit: u64, used: Option<u64>, by: &str) -> Failure {
     Failure::new(
         Code::MemoryExceeded,
         format!("memory: the call used more than {limit} bytes; raise `memory` for this method if it needs more"),
     )
     .detail("memory", limit)
     .detail("used", used)
+    .detail("by", by)
 }
 
 fn seconds(ms: u64) -> String {
@@ -236,6 +266,7 @@ fn sandbox(
     report: Option<&crate::confine::verify::Report>,
     seen: &super::memory::Seen,
     (filter, told): (&Filter, bool),
+    limits: Value,
 ) -> Value {
     let Some(report) = report else { return Value::Object(Map::new()) };
     let layer = |asked: Value, active: Value| json!({ "asked": asked, "active": active });
@@ -259,25 +290,26 @@ fn sandbox(
             ),
             "capabilities": layer(json!(0), json!(report.capabilities)),
             "no_new_privs": layer(json!(true), json!(report.no_new_privs)),
-            "limits": layer(json!(plan.limits), served()),
+            "limits": layer(json!(plan.limits), limits),
             "egress": layer(json!(plan.egress), json!(if plan.egress.is_empty() { "none: an empty network namespace" } else { "gateway" })),
         },
         "ids": { "inside": [report.uid[0], report.gid[0]], "outside": [plan.outside.0, plan.outside.1], "uid_map": report.uid_map, "supplementary_groups": report.groups },
     })
 }
 
-/// What holds each limit.
-fn served() -> Value {
-    json!({
-        "timeout_ms": "the supervisor's deadline",
-        "cpu_time_s": "RLIMIT_CPU a process",
-        "memory": "RLIMIT_DATA a process, and the sum watched every 100 ms",
-        "processes": "RLIMIT_NPROC in the call's user namespace",
-        "open_files": "RLIMIT_NOFILE a process",
-        "file_size": "RLIMIT_FSIZE a file",
-        "tmp": "the size of its tmpfs",
-        "output": "the supervisor keeps so much of each stream",
-        "result": "the supervisor reads no longer line",
-        "egress_bytes": "the gateway counts",
-    })
+/// What holds each limit, besides those that a cgroup may hold.
+fn served(mut by: Value) -> Value {
+    for (key, what) in [
+        ("timeout_ms", "the supervisor's deadline"),
+        ("cpu_time_s", "RLIMIT_CPU a process"),
+        ("open_files", "RLIMIT_NOFILE a process"),
+        ("file_size", "RLIMIT_FSIZE a file"),
+        ("tmp", "the size of its tmpfs"),
+        ("output", "the supervisor keeps so much of each stream"),
+        ("result", "the supervisor reads no longer line"),
+        ("egress_bytes", "the gateway counts"),
+    ] {
+        by[key] = what.into();
+    }
+    by
 }

@@ -3,6 +3,7 @@
 use crate::call;
 use crate::config;
 use crate::decide::arguments;
+use crate::host::callers;
 use crate::types::Failure;
 use serde::Serialize;
 use serde_json::json;
@@ -25,7 +26,7 @@ pub struct Finding {
 /// A configuration that cannot be read at all.
 pub fn run(config: Option<&Path>, as_json: bool) -> Result<(String, bool), Failure> {
     let config = config::load(config)?;
-    let mut findings = Vec::new();
+    let mut findings: Vec<Finding> = unknown_callers(&config, "defaults".to_owned(), &config.defaults).collect();
     for (name, plugin) in &config.plugins {
         if plugin.schemas.is_none() {
             findings.push(Finding {
@@ -37,6 +38,10 @@ pub fn run(config: Option<&Path>, as_json: bool) -> Result<(String, bool), Failu
                     plugin.line
                 ),
             });
+        }
+        let tables = plugin.methods.iter().map(|(method, keys)| (format!("{name}.{method}"), keys));
+        for (subject, keys) in std::iter::once((name.clone(), &plugin.keys)).chain(tables) {
+            findings.extend(unknown_callers(&config, subject, keys));
         }
         for method in &plugin.allowed_methods {
             let subject = format!("{name}.{method}");
@@ -66,6 +71,23 @@ pub fn run(config: Option<&Path>, as_json: bool) -> Result<(String, bool), Failu
         if good { "usable" } else { "not usable" }
     ));
     Ok((text, good))
+}
+
+/// Names of `callers` that this host does not know: a call by whoever they were meant for would be refused.
+fn unknown_callers<'c>(
+    config: &'c config::Config,
+    subject: String,
+    keys: &'c config::GrantKeys,
+) -> impl Iterator<Item = Finding> + 'c {
+    let named = keys.callers.iter().flat_map(|at| at.value.iter().map(move |spec| (at.line, spec)));
+    named.filter(|(_, spec)| callers::id(spec).is_none()).map(move |(line, spec)| Finding {
+        severity: "warning",
+        subject: subject.clone(),
+        message: format!(
+            "{}:{line}: callers: {spec}: this host has none of that name, so that nobody may call by it; make it, or correct it",
+            config.path.display()
+        ),
+    })
 }
 
 fn method_is_usable(

@@ -10,7 +10,10 @@ mod explain;
 mod help;
 mod list;
 mod low;
+mod serve;
 pub mod terminal;
+mod via;
+mod wire;
 
 use crate::call::{self, CallArgs, JsonSource};
 use crate::config::is_plugin_name;
@@ -30,7 +33,7 @@ use uuid::Uuid;
 pub const USAGE: &str = "Usage: upm <Plugin> <method> [json-args]";
 
 /// The commands that are no call.
-pub const COMMANDS: [&str; 4] = ["list", "explain", "check", "doctor"];
+pub const COMMANDS: [&str; 5] = ["list", "explain", "check", "doctor", "serve"];
 
 /// Bytes of a method's name at most; a plugin's have [`is_plugin_name`].
 const METHOD_LIMIT: usize = 256;
@@ -40,6 +43,18 @@ const METHOD_LIMIT: usize = 256;
 pub enum Request {
     /// Run a method.
     Call(CallArgs),
+    /// Let a service run it.
+    Via {
+        /// `--via`.
+        socket: PathBuf,
+        /// The call.
+        call: CallArgs,
+    },
+    /// Answer the caller that has connected.
+    Serve {
+        /// `--config`.
+        config: Option<PathBuf>,
+    },
     /// The configured plugins and their methods.
     List {
         /// `--config`.
@@ -170,6 +185,7 @@ fn read(args: &[OsString], stdout_is_terminal: bool) -> Result<Request, UsageErr
         Some("explain") => explain(&low),
         Some("check") => check(&low),
         Some("doctor") => doctor(&low),
+        Some("serve") => serve(&low),
         Some(plugin) if is_plugin_name(plugin) => call(&low, plugin),
         _ => Err(unknown(first)),
     }
@@ -195,17 +211,8 @@ fn call(low: &Low, plugin: &str) -> Result<Request, UsageError> {
             None => return Err(UsageError::new(format!("{}: the JSON is not UTF-8", shown(text)))),
         },
     };
-    let timeout = match &low.timeout {
-        None => None,
-        Some(text) => {
-            let text = text.to_string_lossy();
-            Some(
-                crate::units::time(&text)
-                    .map_err(|error| UsageError::new(format!("--timeout {}: {error}", quote(&text, 40))))?,
-            )
-        }
-    };
-    Ok(Request::Call(CallArgs {
+    let timeout = low.timeout.as_ref().map(|text| parse_timeout(&text.to_string_lossy())).transpose()?;
+    let call = CallArgs {
         config: low.config.clone(),
         plugin: plugin.to_owned(),
         method: method_name(method)?,
@@ -214,11 +221,27 @@ fn call(low: &Low, plugin: &str) -> Result<Request, UsageError> {
         timeout,
         request_id: low.request_id.as_deref().map(parse_request_id).transpose()?,
         verbose: low.verbose,
-    }))
+    };
+    match &low.via {
+        None => Ok(Request::Call(call)),
+        Some(_) if low.config.is_some() => Err(UsageError::new(
+            "--config: not with --via: the service that is called has its own configuration; leave it out",
+        )),
+        Some(socket) => Ok(Request::Via { socket: socket.clone(), call }),
+    }
+}
+
+fn serve(low: &Low) -> Result<Request, UsageError> {
+    let json = vec![("--json", low.json)];
+    low.refuse("upm serve", &[low.of_call(), low.of_project(), low.of_may(), low.of_via(), json].concat())?;
+    match low.words.len() {
+        1 => Ok(Request::Serve { config: low.config.clone() }),
+        _ => Err(UsageError::new("Usage: upm serve [--config FILE]")),
+    }
 }
 
 fn list(low: &Low) -> Result<Request, UsageError> {
-    low.refuse("upm list", &[low.of_call(), low.of_project(), low.of_may()].concat())?;
+    low.refuse("upm list", &[low.of_call(), low.of_project(), low.of_may(), low.of_via()].concat())?;
     let plugin = match &low.words[1..] {
         [] => None,
         [plugin] => Some(plugin_name(plugin)?),
@@ -228,7 +251,7 @@ fn list(low: &Low) -> Result<Request, UsageError> {
 }
 
 fn explain(low: &Low) -> Result<Request, UsageError> {
-    low.refuse("upm explain", &low.of_call())?;
+    low.refuse("upm explain", &[low.of_call(), low.of_via()].concat())?;
     let [_, plugin, method] = low.words.as_slice() else {
         return Err(UsageError::new(
             "Usage: upm explain <Plugin> <method> [--project DIR] [--may ACT] [--config FILE] [--json]",
@@ -245,7 +268,7 @@ fn explain(low: &Low) -> Result<Request, UsageError> {
 }
 
 fn check(low: &Low) -> Result<Request, UsageError> {
-    low.refuse("upm check", &[low.of_call(), low.of_project(), low.of_may()].concat())?;
+    low.refuse("upm check", &[low.of_call(), low.of_project(), low.of_may(), low.of_via()].concat())?;
     match low.words.len() {
         1 => Ok(Request::Check { config: low.config.clone(), json: low.json }),
         _ => Err(UsageError::new("Usage: upm check [--config FILE] [--json]")),
@@ -254,7 +277,7 @@ fn check(low: &Low) -> Result<Request, UsageError> {
 
 fn doctor(low: &Low) -> Result<Request, UsageError> {
     let config = vec![("--config", low.config.is_some())];
-    low.refuse("upm doctor", &[low.of_call(), low.of_project(), low.of_may(), config].concat())?;
+    low.refuse("upm doctor", &[low.of_call(), low.of_project(), low.of_may(), low.of_via(), config].concat())?;
     match low.words.len() {
         1 => Ok(Request::Doctor { json: low.json }),
         _ => Err(UsageError::new("Usage: upm doctor [--json]")),
@@ -306,6 +329,10 @@ fn unknown(word: &OsStr) -> UsageError {
         error.suggestion = Some(format!("upm {class}"));
     }
     error
+}
+
+fn parse_timeout(text: &str) -> Result<Duration, UsageError> {
+    crate::units::time(text).map_err(|error| UsageError::new(format!("--timeout {}: {error}", quote(text, 40))))
 }
 
 fn parse_request_id(text: &OsStr) -> Result<Uuid, UsageError> {
@@ -369,6 +396,10 @@ fn shown(word: &OsStr) -> String {
 pub fn main() -> i32 {
     // A panic is the engine's fault, and still answers with an envelope.
     std::panic::catch_unwind(|| {
+        // Before anything else is done or read.
+        if let Err(error) = crate::confine::capabilities::keep_of_root() {
+            return answer(&call::refuse(&error.into(), None));
+        }
         diagnostics::start();
         run(std::env::args_os())
     })
@@ -391,10 +422,12 @@ fn run(args: impl Iterator<Item = OsString>) -> i32 {
     match request {
         Request::Call(args) => {
             let mut screen = Screen { progress: Progress::new(true), verbose: args.verbose };
-            let ended = call::call(&args, &mut screen);
+            let ended = call::call(&args, call::Peer::local(), &mut screen);
             screen.progress.finish();
             answer(&ended)
         }
+        Request::Via { socket, call } => via::run(&socket, &call),
+        Request::Serve { config } => serve::run(config.as_deref()),
         Request::Help(text) | Request::Version(text) => show(Ok((text, true))),
         Request::List { config, plugin, json } => {
             show(list::run(config.as_deref(), plugin.as_deref(), json).map(|text| (text, true)))

@@ -1,4 +1,5 @@
 //! What this kernel and machine offer.
 
+pub mod callers;
 pub mod doctor;
 pub mod facts;

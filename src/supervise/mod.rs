@@ -1,6 +1,7 @@
 //! The parent's side of a call: makes the child, then one poll loop until nothing of it is left.
 
 pub mod capture;
+pub mod client;
 pub mod denials;
 pub mod frames;
 pub mod gateway;
@@ -22,10 +23,10 @@ use capture::Capture;
 use denials::Denials;
 use frames::{Frame, Reader};
 use nix::sched::CloneFlags;
-use nix::sys::signalfd::SignalFd;
 use outcome::Ending;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use signals::Signals;
 use std::collections::VecDeque;
 use std::io;
 use std::net::Ipv4Addr;
@@ -86,7 +87,7 @@ pub struct Job<'a> {
     /// Source of the runner.
     pub runner: &'static [u8],
     /// From [`signals::take`], taken before anything else of the call.
-    pub signals: SignalFd,
+    pub signals: Signals,
     /// When it must be over.
     pub deadline: Instant,
 }
@@ -172,7 +173,7 @@ struct Supervision<'a> {
     deadline: Instant,
     pid: i32,
     pidfd: OwnedFd,
-    signals: SignalFd,
+    signals: Signals,
     status: Option<OwnedFd>,
     failure: Option<OwnedFd>,
     frames: Option<OwnedFd>,
@@ -257,10 +258,8 @@ impl Supervision<'_> {
 
     /// One round of the loop; true when pid 1 has ended.
     fn turn(&mut self) -> bool {
-        let mut sources = vec![
-            (Source::Child, self.pidfd.as_fd(), PollFlags::IN),
-            (Source::Signals, self.signals.as_fd(), PollFlags::IN),
-        ];
+        let mut sources = vec![(Source::Child, self.pidfd.as_fd(), PollFlags::IN)];
+        sources.extend(self.signals.poll().map(|(fd, flags)| (Source::Signals, fd, flags)));
         let out = if self.to_send.is_empty() { PollFlags::empty() } else { PollFlags::OUT };
         let optional: [(Source, Option<BorrowedFd<'_>>, PollFlags); 9] = [
             (Source::Status, self.status.as_ref().map(AsFd::as_fd), PollFlags::IN),
@@ -365,14 +364,10 @@ impl Supervision<'_> {
     }
 
     fn serve_signals(&mut self) -> Result<(), Failure> {
-        match self.signals.read_signal() {
-            Ok(Some(signal)) => {
-                self.end(Ending::Cancelled { signal: signal.ssi_signo as i32 });
-                Ok(())
-            }
-            Ok(None) => Ok(()),
-            Err(errno) => Err(internal("signals")(errno_of(errno))),
+        if let Some(signal) = self.signals.cancelled().map_err(|errno| internal("signals")(errno_of(errno)))? {
+            self.end(Ending::Cancelled { signal });
         }
+        Ok(())
     }
 
     /// Takes every packet that is there.

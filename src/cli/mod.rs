@@ -395,15 +395,7 @@ fn shown(word: &OsStr) -> String {
 #[must_use]
 pub fn main() -> i32 {
     // A panic is the engine's fault, and still answers with an envelope.
-    std::panic::catch_unwind(|| {
-        // Before anything else is done or read.
-        if let Err(error) = crate::confine::capabilities::keep_of_root() {
-            return answer(&call::refuse(&error.into(), None));
-        }
-        diagnostics::start();
-        run(std::env::args_os())
-    })
-    .unwrap_or_else(|_| {
+    std::panic::catch_unwind(|| run(std::env::args_os())).unwrap_or_else(|_| {
         let failure =
             Failure::new(Code::Internal, "upm: internal error; the message above says where: please report it");
         answer(&call::refuse(&failure, None))
@@ -412,7 +404,15 @@ pub fn main() -> i32 {
 
 fn run(args: impl Iterator<Item = OsString>) -> i32 {
     let terminal = std::io::stdout().is_terminal();
-    let request = match parse(args, terminal) {
+    let request = parse(args, terminal);
+    // Before anything is opened or read. A service's client is no engine: it connects with all the rights that root has.
+    if !matches!(request, Ok(Request::Via { .. }))
+        && let Err(error) = crate::confine::capabilities::keep_of_root()
+    {
+        return answer(&call::refuse(&error.into(), None));
+    }
+    diagnostics::start();
+    let request = match request {
         Ok(request) => request,
         Err(error) => {
             let request_id = error.request_id;
@@ -595,6 +595,32 @@ mod tests {
             (&["doctor", "--config", "x"], "--config: no option of upm doctor"),
             (&["P", "m", "--json"], "--json: no option of a call"),
             (&["P", "m", "--may", "read=/x"], "--may: no option of a call"),
+        ] {
+            assert!(message(words).starts_with(text), "{words:?}: {}", message(words));
+        }
+    }
+
+    #[test]
+    fn a_service_makes_calls_and_nothing_else() {
+        let socket = PathBuf::from("/run/upm/upm.sock");
+        let call = plain("P", "m");
+        assert_eq!(
+            parsed(&["--via", "/run/upm/upm.sock", "P", "m"]),
+            Ok(Request::Via { socket: socket.clone(), call: call.clone() })
+        );
+        let call = CallArgs { json: JsonSource::Stdin, verbose: true, ..call };
+        assert_eq!(parsed(&["P", "m", "-", "-v", "--via=/run/upm/upm.sock"]), Ok(Request::Via { socket, call }));
+        assert_eq!(parsed(&["serve", "--config", "x"]), Ok(Request::Serve { config: Some("x".into()) }));
+        assert_eq!(parsed(&["serve"]), Ok(Request::Serve { config: None }));
+        for (words, text) in [
+            (&["--via", "x", "--config", "y", "P", "m"][..], "--config: not with --via"),
+            (&["--via", "x", "list"], "--via: no option of upm list"),
+            (&["--via", "x", "explain", "P", "m"], "--via: no option of upm explain"),
+            (&["--via", "x", "serve"], "--via: no option of upm serve"),
+            (&["serve", "--request-id", "x"], "--request-id: no option of upm serve"),
+            (&["serve", "P"], "Usage: upm serve"),
+            (&["--via"], "--via: a value is missing"),
+            (&["--via", "x"], USAGE),
         ] {
             assert!(message(words).starts_with(text), "{words:?}: {}", message(words));
         }

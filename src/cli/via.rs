@@ -95,13 +95,16 @@ pub(super) fn run(socket: &Path, args: &CallArgs) -> i32 {
 /// The very bytes of the service; at a terminal indented, and harmless to it.
 fn print(line: &[u8]) {
     let stdout = std::io::stdout();
-    if stdout.is_terminal() {
+    let text = if stdout.is_terminal() {
         match serde_json::from_slice(line) {
-            Ok(document) => drop(render::print(&document)),
+            Ok(document) => render::render(&document, true).into_bytes(),
             // Nested deeper than a document may be for that.
-            Err(_) => println!("{}", escape_json(&String::from_utf8_lossy(line))),
+            Err(_) => format!("{}\n", escape_json(&String::from_utf8_lossy(line))).into_bytes(),
         }
-    } else if let Err(error) = render::write_all(&stdout, &[line, b"\n"].concat()) {
+    } else {
+        [line, b"\n"].concat()
+    };
+    if let Err(error) = render::write_all(&stdout, &text) {
         eprintln!("upm: standard output: the answer could not be written: {error}");
     }
 }

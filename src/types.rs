@@ -92,6 +92,46 @@ impl Failure {
     }
 }
 
+/// Who calls.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// The user.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+    /// The process, of a caller on a socket.
+    pub pid: Option<i32>,
+    /// The user who logged in, whatever `su` or `sudo` came after; `None` when unset or not known for certain.
+    pub login_uid: Option<u32>,
+}
+
+/// An entry of `callers`: `user:NAME`, `user:1000`, `group:NAME`, `group:1000`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CallerSpec {
+    /// A user's name or number.
+    User(String),
+    /// A group's name or number: as the caller's own group, or as one of its supplementary groups.
+    Group(String),
+}
+
+/// As the configuration writes it.
+impl std::fmt::Display for CallerSpec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            CallerSpec::User(name) => write!(f, "user:{name}"),
+            CallerSpec::Group(name) => write!(f, "group:{name}"),
+        }
+    }
+}
+
+impl Serialize for CallerSpec {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 /// Something the plugin tried and a layer stopped. The layers say what; `rule` and `remedy` come from the configuration
 /// once the call is over (`decide::verdict`).
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -334,6 +374,8 @@ pub struct Grant {
     pub landlock_min_abi: u32,
     /// User that the plugin runs as when root calls: a name or a number.
     pub run_as: Option<String>,
+    /// Who may call over the service's socket besides root; `None` is the service's own user.
+    pub callers: Option<Vec<CallerSpec>>,
     /// Where each key's value comes from.
     pub origins: BTreeMap<&'static str, Origin>,
 }

@@ -12,6 +12,7 @@ use super::terminal::escape;
 use crate::call;
 use crate::config::{Base, Config, GrantKeys, PathSpec};
 use crate::decide::grant::Decision;
+use crate::host::callers;
 use crate::plugin::client::Patience;
 use crate::types::{Code, Failure};
 use serde::Serialize;
@@ -152,6 +153,7 @@ struct Granted {
 pub fn run(config: Option<&Path>, as_json: bool) -> Result<(String, i32), Failure> {
     let config = crate::config::load(config)?;
     let mut report = Report { config: &config, findings: Vec::new(), said: BTreeSet::new() };
+    unknown_callers(&mut report);
     let mut decisions = Vec::new();
     for (name, plugin) in &config.plugins {
         for method in &plugin.allowed_methods {
@@ -216,4 +218,24 @@ fn cannot_tell(failure: &Failure) -> bool {
             | Code::PluginKilled
             | Code::PluginRaised
     )
+}
+
+/// Names of `callers` that this host does not know: a call by whoever they were meant for would be refused.
+fn unknown_callers(report: &mut Report<'_>) {
+    let config = report.config;
+    let mut tables = vec![("defaults".to_owned(), &config.defaults)];
+    for (name, plugin) in &config.plugins {
+        tables.push((name.clone(), &plugin.keys));
+        tables.extend(plugin.methods.iter().map(|(method, keys)| (format!("{name}.{method}"), keys)));
+    }
+    for (subject, keys) in tables {
+        for (line, spec) in keys.callers.iter().flat_map(|at| at.value.iter().map(move |spec| (at.line, spec))) {
+            if callers::id(spec).is_none() {
+                let what = format!(
+                    "callers: {spec}: this host has none of that name, so that nobody may call by it; make it, or correct it"
+                );
+                report.add(Severity::Warning, subject.clone(), line, what);
+            }
+        }
+    }
 }

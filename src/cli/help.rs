@@ -8,7 +8,8 @@ const USAGE: &str = "upm [OPTIONS] <Plugin> <method> [JSON | -]
        upm explain <Plugin> <method>
        upm learn <Plugin> <method> [JSON | -]
        upm check
-       upm doctor";
+       upm doctor
+       upm serve";
 
 const ABOUT: &str = "\
 Runs one allowed method of one allowed plugin in a sandbox, and answers with one JSON document on stdout.
@@ -25,6 +26,7 @@ Commands (text; --json for JSON):
   learn     Make the call, and tell what it looked for and was not given, as a change of the configuration
   check     Whether the configuration can be used; exit status 0 yes, 1 no, 125 could not tell
   doctor    What this host offers and what is missing, with the remedy; exit status as check
+  serve     Answer the one caller whose connection is stdin; a service manager starts it
   `upm COMMAND --help` tells more.
 
 Configuration, the first of:
@@ -55,6 +57,7 @@ Examples:
   upm PipPlugin list --project /srv/shop | jq .data.result
   echo '{"kwargs": {"name": "requests"}}' | upm PipPlugin info - --timeout 30s
   upm explain PipPlugin install --may 'connect index.example:443' && echo yes
+  upm --via /run/upm/upm.sock PipPlugin list
 "#;
 
 const LIST: &str = "\
@@ -145,6 +148,28 @@ Options:
 Exit status: 0 every layer can be had, 1 one cannot, 125 could not tell
 ";
 
+const SERVE: &str = "\
+Answer one call of whoever has connected the service's socket. A service manager starts it for each connection
+(systemd: Accept=yes), which is stdin, or descriptor 3 as sd_listen_fds(3) has it. `callers` in the configuration
+says who may call what; without it only root and the service's own user.
+
+Usage: upm serve [--config FILE]
+
+Options:
+  --config FILE  Configuration file
+
+The request is one line of JSON; the answer is the envelope, on one line:
+  {\"plugin\": \"P\", \"method\": \"m\", \"args\": [], \"kwargs\": {}, \"project\": \"/DIR\", \"timeout\": \"30s\",
+   \"request_id\": \"UUID\", \"progress\": true, \"verbose\": true}
+  All but plugin and method may be left out. With progress and verbose such lines come before the envelope:
+  {\"type\": \"progress\", \"message\": \"half\", \"fraction\": 0.5}
+  {\"type\": \"stderr\", \"text\": \"what the plugin wrote\"}
+  Hanging up cancels the call; {\"type\": \"cancel\", \"signal\": \"SIGINT\"} does so too, and is answered.
+`upm --via SOCKET <Plugin> <method>` speaks this.
+
+Exit status: 0 the caller was answered, 2 stdin is no connection, 125 the engine could not
+";
+
 /// The help of a command, or of `upm` itself for any other word.
 pub(super) fn text(word: Option<&str>) -> String {
     match word {
@@ -153,6 +178,7 @@ pub(super) fn text(word: Option<&str>) -> String {
         Some("learn") => LEARN.to_owned(),
         Some("check") => CHECK.to_owned(),
         Some("doctor") => DOCTOR.to_owned(),
+        Some("serve") => SERVE.to_owned(),
         _ => Low::command()
             .override_usage(USAGE)
             .about(ABOUT)

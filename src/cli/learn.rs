@@ -12,9 +12,9 @@ use crate::decide::verdict::View;
 use crate::host::apart;
 use crate::plugin;
 use crate::plugin::client::Patience;
-use crate::supervise::{self, Job, Unwatched, signals};
+use crate::supervise::signals::{self, Signals};
+use crate::supervise::{self, Job, Unwatched};
 use crate::types::{Change, Code, Entry, Failure, Look, LookFor, Observed};
-use nix::sys::signalfd::SignalFd;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -57,7 +57,7 @@ pub fn run(args: &CallArgs, as_json: bool, screen: &mut Screen) -> Result<String
 fn report(
     args: &CallArgs,
     as_json: bool,
-    signals: &SignalFd,
+    signals: &Signals,
     (envelope, exit): (Value, i32),
     observed: Observed,
 ) -> Result<String, Failure> {
@@ -96,7 +96,7 @@ fn report(
 }
 
 /// What an empty plugin looks for that is started in the same way, measured on this host.
-fn start_alone(view: &View<'_>, facts: &Facts, signals: &SignalFd) -> std::io::Result<BTreeSet<(LookFor, String)>> {
+fn start_alone(view: &View<'_>, facts: &Facts, signals: &Signals) -> std::io::Result<BTreeSet<(LookFor, String)>> {
     let (plan, frame) = plugin::empty::like(&view.decision.entry, &view.decision.grant, facts);
     let bytes = apart::run(ANSWER, signals, || {
         let run = || -> Result<Observed, Failure> {

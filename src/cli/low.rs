@@ -17,6 +17,9 @@ pub(super) struct Low {
     /// Configuration file
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Let the service that listens there make the call
+    #[arg(long, value_name = "SOCKET")]
+    pub via: Option<PathBuf>,
     /// Directory to work on, instead of the configured project_root
     #[arg(long, value_name = "DIR")]
     pub project: Option<PathBuf>,
@@ -59,6 +62,11 @@ impl Low {
     /// `--project`.
     pub fn of_project(&self) -> Given {
         vec![("--project", self.project.is_some())]
+    }
+
+    /// `--via`.
+    pub fn of_via(&self) -> Given {
+        vec![("--via", self.via.is_some())]
     }
 
     /// `--may`.

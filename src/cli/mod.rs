@@ -11,7 +11,10 @@ mod help;
 mod learn;
 mod list;
 mod low;
+mod serve;
 pub mod terminal;
+mod via;
+mod wire;
 
 use crate::call::{self, CallArgs, JsonSource};
 use crate::config::is_plugin_name;
@@ -32,7 +35,7 @@ use uuid::Uuid;
 pub const USAGE: &str = "Usage: upm <Plugin> <method> [json-args]";
 
 /// The commands that are no call.
-pub const COMMANDS: [&str; 5] = ["list", "explain", "learn", "check", "doctor"];
+pub const COMMANDS: [&str; 6] = ["list", "explain", "learn", "check", "doctor", "serve"];
 
 /// Bytes of a method's name at most; a plugin's have [`is_plugin_name`].
 const METHOD_LIMIT: usize = 256;
@@ -42,6 +45,18 @@ const METHOD_LIMIT: usize = 256;
 pub enum Request {
     /// Run a method.
     Call(CallArgs),
+    /// Let a service run it.
+    Via {
+        /// `--via`.
+        socket: PathBuf,
+        /// The call.
+        call: CallArgs,
+    },
+    /// Answer the caller that has connected.
+    Serve {
+        /// `--config`.
+        config: Option<PathBuf>,
+    },
     /// The configured plugins and their methods.
     List {
         /// `--config`.
@@ -162,6 +177,7 @@ fn read(args: &[OsString], stdout_is_terminal: bool) -> Result<Request, UsageErr
         Some("learn") => learn(&low),
         Some("check") => check(&low),
         Some("doctor") => doctor(&low),
+        Some("serve") => serve(&low),
         Some(plugin) if is_plugin_name(plugin) => call(&low, plugin),
         _ => Err(unknown(first)),
     }
@@ -169,11 +185,18 @@ fn read(args: &[OsString], stdout_is_terminal: bool) -> Result<Request, UsageErr
 
 fn call(low: &Low, plugin: &str) -> Result<Request, UsageError> {
     low.refuse("a call", &[("--json", low.json), ("--may", low.may.is_some())])?;
-    call_args(low, plugin, &low.words[1..]).map(Request::Call)
+    let call = call_args(low, plugin, &low.words[1..])?;
+    match &low.via {
+        None => Ok(Request::Call(call)),
+        Some(_) if low.config.is_some() => Err(UsageError::new(
+            "--config: not with --via: the service that is called has its own configuration; leave it out",
+        )),
+        Some(socket) => Ok(Request::Via { socket: socket.clone(), call }),
+    }
 }
 
 fn learn(low: &Low) -> Result<Request, UsageError> {
-    low.refuse("upm learn", &low.of_may())?;
+    low.refuse("upm learn", &[low.of_may(), low.of_via()].concat())?;
     let [_, plugin, words @ ..] = low.words.as_slice() else {
         return Err(UsageError::new(
             "Usage: upm learn <Plugin> <method> [JSON | -] [--project DIR] [--timeout D] [-v] [--config FILE] [--json]",
@@ -202,16 +225,7 @@ fn call_args(low: &Low, plugin: &str, words: &[OsString]) -> Result<CallArgs, Us
             None => return Err(UsageError::new(format!("{}: the JSON is not UTF-8", shown(text)))),
         },
     };
-    let timeout = match &low.timeout {
-        None => None,
-        Some(text) => {
-            let text = text.to_string_lossy();
-            Some(
-                crate::units::time(&text)
-                    .map_err(|error| UsageError::new(format!("--timeout {}: {error}", quote(&text, 40))))?,
-            )
-        }
-    };
+    let timeout = low.timeout.as_ref().map(|text| parse_timeout(&text.to_string_lossy())).transpose()?;
     Ok(CallArgs {
         config: low.config.clone(),
         plugin: plugin.to_owned(),
@@ -224,8 +238,17 @@ fn call_args(low: &Low, plugin: &str, words: &[OsString]) -> Result<CallArgs, Us
     })
 }
 
+fn serve(low: &Low) -> Result<Request, UsageError> {
+    let json = vec![("--json", low.json)];
+    low.refuse("upm serve", &[low.of_call(), low.of_project(), low.of_may(), low.of_via(), json].concat())?;
+    match low.words.len() {
+        1 => Ok(Request::Serve { config: low.config.clone() }),
+        _ => Err(UsageError::new("Usage: upm serve [--config FILE]")),
+    }
+}
+
 fn list(low: &Low) -> Result<Request, UsageError> {
-    low.refuse("upm list", &[low.of_call(), low.of_project(), low.of_may()].concat())?;
+    low.refuse("upm list", &[low.of_call(), low.of_project(), low.of_may(), low.of_via()].concat())?;
     let plugin = match &low.words[1..] {
         [] => None,
         [plugin] => Some(plugin_name(plugin)?),
@@ -235,7 +258,7 @@ fn list(low: &Low) -> Result<Request, UsageError> {
 }
 
 fn explain(low: &Low) -> Result<Request, UsageError> {
-    low.refuse("upm explain", &low.of_call())?;
+    low.refuse("upm explain", &[low.of_call(), low.of_via()].concat())?;
     let [_, plugin, method] = low.words.as_slice() else {
         return Err(UsageError::new(
             "Usage: upm explain <Plugin> <method> [--project DIR] [--may ACT] [--config FILE] [--json]",
@@ -252,7 +275,7 @@ fn explain(low: &Low) -> Result<Request, UsageError> {
 }
 
 fn check(low: &Low) -> Result<Request, UsageError> {
-    low.refuse("upm check", &[low.of_call(), low.of_project(), low.of_may()].concat())?;
+    low.refuse("upm check", &[low.of_call(), low.of_project(), low.of_may(), low.of_via()].concat())?;
     match low.words.len() {
         1 => Ok(Request::Check { config: low.config.clone(), json: low.json }),
         _ => Err(UsageError::new("Usage: upm check [--config FILE] [--json]")),
@@ -261,7 +284,7 @@ fn check(low: &Low) -> Result<Request, UsageError> {
 
 fn doctor(low: &Low) -> Result<Request, UsageError> {
     let config = vec![("--config", low.config.is_some())];
-    low.refuse("upm doctor", &[low.of_call(), low.of_project(), low.of_may(), config].concat())?;
+    low.refuse("upm doctor", &[low.of_call(), low.of_project(), low.of_may(), low.of_via(), config].concat())?;
     match low.words.len() {
         1 => Ok(Request::Doctor { json: low.json }),
         _ => Err(UsageError::new("Usage: upm doctor [--json]")),
@@ -313,6 +336,10 @@ fn unknown(word: &OsStr) -> UsageError {
         error.suggestion = Some(format!("upm {class}"));
     }
     error
+}
+
+fn parse_timeout(text: &str) -> Result<Duration, UsageError> {
+    crate::units::time(text).map_err(|error| UsageError::new(format!("--timeout {}: {error}", quote(text, 40))))
 }
 
 fn parse_request_id(text: &OsStr) -> Result<Uuid, UsageError> {
@@ -375,11 +402,7 @@ fn shown(word: &OsStr) -> String {
 #[must_use]
 pub fn main() -> i32 {
     // A panic is the engine's fault, and still answers with an envelope.
-    std::panic::catch_unwind(|| {
-        diagnostics::start();
-        run(std::env::args_os())
-    })
-    .unwrap_or_else(|_| {
+    std::panic::catch_unwind(|| run(std::env::args_os())).unwrap_or_else(|_| {
         let failure =
             Failure::new(Code::Internal, "upm: internal error; the message above says where: please report it");
         answer(&call::refuse(&failure, None))
@@ -388,7 +411,15 @@ pub fn main() -> i32 {
 
 fn run(args: impl Iterator<Item = OsString>) -> i32 {
     let terminal = std::io::stdout().is_terminal();
-    let request = match parse(args, terminal) {
+    let request = parse(args, terminal);
+    // Before anything is opened or read. A service's client is no engine: it connects with all the rights that root has.
+    if !matches!(request, Ok(Request::Via { .. }))
+        && let Err(error) = crate::confine::capabilities::keep_of_root()
+    {
+        return answer(&call::refuse(&error.into(), None));
+    }
+    diagnostics::start();
+    let request = match request {
         Ok(request) => request,
         Err(error) => {
             let request_id = error.request_id;
@@ -404,10 +435,12 @@ fn run(args: impl Iterator<Item = OsString>) -> i32 {
     match request {
         Request::Call(args) => {
             let mut screen = Screen { progress: Progress::new(true), verbose: args.verbose };
-            let ended = call::call(&args, &mut screen);
+            let ended = call::call(&args, call::Peer::local(), &mut screen);
             screen.progress.finish();
             answer(&ended)
         }
+        Request::Via { socket, call } => via::run(&socket, &call),
+        Request::Serve { config } => serve::run(config.as_deref()),
         Request::Help(text) | Request::Version(text) => show(Ok((text, true))),
         Request::List { config, plugin, json } => {
             show(list::run(config.as_deref(), plugin.as_deref(), json).map(|text| (text, true)))
@@ -603,6 +636,32 @@ mod tests {
             (&["doctor", "--config", "x"], "--config: no option of upm doctor"),
             (&["P", "m", "--json"], "--json: no option of a call"),
             (&["P", "m", "--may", "read=/x"], "--may: no option of a call"),
+        ] {
+            assert!(message(words).starts_with(text), "{words:?}: {}", message(words));
+        }
+    }
+
+    #[test]
+    fn a_service_makes_calls_and_nothing_else() {
+        let socket = PathBuf::from("/run/upm/upm.sock");
+        let call = plain("P", "m");
+        assert_eq!(
+            parsed(&["--via", "/run/upm/upm.sock", "P", "m"]),
+            Ok(Request::Via { socket: socket.clone(), call: call.clone() })
+        );
+        let call = CallArgs { json: JsonSource::Stdin, verbose: true, ..call };
+        assert_eq!(parsed(&["P", "m", "-", "-v", "--via=/run/upm/upm.sock"]), Ok(Request::Via { socket, call }));
+        assert_eq!(parsed(&["serve", "--config", "x"]), Ok(Request::Serve { config: Some("x".into()) }));
+        assert_eq!(parsed(&["serve"]), Ok(Request::Serve { config: None }));
+        for (words, text) in [
+            (&["--via", "x", "--config", "y", "P", "m"][..], "--config: not with --via"),
+            (&["--via", "x", "list"], "--via: no option of upm list"),
+            (&["--via", "x", "explain", "P", "m"], "--via: no option of upm explain"),
+            (&["--via", "x", "serve"], "--via: no option of upm serve"),
+            (&["serve", "--request-id", "x"], "--request-id: no option of upm serve"),
+            (&["serve", "P"], "Usage: upm serve"),
+            (&["--via"], "--via: a value is missing"),
+            (&["--via", "x"], USAGE),
         ] {
             assert!(message(words).starts_with(text), "{words:?}: {}", message(words));
         }

@@ -48,7 +48,7 @@ fn the_quick_start_is_understood() {
     assert_eq!(install.grant.origins["timeout"].level, "method");
     assert_eq!(install.grant.origins["write"].level, "plugin");
     assert_eq!(install.grant.origins["memory"], crate::types::Origin { level: "built-in", line: None });
-    assert_eq!(install.grant.origins.len(), 24);
+    assert_eq!(install.grant.origins.len(), 25);
     let list = grant(&config, "PipPlugin", "list", None).unwrap();
     assert!(list.grant.egress.is_empty());
     assert_eq!(list.grant.timeout, Duration::from_secs(60));
@@ -110,6 +110,27 @@ fn the_most_specific_value_wins_whole() {
 }
 
 #[test]
+fn the_most_specific_callers_are_the_callers() {
+    use crate::decide::grant::callers;
+    let text = format!(
+        "[defaults]\ncallers = [\"user:d\"]\n{X}callers = [\"user:p\", \"group:7\"]\n[plugins.X.methods.m]\ncallers = []\n\
+         [plugins.Y]\nmodule = \"y\"\nallowed_methods = []\n"
+    );
+    let config = toml(&text).unwrap();
+    let shown = |plugin, method| callers(&config, plugin, method).map(|list| serde_json::json!(list).to_string());
+    assert_eq!(shown("X", "m").as_deref(), Some("[]"));
+    for method in ["n", "not there"] {
+        assert_eq!(shown("X", method).as_deref(), Some("[\"user:p\",\"group:7\"]"));
+    }
+    for plugin in ["Y", "NotThere"] {
+        assert_eq!(shown(plugin, "m").as_deref(), Some("[\"user:d\"]"));
+    }
+    let grant = grant(&config, "X", "n", None).unwrap().grant;
+    assert_eq!((grant.callers.unwrap().len(), grant.origins["callers"].level), (2, "plugin"));
+    assert_eq!(callers(&toml(X).unwrap(), "X", "m"), None, "built in is no list, which is not an empty one");
+}
+
+#[test]
 fn built_in_values_are_those_of_the_design() {
     let g = grant(&toml(X).unwrap(), "X", "m", None).unwrap().grant;
     assert_eq!(g.interpreter, Path::new("/usr/bin/python3"));
@@ -163,6 +184,9 @@ fn what_is_not_understood_is_refused_with_its_place() {
         ("[defaults]\npolicy = {a = nan}\n", "2:15: policy: NaN; expected a number that JSON can hold"),
         ("[defaults]\nrun_as = \"root\"\n", "2:10: run_as: \"root\"; expected a user's name"),
         ("[defaults]\nrun_as = 0\n", "2:10: run_as: 0; expected a user's name"),
+        ("[defaults]\ncallers = [\"deploy\"]\n", "2:12: callers: \"deploy\"; expected \"user:NAME\" or \"group:NAME\""),
+        ("[defaults]\ncallers = [\"user:a\", \"user:a\"]\n", "2:22: callers: \"user:a\" occurs twice"),
+        ("[defaults]\ncallers = \"user:a\"\n", "2:11: callers: \"user:a\"; expected a list"),
         ("[defaults]\nmodule = \"x\"\n", "2:1: \"module\" is not a key of defaults"),
         ("[egress.a]\n", "1:1: the egress group \"a\" names nothing"),
         ("[egress.a]\nhosts = []\nclient = \"pip\"\n", "3:1: \"client\" beside \"hosts\""),

@@ -1,6 +1,6 @@
 //! Names and hosts as the configuration writes them. Each error says what was expected.
 
-use crate::types::HostPattern;
+use crate::types::{CallerSpec, HostPattern};
 
 /// Whether `name` is `first` followed by up to 63 of letters, digits and `_`, all ASCII.
 fn identifier(name: &str, first: impl Fn(u8) -> bool) -> bool {
@@ -84,6 +84,28 @@ fn is_number(label: &str) -> bool {
     }
 }
 
+/// A user's or group's name: as useradd(8) makes them, and with "." or "@" as directories have them.
+pub fn is_account_name(name: &str) -> bool {
+    (1..=256).contains(&name.len())
+        && !name.starts_with('-')
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.@\\".contains(&b))
+}
+
+/// `user:NAME`, `group:NAME`, each with a number in the name's place. 2^32-1 is nobody's id.
+pub fn caller(text: &str) -> Option<CallerSpec> {
+    let (kind, name) = text.split_once(':')?;
+    let fits = if name.bytes().all(|b| b.is_ascii_digit()) {
+        name.parse::<u32>().is_ok_and(|id| id != u32::MAX)
+    } else {
+        is_account_name(name)
+    };
+    match kind {
+        "user" if fits => Some(CallerSpec::User(name.to_owned())),
+        "group" if fits => Some(CallerSpec::Group(name.to_owned())),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -104,6 +126,29 @@ mod tests {
         }
         assert!(is_group_name("pip-2") && !is_group_name("2") && !is_group_name(""));
         assert!(is_variable_name("_A1") && !is_variable_name("A=B") && !is_variable_name("1A"));
+    }
+
+    #[test]
+    fn callers() {
+        assert_eq!(caller("user:deploy"), Some(CallerSpec::User("deploy".into())));
+        assert_eq!(caller("group:EXAMPLE\\ci.x@y"), Some(CallerSpec::Group("EXAMPLE\\ci.x@y".into())));
+        assert_eq!(caller("user:0").map(|one| one.to_string()).as_deref(), Some("user:0"));
+        for text in [
+            "",
+            "user",
+            "user:",
+            ":x",
+            "deploy",
+            "users:x",
+            "user:a b",
+            "user:-x",
+            "user:4294967295",
+            "user:é",
+            "group:*",
+            "user:x\n",
+        ] {
+            assert_eq!(caller(text), None, "{text:?}");
+        }
     }
 
     #[test]

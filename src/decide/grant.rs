@@ -2,7 +2,7 @@
 
 use crate::config::{At, Config, DEFAULT_INTERPRETER, EntrySpec, GrantKeys, Plugin, ProjectDir};
 use crate::quote::quote;
-use crate::types::{Code, EgressGroup, Entry, Failure, Grant, OnViolation, Origin};
+use crate::types::{CallerSpec, Code, EgressGroup, Entry, Failure, Grant, OnViolation, Origin};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -208,6 +208,15 @@ pub(super) fn levels<'c>(config: &'c Config, decision: &Decision) -> Vec<(&'stat
     config.plugins.get(&decision.plugin).map_or_else(Vec::new, |plugin| levels_of(config, plugin, &decision.method))
 }
 
+/// `callers` of a method that need not be there: who may not call is told so before anything is looked up for them. The
+/// most specific table that there is decides, as in [`grant`].
+pub fn callers<'c>(config: &'c Config, plugin: &str, method: &str) -> Option<&'c [CallerSpec]> {
+    let found = config.plugins.get(plugin);
+    let tables =
+        [found.and_then(|found| found.methods.get(method)), found.map(|found| &found.keys), Some(&config.defaults)];
+    tables.into_iter().flatten().find_map(|keys| keys.callers.as_ref()).map(|at| at.value.as_slice())
+}
+
 fn named_project(config: &Config, dir: &ProjectDir) -> Result<PathBuf, DecideError> {
     if config.is_project(dir) {
         return Ok(dir.path().to_owned());
@@ -267,6 +276,7 @@ fn resolve(
         egress_bytes: pick!(egress_bytes, 4096 * MIB),
         landlock_min_abi: pick!(landlock_min_abi, 2),
         run_as: pick(levels, "run_as", |keys| keys.run_as.as_ref(), &mut origins).cloned(),
+        callers: pick(levels, "callers", |keys| keys.callers.as_ref(), &mut origins).cloned(),
         origins,
     }
 }

@@ -1,7 +1,7 @@
 //! A child that does something which binds its process for good, such as a supervised call, and tells what came of it.
 
+use crate::supervise::signals::{self, Signals};
 use crate::sys::clone::{Forked, fork_into};
-use nix::sys::signalfd::SignalFd;
 use rustix::event::{PollFd, PollFlags, poll};
 use std::fs::File;
 use std::io::{self, Write};
@@ -12,7 +12,7 @@ use std::os::fd::AsFd;
 ///
 /// # Errors
 /// Processes or descriptors at their limit; a child that ended otherwise than by returning; more bytes than `limit`.
-pub fn run(limit: u64, signals: &SignalFd, act: impl FnOnce() -> Vec<u8>) -> io::Result<Vec<u8>> {
+pub fn run(limit: u64, signals: &Signals, act: impl FnOnce() -> Vec<u8>) -> io::Result<Vec<u8>> {
     let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     let own = crate::sys::process::own_pidfd()?;
     match fork_into(0, None)? {
@@ -42,22 +42,20 @@ pub fn run(limit: u64, signals: &SignalFd, act: impl FnOnce() -> Vec<u8>) -> io:
 
 fn collect(
     pipe: &std::os::fd::OwnedFd,
-    signals: &SignalFd,
+    signals: &Signals,
     child: std::os::fd::BorrowedFd<'_>,
     limit: u64,
     bytes: &mut Vec<u8>,
 ) -> io::Result<()> {
     let mut buffer = vec![0u8; 65_536];
     loop {
-        let mut fds = [
-            PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::IN),
-            PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN),
-        ];
+        let mut fds = vec![PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::IN)];
+        fds.extend(signals.poll().map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags)));
         match poll(&mut fds, None) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
-        if let Some(signal) = crate::supervise::signals::pending(signals)
+        if let Some(signal) = signals::pending(signals)
             && let Some(signal) = rustix::process::Signal::from_named_raw(signal)
         {
             // ESRCH: it has ended by itself.

@@ -7,10 +7,10 @@ use super::{Init, call_frame};
 use crate::confine::session;
 use crate::confine::step::Step;
 use crate::decide::plan::{self, ClientNeeds, Code as PluginCode, Environment, Facts};
-use crate::supervise::{self, Job, Unwatched, signals};
+use crate::supervise::signals::{self, Signals};
+use crate::supervise::{self, Job, Unwatched};
 use crate::sys::clone::Forked;
 use crate::types::{Client, Code, EgressGroup, EgressRule, EgressSource, Entry, Failure, Grant, HostPattern};
-use nix::sys::signalfd::SignalFd;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -225,7 +225,7 @@ pub struct Patience<'a> {
     /// The call's deadline.
     pub deadline: Instant,
     /// The caller's cancelling signals, where they are taken.
-    pub signals: Option<&'a SignalFd>,
+    pub signals: Option<&'a Signals>,
 }
 
 /// Runs the client's reader ([`run`]): a supervisor confines itself for good.
@@ -346,7 +346,8 @@ fn collect(pipe: &OwnedFd, patience: &Patience<'_>, deadline: Instant) -> Result
         let left = deadline.saturating_duration_since(Instant::now());
         let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
         let mut fds = vec![PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::IN)];
-        fds.extend(patience.signals.map(|signals| PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN)));
+        let cancelling = patience.signals.into_iter().flat_map(Signals::poll);
+        fds.extend(cancelling.map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags)));
         match poll(&mut fds, Some(&timeout)) {
             Ok(0) => {
                 return Err(Failure::new(Code::Timeout, "the time was over while the client's configuration was read"));

@@ -2,6 +2,7 @@
 
 pub mod capture;
 pub mod cgroup;
+pub mod client;
 pub mod denials;
 pub mod frames;
 pub mod gateway;
@@ -28,10 +29,10 @@ use denials::Denials;
 use frames::{Frame, Reader};
 use limits::{Peaks, Tmp};
 use nix::sched::CloneFlags;
-use nix::sys::signalfd::SignalFd;
 use outcome::Ending;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use signals::Signals;
 use std::collections::VecDeque;
 use std::io;
 use std::net::Ipv4Addr;
@@ -93,7 +94,7 @@ pub struct Job<'a> {
     /// Source of the runner.
     pub runner: &'static [u8],
     /// From [`signals::take`], taken before anything else of the call.
-    pub signals: SignalFd,
+    pub signals: Signals,
     /// When it must be over.
     pub deadline: Instant,
     /// Whether what the plugin looks for is noted (`upm learn`).
@@ -219,7 +220,7 @@ struct Supervision<'a> {
     pidfd: OwnedFd,
     /// The call's own, or why there is none. Removed with this value.
     cgroup: Result<Cgroup, cgroup::Missing>,
-    signals: SignalFd,
+    signals: Signals,
     status: Option<OwnedFd>,
     failure: Option<OwnedFd>,
     frames: Option<OwnedFd>,
@@ -312,10 +313,8 @@ impl Supervision<'_> {
 
     /// One round of the loop; true when pid 1 has ended.
     fn turn(&mut self) -> bool {
-        let mut sources = vec![
-            (Source::Child, self.pidfd.as_fd(), PollFlags::IN),
-            (Source::Signals, self.signals.as_fd(), PollFlags::IN),
-        ];
+        let mut sources = vec![(Source::Child, self.pidfd.as_fd(), PollFlags::IN)];
+        sources.extend(self.signals.poll().map(|(fd, flags)| (Source::Signals, fd, flags)));
         let out = if self.to_send.is_empty() { PollFlags::empty() } else { PollFlags::OUT };
         let optional: [(Source, Option<BorrowedFd<'_>>, PollFlags); 9] = [
             (Source::Status, self.status.as_ref().map(AsFd::as_fd), PollFlags::IN),
@@ -433,14 +432,10 @@ impl Supervision<'_> {
     }
 
     fn serve_signals(&mut self) -> Result<(), Failure> {
-        match self.signals.read_signal() {
-            Ok(Some(signal)) => {
-                self.end(Ending::Cancelled { signal: signal.ssi_signo as i32 });
-                Ok(())
-            }
-            Ok(None) => Ok(()),
-            Err(errno) => Err(internal("signals")(errno_of(errno))),
+        if let Some(signal) = self.signals.cancelled().map_err(|errno| internal("signals")(errno_of(errno)))? {
+            self.end(Ending::Cancelled { signal });
         }
+        Ok(())
     }
 
     /// Takes every packet that is there.

@@ -6,8 +6,8 @@ use crate::args::{Args, number};
 use crate::sys::{self, Ended};
 use serde_json::{Value, json};
 
-/// How long a call may take: those that block are given up then.
-const PATIENCE_MS: i64 = 300;
+/// How long a call may take: those that block are given up then. On a busy host an answer takes a while.
+const PATIENCE_MS: i64 = 2000;
 
 /// What the child leaves with when its call worked; otherwise it leaves with the error's number, which is lower.
 const WORKED: i32 = 200;

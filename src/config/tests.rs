@@ -295,6 +295,18 @@ fn projects_are_real_directories_that_are_named() {
     let alias = ProjectDir::resolve(&root.join("alias")).unwrap();
     assert_eq!(grant(&linked, "X", "m", Some(&alias)).unwrap().project_root, root.join("srv/a"));
     assert!(matches!(with("plugins").unwrap_err(), DecideError::ProjectRules { .. }));
+    // not by another spelling of the same path either
+    fs::create_dir_all(root.join("srv/a/plugins")).unwrap();
+    for (write, is_refused) in [("plugins", true), ("./plugins", true), ("./other", false)] {
+        fs::write(
+            &path,
+            format!("projects = [\"srv/*\"]\nplugin_paths = [\"srv/a/plugins\"]\n{X}write = [\"{{project_root}}/{write}\"]\n"),
+        )
+        .unwrap();
+        let config = load(Some(&path)).unwrap();
+        let granted = grant(&config, "X", "m", Some(&ProjectDir::resolve(&root.join("srv/a")).unwrap()));
+        assert_eq!(matches!(granted, Err(DecideError::ProjectRules { .. })), is_refused, "{write}");
+    }
     assert_eq!(ProjectDir::resolve(&root.join("none")).unwrap_err().kind, ConfigErrorKind::NotFound);
     assert_eq!(ProjectDir::resolve(&path).unwrap_err().kind, ConfigErrorKind::Invalid);
 }

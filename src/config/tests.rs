@@ -170,6 +170,8 @@ fn what_is_not_understood_is_refused_with_its_place() {
         ("[egress.a]\nhosts = [\"a.b:53\"]\n", "2:10: \"a.b:53\": port 53 belongs"),
         ("[egress.a]\nclient = \"apt\"\n", "2:10: \"apt\"; expected \"pip\" or \"npm\""),
         ("[egress.a]\nhosts = []\nproxy = \"socks5://u:secret@h:1\"\n", "3:9: a proxy that is not understood"),
+        ("[egress.a]\nhosts = []\nproxy = \"http://a..b:1\"\n", "3:9: a proxy that is not understood"),
+        ("[egress.a]\nhosts = []\nproxy = \"http://u:%zz@h:1\"\n", "3:9: a proxy that is not understood"),
         ("[plugins.pip]\n", "1:10: \"pip\" is no plugin name"),
         ("[plugins.\"X\\n\"]\n", "1:10: \"X\\n\" is no plugin name"),
         ("[plugins.X]\nallowed_methods = []\n", "1:10: X says not how it is started"),

@@ -424,14 +424,16 @@ impl Reader<'_> {
                 let wrong = || self.error(node.at, format!("a proxy that is not understood; expected {EXPECTED}"));
                 let authority = url.strip_prefix("http://").ok_or_else(wrong)?;
                 let authority = authority.strip_suffix('/').unwrap_or(authority);
-                let place = authority.rsplit_once('@').map_or(authority, |(_, place)| place);
+                let (credentials, place) = authority.rsplit_once('@').unwrap_or(("", authority));
                 let (host, port) = place.rsplit_once(':').ok_or_else(wrong)?;
-                let host_ok =
-                    !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b));
+                // as the gateway reads it, which would otherwise find out at the first connection
+                let escape = |text: &str| text.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2;
+                let credentials_ok = credentials.split('%').skip(1).all(escape);
                 let port_ok =
                     port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0);
-                if !host_ok
+                if !value::is_proxy_host(host)
                     || !port_ok
+                    || !credentials_ok
                     || url.bytes().any(|b| !b.is_ascii_graphic())
                     || authority.contains(['/', '?', '#'])
                 {

@@ -69,7 +69,7 @@ impl PathSpec {
         if rest.components().any(|part| part == Component::ParentDir) {
             return Err("\"..\" after a variable; expected a path below it".to_owned());
         }
-        Ok(PathSpec { base, path: rest.components().collect(), place: None })
+        Ok(PathSpec { base, path: normalize(rest), place: None })
     }
 
     /// The absolute path, with the variables' values.
@@ -281,6 +281,8 @@ mod tests {
             ("{project_root}", "/srv/p"),
             ("{project_root}/", "/srv/p"),
             ("{project_root}//a/./b", "/srv/p/a/b"),
+            ("{project_root}/./a", "/srv/p/a"),
+            ("{cache_dir}//./", "/var/c/P"),
             ("{cache_dir}/x", "/var/c/P/x"),
             ("~user", "/etc/upm/~user"),
         ] {

@@ -194,6 +194,8 @@ fn what_is_not_understood_is_refused_with_its_place() {
         ("[egress.a]\nhosts = [\"a.b:53\"]\n", "2:10: \"a.b:53\": port 53 belongs"),
         ("[egress.a]\nclient = \"apt\"\n", "2:10: \"apt\"; expected \"pip\" or \"npm\""),
         ("[egress.a]\nhosts = []\nproxy = \"socks5://u:secret@h:1\"\n", "3:9: a proxy that is not understood"),
+        ("[egress.a]\nhosts = []\nproxy = \"http://a..b:1\"\n", "3:9: a proxy that is not understood"),
+        ("[egress.a]\nhosts = []\nproxy = \"http://u:%zz@h:1\"\n", "3:9: a proxy that is not understood"),
         ("[plugins.pip]\n", "1:10: \"pip\" is no plugin name"),
         ("[plugins.\"X\\n\"]\n", "1:10: \"X\\n\" is no plugin name"),
         ("[plugins.X]\nallowed_methods = []\n", "1:10: X says not how it is started"),
@@ -319,6 +321,18 @@ fn projects_are_real_directories_that_are_named() {
     let alias = ProjectDir::resolve(&root.join("alias")).unwrap();
     assert_eq!(grant(&linked, "X", "m", Some(&alias)).unwrap().project_root, root.join("srv/a"));
     assert!(matches!(with("plugins").unwrap_err(), DecideError::ProjectRules { .. }));
+    // not by another spelling of the same path either
+    fs::create_dir_all(root.join("srv/a/plugins")).unwrap();
+    for (write, is_refused) in [("plugins", true), ("./plugins", true), ("./other", false)] {
+        fs::write(
+            &path,
+            format!("projects = [\"srv/*\"]\nplugin_paths = [\"srv/a/plugins\"]\n{X}write = [\"{{project_root}}/{write}\"]\n"),
+        )
+        .unwrap();
+        let config = load(Some(&path)).unwrap();
+        let granted = grant(&config, "X", "m", Some(&ProjectDir::resolve(&root.join("srv/a")).unwrap()));
+        assert_eq!(matches!(granted, Err(DecideError::ProjectRules { .. })), is_refused, "{write}");
+    }
     assert_eq!(ProjectDir::resolve(&root.join("none")).unwrap_err().kind, ConfigErrorKind::NotFound);
     assert_eq!(ProjectDir::resolve(&path).unwrap_err().kind, ConfigErrorKind::Invalid);
 }

@@ -76,6 +76,18 @@ pub fn host(text: &str) -> Result<HostPattern, String> {
     Ok(HostPattern { wildcard, name, port })
 }
 
+/// The host of a proxy's URL: a name, an IPv4 address, or an IPv6 address in brackets.
+pub fn is_proxy_host(host: &str) -> bool {
+    if let Some(address) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        return address.parse::<std::net::Ipv6Addr>().is_ok();
+    }
+    let name = host.strip_suffix('.').unwrap_or(host);
+    let label = |part: &str| {
+        (1..=63).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    };
+    name.len() <= 253 && name.split('.').all(label)
+}
+
 /// A last label that `inet_aton(3)`, and with it many resolvers, reads as part of an address.
 fn is_number(label: &str) -> bool {
     match label.strip_prefix("0x") {
@@ -194,6 +206,12 @@ mod tests {
             "a\0:443",
         ] {
             assert!(host(text).is_err(), "{text:?}");
+        }
+        for text in ["proxy", "Proxy.Example.org.", "10.0.0.1", "[::1]", "a_b"] {
+            assert!(is_proxy_host(text), "{text}");
+        }
+        for text in ["", ".", "a..b", "h]", "[h", "::1", ":::", "[1.2.3.4]", "a b", "é", &"a".repeat(64)] {
+            assert!(!is_proxy_host(text), "{text}");
         }
         assert!(host("127.0.0.1:443").unwrap_err().starts_with("an address"));
         assert!(host("a:53").unwrap_err().starts_with("port 53"));

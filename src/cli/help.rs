@@ -7,7 +7,8 @@ const USAGE: &str = "upm [OPTIONS] <Plugin> <method> [JSON | -]
        upm list [Plugin]
        upm explain <Plugin> <method>
        upm check
-       upm doctor";
+       upm doctor
+       upm audit show";
 
 const ABOUT: &str = "\
 Runs one allowed method of one allowed plugin in a sandbox, and answers with one JSON document on stdout.
@@ -23,6 +24,7 @@ Commands (text; --json for JSON):
   explain   What a call would be allowed, and which line of the configuration says so
   check     Whether the configuration can be used; exit status 0 yes, 1 no, 125 could not tell
   doctor    What this host offers and what is missing, with the remedy; exit status as check
+  audit     What is on record of calls; exit status 0 shown, 1 nothing matches, 125 could not read
   `upm COMMAND --help` tells more.
 
 Configuration, the first of:
@@ -120,6 +122,24 @@ Options:
 Exit status: 0 every layer can be had, 1 one cannot, 125 could not tell
 ";
 
+const AUDIT: &str = "\
+Show what is on record of calls: when, which method, who called, how long, how it ended, what was denied. It reads
+the audit file and the journal that the configuration names. A call that was started and has no end on record is
+shown as such, or as running while its process is there.
+
+Usage: upm audit show [--request-id UUID] [--since TIME] [--plugin Plugin] [--config FILE] [--json]
+
+Options:
+  --request-id UUID  Only this call
+  --since TIME       Only calls that began since then: 90s, 15m, 1h, 2d, 1w ago; today, yesterday;
+                     2026-11-24, 2026-11-24T13:00 (of this host), 2026-11-24T13:00:00Z
+  --plugin Plugin    Only calls of this plugin
+  --config FILE      Configuration file
+  --json             Print JSON instead of text
+
+Exit status: 0 something is shown, 1 nothing matches, 125 a file or the journal could not be read
+";
+
 /// The help of a command, or of `upm` itself for any other word.
 pub(super) fn text(word: Option<&str>) -> String {
     match word {
@@ -127,6 +147,7 @@ pub(super) fn text(word: Option<&str>) -> String {
         Some("explain") => EXPLAIN.to_owned(),
         Some("check") => CHECK.to_owned(),
         Some("doctor") => DOCTOR.to_owned(),
+        Some("audit") => AUDIT.to_owned(),
         _ => Low::command()
             .override_usage(USAGE)
             .about(ABOUT)

@@ -9,6 +9,7 @@ const USAGE: &str = "upm [OPTIONS] <Plugin> <method> [JSON | -]
        upm learn <Plugin> <method> [JSON | -]
        upm check
        upm doctor
+       upm audit show
        upm serve";
 
 const ABOUT: &str = "\
@@ -26,6 +27,7 @@ Commands (text; --json for JSON):
   learn     Make the call, and tell what it looked for and was not given, as a change of the configuration
   check     Whether the configuration can be used; exit status 0 yes, 1 no, 125 could not tell
   doctor    What this host offers and what is missing, with the remedy; exit status as check
+  audit     What is on record of calls; exit status 0 shown, 1 nothing matches, 125 could not read
   serve     Answer the one caller whose connection is stdin; a service manager starts it
   `upm COMMAND --help` tells more.
 
@@ -170,6 +172,24 @@ The request is one line of JSON; the answer is the envelope, on one line:
 Exit status: 0 the caller was answered, 2 stdin is no connection, 125 the engine could not
 ";
 
+const AUDIT: &str = "\
+Show what is on record of calls: when, which method, who called, how long, how it ended, what was denied. It reads
+the audit file and the journal that the configuration names. A call that was started and has no end on record is
+shown as such, or as running while its process is there.
+
+Usage: upm audit show [--request-id UUID] [--since TIME] [--plugin Plugin] [--config FILE] [--json]
+
+Options:
+  --request-id UUID  Only this call
+  --since TIME       Only calls that began since then: 90s, 15m, 1h, 2d, 1w ago; today, yesterday;
+                     2026-11-24, 2026-11-24T13:00 (of this host), 2026-11-24T13:00:00Z
+  --plugin Plugin    Only calls of this plugin
+  --config FILE      Configuration file
+  --json             Print JSON instead of text
+
+Exit status: 0 something is shown, 1 nothing matches, 125 a file or the journal could not be read
+";
+
 /// The help of a command, or of `upm` itself for any other word.
 pub(super) fn text(word: Option<&str>) -> String {
     match word {
@@ -179,6 +199,7 @@ pub(super) fn text(word: Option<&str>) -> String {
         Some("check") => CHECK.to_owned(),
         Some("doctor") => DOCTOR.to_owned(),
         Some("serve") => SERVE.to_owned(),
+        Some("audit") => AUDIT.to_owned(),
         _ => Low::command()
             .override_usage(USAGE)
             .about(ABOUT)

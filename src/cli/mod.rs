@@ -3,6 +3,7 @@
 //! A call and the commands share one set of options, which may stand anywhere; the first word decides: names of
 //! plugins begin with a capital letter and commands do not, so the two never meet.
 
+mod audit;
 mod check;
 mod diagnostics;
 mod doctor;
@@ -15,6 +16,8 @@ mod serve;
 pub mod terminal;
 mod via;
 mod wire;
+
+pub use audit::Show;
 
 use crate::call::{self, CallArgs, JsonSource};
 use crate::config::is_plugin_name;
@@ -35,7 +38,7 @@ use uuid::Uuid;
 pub const USAGE: &str = "Usage: upm <Plugin> <method> [json-args]";
 
 /// The commands that are no call.
-pub const COMMANDS: [&str; 6] = ["list", "explain", "learn", "check", "doctor", "serve"];
+pub const COMMANDS: [&str; 7] = ["list", "explain", "learn", "check", "doctor", "audit", "serve"];
 
 /// Bytes of a method's name at most; a plugin's have [`is_plugin_name`].
 const METHOD_LIMIT: usize = 256;
@@ -100,6 +103,8 @@ pub enum Request {
         /// JSON instead of text.
         json: bool,
     },
+    /// What is on record of calls.
+    Audit(Show),
     /// Print this text.
     Help(String),
     /// Print this text.
@@ -177,6 +182,7 @@ fn read(args: &[OsString], stdout_is_terminal: bool) -> Result<Request, UsageErr
         Some("learn") => learn(&low),
         Some("check") => check(&low),
         Some("doctor") => doctor(&low),
+        Some("audit") => audit(&low),
         Some("serve") => serve(&low),
         Some(plugin) if is_plugin_name(plugin) => call(&low, plugin),
         _ => Err(unknown(first)),
@@ -184,7 +190,7 @@ fn read(args: &[OsString], stdout_is_terminal: bool) -> Result<Request, UsageErr
 }
 
 fn call(low: &Low, plugin: &str) -> Result<Request, UsageError> {
-    low.refuse("a call", &[("--json", low.json), ("--may", low.may.is_some())])?;
+    low.refuse("a call", &[vec![("--json", low.json)], low.of_may(), low.of_audit()].concat())?;
     let call = call_args(low, plugin, &low.words[1..])?;
     match &low.via {
         None => Ok(Request::Call(call)),
@@ -196,7 +202,7 @@ fn call(low: &Low, plugin: &str) -> Result<Request, UsageError> {
 }
 
 fn learn(low: &Low) -> Result<Request, UsageError> {
-    low.refuse("upm learn", &[low.of_may(), low.of_via()].concat())?;
+    low.refuse("upm learn", &[low.of_may(), low.of_via(), low.of_audit()].concat())?;
     let [_, plugin, words @ ..] = low.words.as_slice() else {
         return Err(UsageError::new(
             "Usage: upm learn <Plugin> <method> [JSON | -] [--project DIR] [--timeout D] [-v] [--config FILE] [--json]",
@@ -240,7 +246,7 @@ fn call_args(low: &Low, plugin: &str, words: &[OsString]) -> Result<CallArgs, Us
 
 fn serve(low: &Low) -> Result<Request, UsageError> {
     let json = vec![("--json", low.json)];
-    low.refuse("upm serve", &[low.of_call(), low.of_project(), low.of_may(), low.of_via(), json].concat())?;
+    low.refuse("upm serve", &[low.of_call(), low.of_project(), low.of_may(), low.of_via(), low.of_audit(), json].concat())?;
     match low.words.len() {
         1 => Ok(Request::Serve { config: low.config.clone() }),
         _ => Err(UsageError::new("Usage: upm serve [--config FILE]")),
@@ -248,7 +254,7 @@ fn serve(low: &Low) -> Result<Request, UsageError> {
 }
 
 fn list(low: &Low) -> Result<Request, UsageError> {
-    low.refuse("upm list", &[low.of_call(), low.of_project(), low.of_may(), low.of_via()].concat())?;
+    low.refuse("upm list", &[low.of_call(), low.of_project(), low.of_may(), low.of_via(), low.of_audit()].concat())?;
     let plugin = match &low.words[1..] {
         [] => None,
         [plugin] => Some(plugin_name(plugin)?),
@@ -258,7 +264,7 @@ fn list(low: &Low) -> Result<Request, UsageError> {
 }
 
 fn explain(low: &Low) -> Result<Request, UsageError> {
-    low.refuse("upm explain", &[low.of_call(), low.of_via()].concat())?;
+    low.refuse("upm explain", &[low.of_call(), low.of_via(), low.of_audit()].concat())?;
     let [_, plugin, method] = low.words.as_slice() else {
         return Err(UsageError::new(
             "Usage: upm explain <Plugin> <method> [--project DIR] [--may ACT] [--config FILE] [--json]",
@@ -275,7 +281,7 @@ fn explain(low: &Low) -> Result<Request, UsageError> {
 }
 
 fn check(low: &Low) -> Result<Request, UsageError> {
-    low.refuse("upm check", &[low.of_call(), low.of_project(), low.of_may(), low.of_via()].concat())?;
+    low.refuse("upm check", &[low.of_call(), low.of_project(), low.of_may(), low.of_via(), low.of_audit()].concat())?;
     match low.words.len() {
         1 => Ok(Request::Check { config: low.config.clone(), json: low.json }),
         _ => Err(UsageError::new("Usage: upm check [--config FILE] [--json]")),
@@ -284,11 +290,36 @@ fn check(low: &Low) -> Result<Request, UsageError> {
 
 fn doctor(low: &Low) -> Result<Request, UsageError> {
     let config = vec![("--config", low.config.is_some())];
-    low.refuse("upm doctor", &[low.of_call(), low.of_project(), low.of_may(), low.of_via(), config].concat())?;
+    low.refuse(
+        "upm doctor",
+        &[low.of_call(), low.of_project(), low.of_may(), low.of_via(), low.of_audit(), config].concat(),
+    )?;
     match low.words.len() {
         1 => Ok(Request::Doctor { json: low.json }),
         _ => Err(UsageError::new("Usage: upm doctor [--json]")),
     }
+}
+
+fn audit(low: &Low) -> Result<Request, UsageError> {
+    let of_call = vec![("--timeout", low.timeout.is_some()), ("--verbose", low.verbose)];
+    low.refuse("upm audit", &[of_call, low.of_project(), low.of_may()].concat())?;
+    if low.words.len() != 2 || low.words[1] != "show" {
+        return Err(UsageError::new(
+            "Usage: upm audit show [--request-id UUID] [--since TIME] [--plugin Plugin] [--config FILE] [--json]",
+        ));
+    }
+    let since = |text: &OsString| {
+        let text = text.to_string_lossy();
+        audit::since(&text, chrono::Utc::now())
+            .map_err(|error| UsageError::new(format!("--since {}: {error}", quote(&text, 40))))
+    };
+    Ok(Request::Audit(Show {
+        config: low.config.clone(),
+        request_id: low.request_id.as_deref().map(parse_request_id).transpose()?,
+        since: low.since.as_ref().map(since).transpose()?,
+        plugin: low.plugin.as_deref().map(plugin_name).transpose()?,
+        json: low.json,
+    }))
 }
 
 fn plugin_name(word: &OsStr) -> Result<String, UsageError> {
@@ -460,6 +491,7 @@ fn run(args: impl Iterator<Item = OsString>) -> i32 {
         }
         Request::Check { config, json } => show_with(check::run(config.as_deref(), json)),
         Request::Doctor { json } => show(Ok(doctor::run(json))),
+        Request::Audit(asked) => show_with(audit::run(&asked)),
     }
 }
 
@@ -625,6 +657,27 @@ mod tests {
         assert_eq!(parsed(&["check"]), Ok(Request::Check { config: None, json: false }));
         assert_eq!(parsed(&["--json", "doctor"]), Ok(Request::Doctor { json }));
         assert_eq!(parsed(&["--version"]), Ok(Request::Version("upm 0.1.0\n".into())));
+        let id = "cdb3458d-0b84-491a-9c4e-709f30e11111";
+        assert_eq!(
+            parsed(&[
+                "audit",
+                "--plugin",
+                "P",
+                "show",
+                "--request-id",
+                id,
+                "--since",
+                "2026-11-24T10:00:00Z",
+                "--json"
+            ]),
+            Ok(Request::Audit(Show {
+                config: None,
+                request_id: Some(Uuid::parse_str(id).unwrap()),
+                since: chrono::DateTime::from_timestamp(1_795_514_400, 0),
+                plugin: Some("P".into()),
+                json,
+            }))
+        );
         for (words, text) in [
             (&["explain", "P"][..], "Usage: upm explain <Plugin> <method>"),
             (&["check", "x"], "Usage: upm check "),
@@ -636,6 +689,15 @@ mod tests {
             (&["doctor", "--config", "x"], "--config: no option of upm doctor"),
             (&["P", "m", "--json"], "--json: no option of a call"),
             (&["P", "m", "--may", "read=/x"], "--may: no option of a call"),
+            (&["P", "m", "--since", "1h"], "--since: no option of a call"),
+            (&["check", "--plugin", "P"], "--plugin: no option of upm check"),
+            (&["audit"], "Usage: upm audit show "),
+            (&["audit", "list"], "Usage: upm audit show "),
+            (&["audit", "show", "x"], "Usage: upm audit show "),
+            (&["audit", "show", "--timeout", "1s"], "--timeout: no option of upm audit"),
+            (&["audit", "show", "--since", "soon"], "--since soon: expected how long ago"),
+            (&["audit", "show", "--plugin", "pip"], "pip: no name of a plugin"),
+            (&["audit", "show", "--request-id", "1"], "--request-id 1: no UUID"),
         ] {
             assert!(message(words).starts_with(text), "{words:?}: {}", message(words));
         }

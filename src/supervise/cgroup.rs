@@ -1,11 +1,14 @@
 //! The call's own cgroup (cgroup v2): where there is one, the kernel counts and bounds the memory and processes of the
 //! whole call, and tells what it used and why it was ended.
 //!
-//! A part of the tree has one writer (cgroups(7), systemd's CGROUP_DELEGATION): upm makes cgroups only in a directory that is its
-//! caller's to use. That is the one it was started in, or the one above; marked as delegated (systemd's `Delegate=yes`
-//! sets `user.delegate`, or `trusted.delegate` where root alone can see it), or, for a user, given to that user by
-//! somebody else. Root has `/upm` for itself where no systemd owns the tree. Where nothing of that is the case, the call goes
-//! without, and `data.sandbox` says why.
+//! A part of the tree has one writer (cgroups(7), systemd's CGROUP_DELEGATION), so upm makes cgroups only where nobody else does:
+//! in the cgroup that it is alone in, when that is its user's, or was delegated (systemd's `Delegate=yes`); in the one
+//! above, when that was delegated and upm shares its own with others; and, as root where no systemd owns the tree, at its
+//! root. Where nothing of that is the case, the call goes without, and `data.sandbox` says why.
+//!
+//! A cgroup with controllers for its children may hold no process, and whoever owns a cgroup may switch its controllers
+//! off again, with the limits of its children. Between the two lies a directory of upm's own, `upm`: while it has the
+//! controllers on, those above it cannot be switched off.
 
 use super::denials;
 use crate::decide::plan::Plan;
@@ -22,9 +25,9 @@ const MAGIC: u64 = 0x6367_7270;
 const MOUNTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
 /// There where systemd is the service manager (sd_booted(3)).
 const SYSTEMD: &str = "/run/systemd/system";
-/// Root's own directory, where no systemd owns the tree.
+/// The directory that calls' cgroups lie in.
 const OWN: &str = "upm";
-/// Where upm moves itself: a cgroup with controllers for its children may not hold processes itself.
+/// Where upm moves itself out of the cgroup that [`OWN`] is in.
 const SUPERVISOR: &str = "upm-supervisor";
 /// Before a call's request id.
 const PREFIX: &str = "upm-call-";
@@ -129,10 +132,30 @@ impl Directory {
         })
     }
 
-    /// Whether `caller` may make cgroups here; `above` is the directory that holds it, where it can be seen.
+    /// Whether it was given to `caller`: so marked, or for a user one that lies in somebody else's. `above` is the directory
+    /// that holds it.
     fn delegated(&self, caller: u32, above: Option<&Directory>) -> bool {
         let given = || caller != 0 && above.is_none_or(|above| !above.owned(caller));
         self.owned(caller) && self.closed() && (self.marked() || given())
+    }
+
+    /// Whether it is `caller`'s to use when nobody else is in it. A user's service manager marks nothing (systemd 252), so that
+    /// it is the user's has to do. Root, who owns everything, needs the mark.
+    fn usable(&self, caller: u32) -> bool {
+        self.owned(caller) && self.closed() && (caller != 0 || self.marked())
+    }
+
+    /// Whether this process is the only one in it.
+    fn alone(&self) -> bool {
+        self.read("cgroup.procs").is_ok_and(|inhabitants| inhabitants.trim_end() == std::process::id().to_string())
+    }
+
+    /// Makes a directory in it, or takes the one that is there.
+    fn make(&self, name: &str) -> rustix::io::Result<Directory> {
+        match mkdirat(&self.fd, name, Mode::RWXU) {
+            Ok(()) | Err(Errno::EXIST) => self.child(name),
+            Err(error) => Err(error),
+        }
     }
 
     /// Which of `memory` and `pids` a file of controllers names.
@@ -168,14 +191,26 @@ impl Controllers {
     }
 }
 
-/// What has to be done before cgroups can be made in a directory.
-enum Place {
-    /// The tree's root: in a directory of its own.
-    Root,
-    /// Where upm was started: upm has to leave it first.
-    Here,
-    /// One above: nothing.
-    Above,
+/// Upm has left the cgroup that it was started in, and goes back when this is dropped: others may be started there after it,
+/// as systemd does with a unit's next command.
+struct Settled {
+    left: Directory,
+    /// Open before the supervisor confines itself.
+    procs: OwnedFd,
+    subtree: OwnedFd,
+}
+
+impl Drop for Settled {
+    fn drop(&mut self) {
+        // Whatever of it fails leaves empty cgroups, which go with the one that they are in.
+        unlinkat(&self.left.fd, OWN, AtFlags::REMOVEDIR).ok();
+        for word in ["-memory", "-pids"] {
+            rustix::io::write(&self.subtree, word.as_bytes()).ok();
+        }
+        if rustix::io::write(&self.procs, b"0").is_ok() {
+            unlinkat(&self.left.fd, SUPERVISOR, AtFlags::REMOVEDIR).ok();
+        }
+    }
 }
 
 /// The first bytes of a control file.
@@ -202,7 +237,7 @@ fn remedy(caller: u32) -> String {
 }
 
 /// The directory that a call's cgroup may be made in, and which controllers it has there.
-fn find(caller: u32) -> Result<(Directory, Controllers), Missing> {
+fn find(caller: u32) -> Result<Base, Missing> {
     let mount = MOUNTS
         .into_iter()
         .find(|mount| statfs(*mount).is_ok_and(|file_system| file_system.f_type as u64 == MAGIC))
@@ -231,16 +266,36 @@ fn find(caller: u32) -> Result<(Directory, Controllers), Missing> {
         return Err(Missing::new("upm's own cgroup lies outside of what can be seen here", remedy(caller)));
     }
     let here = Directory::open(mount, own).map_err(failed(own))?;
-    let (at, place) = if here.is_root() { (here, Place::Root) } else { delegated(mount, here, caller)? };
+    let root = here.is_root();
+    if root && (caller != 0 || Path::new(SYSTEMD).is_dir()) {
+        return Err(Missing::new("upm runs in the root cgroup, which is not its own", remedy(caller)));
+    }
+    let (at, settles) = if root { (here, false) } else { choose(mount, here, caller)? };
     let available = at.named("cgroup.controllers").map_err(failed(&at.path))?;
     let available = available.any().ok_or_else(|| no_controllers(&at.path))?;
-    let base = match place {
-        Place::Root => own_directory(at, available, caller)?,
-        Place::Here => settle(at, caller)?,
-        Place::Above => at,
+    let nest = |at: &Directory| {
+        at.enable(available)?;
+        let own = at.make(OWN)?;
+        if !own.owned(caller) || !own.closed() {
+            return Err(Errno::PERM);
+        }
+        own.enable(available).map(|()| own)
     };
-    base.enable(available).map_err(failed(&base.path))?;
-    Ok((base, available))
+    if !settles {
+        let base = nest(&at).map_err(failed(&at.path))?;
+        return Ok(Base { directory: base, controllers: available, settled: None });
+    }
+    let path = at.path.clone();
+    let settled = settle(at).map_err(failed(&path))?;
+    let base = nest(&settled.left).map_err(failed(&path))?;
+    Ok(Base { directory: base, controllers: available, settled: Some(settled) })
+}
+
+/// Where calls' cgroups are made.
+struct Base {
+    directory: Directory,
+    controllers: Controllers,
+    settled: Option<Settled>,
 }
 
 fn no_controllers(path: &Path) -> Missing {
@@ -250,58 +305,43 @@ fn no_controllers(path: &Path) -> Missing {
     )
 }
 
-/// Root's own directory. Nobody else can open it, and so keep the locks in it.
-fn own_directory(root: Directory, available: Controllers, caller: u32) -> Result<Directory, Missing> {
-    if caller != 0 || Path::new(SYSTEMD).is_dir() {
-        return Err(Missing::new("upm runs in the root cgroup, which is not its own", remedy(caller)));
+/// The directory that upm was started in, which it then has to leave, or the one above.
+fn choose(mount: &str, here: Directory, caller: u32) -> Result<(Directory, bool), Missing> {
+    let mut why =
+        Missing::new(format!("cgroup {} is not delegated to the caller", here.path.display()), remedy(caller));
+    if here.usable(caller) {
+        let has = here.named("cgroup.controllers").ok().and_then(Controllers::any).is_some();
+        if has && here.alone() {
+            return Ok((here, true));
+        }
+        why = if has {
+            Missing::new(
+                format!(
+                    "cgroup {} holds other processes too, and so none below it can have limits",
+                    here.path.display()
+                ),
+                remedy(caller),
+            )
+        } else {
+            no_controllers(&here.path)
+        };
     }
-    let failed = |error: Errno| Missing::new(format!("cgroup /{OWN}: {error}"), remedy(caller));
-    root.enable(available).map_err(failed)?;
-    match mkdirat(&root.fd, OWN, Mode::RWXU) {
-        Ok(()) | Err(Errno::EXIST) => {}
-        Err(error) => return Err(failed(error)),
-    }
-    let own = root.child(OWN).map_err(failed)?;
-    if !own.owned(0) || !own.closed() {
-        return Err(Missing::new(format!("cgroup /{OWN} is not root's alone"), format!("rmdir /sys/fs/cgroup/{OWN}")));
-    }
-    Ok(own)
-}
-
-/// The delegated directory that upm was started in, or the one above.
-fn delegated(mount: &str, here: Directory, caller: u32) -> Result<(Directory, Place), Missing> {
     let open = |path: Option<&Path>| path.and_then(|path| Directory::open(mount, path).ok());
-    let above = open(here.path.parent());
-    if here.delegated(caller, above.as_ref()) {
-        return Ok((here, Place::Here));
+    match open(here.path.parent()) {
+        Some(above) if !above.is_root() && above.delegated(caller, open(above.path.parent()).as_ref()) => {
+            Ok((above, false))
+        }
+        _ => Err(why),
     }
-    if let Some(above) = above
-        && !above.is_root()
-        && above.delegated(caller, open(above.path.parent()).as_ref())
-    {
-        return Ok((above, Place::Above));
-    }
-    Err(Missing::new(format!("cgroup {} is not delegated to the caller", here.path.display()), remedy(caller)))
 }
 
-/// Moves upm into a child of the directory that it is alone in. Others are not moved: they are not upm's.
-fn settle(here: Directory, caller: u32) -> Result<Directory, Missing> {
-    let failed = |error: Errno| {
-        Missing::new(format!("cgroup {}: {error}", here.path.join(SUPERVISOR).display()), remedy(caller))
-    };
-    let inhabitants = here.read("cgroup.procs").map_err(failed)?;
-    if inhabitants.trim_end() != std::process::id().to_string() {
-        return Err(Missing::new(
-            format!("cgroup {} holds other processes too, and so none below it can have limits", here.path.display()),
-            format!("start upm in a child of it, or alone in one: {}", remedy(caller)),
-        ));
-    }
-    match mkdirat(&here.fd, SUPERVISOR, Mode::RWXU) {
-        Ok(()) | Err(Errno::EXIST) => {}
-        Err(error) => return Err(failed(error)),
-    }
-    here.child(SUPERVISOR).and_then(|own| own.write("cgroup.procs", "0")).map_err(failed)?;
-    Ok(here)
+/// Moves upm into a child of the cgroup that it is alone in.
+fn settle(left: Directory) -> rustix::io::Result<Settled> {
+    let procs = left.file("cgroup.procs", OFlags::WRONLY)?;
+    let subtree = left.file("cgroup.subtree_control", OFlags::WRONLY)?;
+    let supervisor = left.make(SUPERVISOR)?;
+    let settled = Settled { left, procs, subtree };
+    supervisor.write("cgroup.procs", "0").map(|()| settled)
 }
 
 /// Removes what calls left that were killed with SIGKILL. Whose lock is held has a supervisor, and what has a process is
@@ -337,6 +377,8 @@ pub struct Cgroup {
     set: Map<String, Value>,
     /// Open before the supervisor confines itself.
     files: Files,
+    /// Dropped after all of it.
+    settled: Option<Settled>,
 }
 
 /// Not every kernel has every one.
@@ -363,10 +405,10 @@ impl Drop for Cgroup {
 /// Why there is none. The call then goes by each process's limits and the sum of their memory.
 pub fn make(memory: u64, processes: u64, request_id: &str) -> Result<Cgroup, Missing> {
     let caller = rustix::process::geteuid().as_raw();
-    let (base, controllers) = find(caller)?;
-    sweep(&base);
+    let base = find(caller)?;
+    sweep(&base.directory);
     let failed = |name: &str, error: Errno| {
-        Missing::new(format!("cgroup {}: {error}", base.path.join(name).display()), remedy(caller))
+        Missing::new(format!("cgroup {}: {error}", base.directory.path.join(name).display()), remedy(caller))
     };
     let plain = !request_id.is_empty() && request_id.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
     for attempt in 0..NAMES {
@@ -374,8 +416,8 @@ pub fn make(memory: u64, processes: u64, request_id: &str) -> Result<Cgroup, Mis
             0 if plain => format!("{PREFIX}{request_id}"),
             _ => format!("{PREFIX}{}-{attempt}", std::process::id()),
         };
-        match take(&base, &name) {
-            Ok(leaf) => return limited(base, name, leaf, controllers, (memory, processes), caller),
+        match take(&base.directory, &name) {
+            Ok(leaf) => return limited(base, name, leaf, (memory, processes), caller),
             // Another call has the name, or has swept what was not locked yet.
             Err(Errno::EXIST | Errno::NOENT | Errno::NODEV | Errno::WOULDBLOCK) => {}
             Err(error) => return Err(failed(&name, error)),
@@ -395,10 +437,9 @@ fn take(base: &Directory, name: &str) -> rustix::io::Result<Directory> {
 }
 
 fn limited(
-    base: Directory,
+    Base { directory, controllers, settled }: Base,
     name: String,
     leaf: Directory,
-    controllers: Controllers,
     (memory, processes): (u64, u64),
     caller: u32,
 ) -> Result<Cgroup, Missing> {
@@ -412,7 +453,8 @@ fn limited(
         cpu: open("cpu.stat", OFlags::RDONLY),
     };
     let Controllers { memory: bounds_memory, pids } = controllers;
-    let mut made = Cgroup { base, name, leaf, memory: bounds_memory, pids, set: Map::new(), files };
+    let base = directory;
+    let mut made = Cgroup { base, name, leaf, memory: bounds_memory, pids, set: Map::new(), files, settled };
     match made.limit(memory, processes) {
         Ok(()) => Ok(made),
         Err((file, error)) => {
@@ -458,10 +500,10 @@ impl Cgroup {
         self.leaf.fd.as_fd()
     }
 
-    /// What the cgroup lies in: removing it is the one thing that the confined supervisor still does to the tree.
+    /// What the cgroup lies in: removing what upm made there is what the confined supervisor still does to the tree.
     #[must_use]
     pub fn above(&self) -> BorrowedFd<'_> {
-        self.base.fd.as_fd()
+        self.settled.as_ref().map_or(&self.base, |settled| &settled.left).fd.as_fd()
     }
 
     /// The kernel did not clone into it: the call goes without, and says so.

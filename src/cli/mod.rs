@@ -407,9 +407,9 @@ fn run(args: impl Iterator<Item = OsString>) -> i32 {
     let request = parse(args, terminal);
     // Before anything is opened or read. A service's client is no engine: it connects with all the rights that root has.
     if !matches!(request, Ok(Request::Via { .. }))
-        && let Err(error) = crate::confine::capabilities::keep_of_root()
+        && let Err(failure) = crate::confine::privileges::keep()
     {
-        return answer(&call::refuse(&error.into(), None));
+        return answer(&call::refuse(&failure, None));
     }
     diagnostics::start();
     let request = match request {

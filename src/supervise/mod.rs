@@ -101,6 +101,7 @@ pub fn run(job: Job<'_>, watcher: &mut dyn Watcher) -> Result<Outcome, Failure> 
     // Descriptor 3 must be taken before the channels are made: in the child it becomes the frame socket.
     let reserve = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)
         .map_err(|error| StepError::new(Step::Prepare, "descriptor 3", error))?;
+    confine::privileges::require()?;
     own::prepare(as_root)?;
     let prepared = confine::prepare(job.plan, job.runner, as_root)?;
     let filter = (prepared.filter.name, prepared.filter.program.len(), prepared.filter.sha256());

@@ -1,7 +1,7 @@
 //! The pipeline of one call.
 
 use crate::config::{self, Config, ProjectDir};
-use crate::confine::{capabilities, filter};
+use crate::confine::{filter, privileges};
 use crate::decide::arguments::{self, Arguments};
 use crate::decide::grant::{self, Decision};
 use crate::decide::plan::{self, Environment, Facts, Plan};
@@ -157,7 +157,7 @@ fn go(
         .with_client(peer.connection);
     let config = config::load(args.config.as_deref())?;
     log.open(Some(&config))?;
-    capabilities::require_of_root()?;
+    privileges::require()?;
     tracing::debug!(path = %config.path.display(), sha256 = config.sha256, "configuration");
     if by_socket {
         check_caller(&config, args, &peer.caller)?;

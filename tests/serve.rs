@@ -955,7 +955,7 @@ fn root_needs_the_listed_capabilities_and_no_other() {
         fs::set_permissions(f.path(dir), fs::Permissions::from_mode(0o700)).unwrap();
     }
     f.write("upm_config.toml", format!("{head}{PROBE}{grant}\n"));
-    let all: Vec<String> = upm::confine::capabilities::OF_ROOT.iter().map(|(one, _)| one.to_string()).collect();
+    let all = upm::confine::privileges::OF_ROOT.map(|(name, ..)| name.to_owned()).to_vec();
     let made = f.path("private/project/made");
     let call = |names: &[String]| {
         let _ = fs::remove_file(&made);
@@ -991,8 +991,8 @@ fn root_needs_the_listed_capabilities_and_no_other() {
 fn root_gives_up_the_rest_at_once() {
     let Some(f) = Fixture::probe(Mode::Root, "") else { return };
     let mut held: u64 = 0;
-    for (capability, _) in upm::confine::capabilities::OF_ROOT {
-        held |= capability.bitmask();
+    for (_, capability, _) in upm::confine::privileges::OF_ROOT {
+        held |= capability.bits();
     }
     let service = Service::start(&f);
     let stream = service.connect();

@@ -246,7 +246,10 @@ fn call_args(low: &Low, plugin: &str, words: &[OsString]) -> Result<CallArgs, Us
 
 fn serve(low: &Low) -> Result<Request, UsageError> {
     let json = vec![("--json", low.json)];
-    low.refuse("upm serve", &[low.of_call(), low.of_project(), low.of_may(), low.of_via(), low.of_audit(), json].concat())?;
+    low.refuse(
+        "upm serve",
+        &[low.of_call(), low.of_project(), low.of_may(), low.of_via(), low.of_audit(), json].concat(),
+    )?;
     match low.words.len() {
         1 => Ok(Request::Serve { config: low.config.clone() }),
         _ => Err(UsageError::new("Usage: upm serve [--config FILE]")),
@@ -445,9 +448,9 @@ fn run(args: impl Iterator<Item = OsString>) -> i32 {
     let request = parse(args, terminal);
     // Before anything is opened or read. A service's client is no engine: it connects with all the rights that root has.
     if !matches!(request, Ok(Request::Via { .. }))
-        && let Err(error) = crate::confine::capabilities::keep_of_root()
+        && let Err(failure) = crate::confine::privileges::keep()
     {
-        return answer(&call::refuse(&error.into(), None));
+        return answer(&call::refuse(&failure, None));
     }
     diagnostics::start();
     let request = match request {

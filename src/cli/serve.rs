@@ -25,6 +25,8 @@ use std::time::{Duration, Instant};
 const REQUEST_TIME: Duration = Duration::from_secs(5);
 /// How long a caller may take no byte of its answer.
 const STALLED: Duration = Duration::from_secs(10);
+/// How long it may take the whole.
+const DELIVERY: Duration = Duration::from_secs(60);
 /// Bytes of a request besides its arguments.
 const HEAD: u64 = 32 << 10;
 /// Bytes of arguments that are read before the configuration is asked whether any method may have more.
@@ -174,7 +176,9 @@ fn read_line(connection: BorrowedFd<'_>, config: Option<&Path>) -> Result<Vec<u8
             return Err(Refused { failure: outcome::cancelled(signal), request_id: None });
         }
         let count = match rustix::io::read(connection, &mut buffer) {
-            Ok(0) => return Err(Refused::usage("the request has no end; write one line of JSON, with its newline")),
+            Ok(0) | Err(Errno::CONNRESET) => {
+                return Err(Refused::usage("the request has no end; write one line of JSON, with its newline"));
+            }
             Ok(count) => count,
             Err(Errno::AGAIN | Errno::INTR) => continue,
             Err(errno) => return Err(failed(errno.into())),
@@ -300,6 +304,7 @@ impl<'a> Wire<'a> {
         }
         last.push_str(&render::render(&answer.envelope, false));
         let waiting: Vec<u8> = self.backlog.drain(..).collect();
+        let until = Instant::now() + DELIVERY;
         for bytes in [waiting.as_slice(), last.as_bytes()] {
             let mut rest = bytes;
             while !rest.is_empty() {
@@ -308,8 +313,11 @@ impl<'a> Wire<'a> {
                     Err(Errno::INTR) => {}
                     Err(Errno::AGAIN) => {
                         let mut fds = [PollFd::from_borrowed_fd(self.socket, PollFlags::OUT)];
-                        if let Ok(0) = poll(&mut fds, Some(&timespec(STALLED))) {
-                            return Err(io::Error::new(io::ErrorKind::TimedOut, "the caller does not read"));
+                        let wait = STALLED.min(until.saturating_duration_since(Instant::now()));
+                        match poll(&mut fds, Some(&timespec(wait))) {
+                            Ok(0) => return Err(io::Error::new(io::ErrorKind::TimedOut, "the caller does not read")),
+                            Ok(_) | Err(Errno::INTR) => {}
+                            Err(errno) => return Err(errno.into()),
                         }
                     }
                     Err(errno) => return Err(errno.into()),

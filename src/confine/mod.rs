@@ -8,6 +8,7 @@ pub mod init;
 pub mod landlock;
 pub mod limits;
 pub mod network;
+pub mod privileges;
 pub mod root;
 pub mod session;
 pub mod step;

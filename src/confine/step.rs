@@ -157,10 +157,6 @@ fn remedy(step: Step, errno: Option<i32>) -> Option<&'static str> {
              `sysctl kernel.apparmor_restrict_unprivileged_userns=0` or an AppArmor profile with `userns` for upm), \
              or in a container allow clone3, unshare and mount in its seccomp profile",
         ),
-        (Step::Capabilities, Errno::EPERM) => Some(
-            "as root upm needs CAP_CHOWN, CAP_DAC_READ_SEARCH, CAP_SETGID, CAP_SETUID and CAP_SYS_ADMIN, and CAP_SETPCAP where the \
-             bounding set has more: give it these (systemd: `CapabilityBoundingSet=`), or call it as an ordinary user",
-        ),
         (Step::Clone, Errno::ENOSPC | Errno::EUSERS) => Some(
             "raise `sysctl user.max_user_namespaces` (and user.max_{mnt,pid,net,ipc,uts,cgroup}_namespaces): the limit is reached or zero",
         ),

@@ -110,6 +110,7 @@ pub fn run(job: Job<'_>, watcher: &mut dyn Watcher) -> Result<Outcome, Failure> 
     // Descriptor 3 must be taken before the channels are made: in the child it becomes the frame socket.
     let reserve = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)
         .map_err(|error| StepError::new(Step::Prepare, "descriptor 3", error))?;
+    confine::privileges::require()?;
     // Before `prepare`: in a user's own namespace the owners of the tree's other parts have no number.
     let request_id = job.plan.env.get("UPM_REQUEST_ID").map_or("", String::as_str);
     let cgroup = cgroup::make(job.plan.limits.memory, job.plan.limits.processes, request_id);

@@ -173,9 +173,9 @@ Exit status: 0 the caller was answered, 2 stdin is no connection, 125 the engine
 ";
 
 const AUDIT: &str = "\
-Show what is on record of calls: when, which method, who called, how long, how it ended, what was denied. It reads
-the audit file and the journal that the configuration names. A call that was started and has no end on record is
-shown as such, or as running while its process is there.
+Show what is on record of calls: when, which method, who called, how long, how it ended, what was denied.
+It reads the audit file and the journal that the configuration names. A call that was started and has no end
+on record is shown as such, or as running while its process is there.
 
 Usage: upm audit show [--request-id UUID] [--since TIME] [--plugin Plugin] [--config FILE] [--json]
 

@@ -26,7 +26,7 @@ pub(super) struct Low {
     /// Shorten the time limit: a number and ms, s, m or h
     #[arg(long, value_name = "TIME")]
     pub timeout: Option<OsString>,
-    /// UUID of the answer and the audit records [default: a new one], or to be shown
+    /// UUID of the answer and audit records [default: a new one]; audit show: only it
     #[arg(long, value_name = "UUID")]
     pub request_id: Option<OsString>,
     /// Show the plugin's stderr as it comes

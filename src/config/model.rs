@@ -589,7 +589,11 @@ impl Reader<'_> {
                 }
                 set!(env, env);
             }
-            "env_pass" => set!(env_pass, self.names(node, "names of environment variables", value::is_variable_name)?),
+            "env_pass" => {
+                let expected = "names of environment variables, none of which starts with UPM_";
+                let check = |name: &str| value::is_variable_name(name) && !name.starts_with("UPM_");
+                set!(env_pass, self.names(node, expected, check)?);
+            }
             "syscalls" => {
                 let check = |name: &str| {
                     !name.is_empty() && name.len() <= 64 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')

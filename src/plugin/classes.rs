@@ -110,10 +110,8 @@ pub struct Look {
 
 /// Looks for `class` and `methods` of it in `module`, whose files `facts` name.
 ///
-/// The inner failure is one of the interpreter or of the host; the outer one is a wait that ended before.
-///
 /// # Errors
-/// The time was over, or a signal came.
+/// The interpreter gave no answer, a layer is missing on this host, or the time was over.
 pub fn look(
     grant: &Grant,
     facts: &Facts,
@@ -121,7 +119,7 @@ pub fn look(
     class: &str,
     methods: &[&str],
     patience: &Patience<'_>,
-) -> Result<Result<Look, Failure>, Failure> {
+) -> Result<Look, Failure> {
     let entry = Entry::Python { module: "class_reader".to_owned() };
     let reader = Grant {
         interpreter: grant.interpreter.clone(),
@@ -147,8 +145,7 @@ pub fn look(
     let environment = Environment { request_id: "", timeout: TIMEOUT, pass: &|_| None };
     let plan = plan::plan(("ClassReader", "read"), &entry, &reader, &reader_facts, Vec::new(), &needs, environment);
     let args: [Value; 4] = [json!(module), json!(search), json!(class), json!(methods)];
-    Ok(client::run(&plan, &args, patience)?.and_then(|answer| {
-        serde_json::from_value(answer)
-            .map_err(|error| Failure::new(Code::ProtocolViolation, format!("it answers what no reader does: {error}")))
-    }))
+    let answer = client::run(&plan, &args, patience)??;
+    serde_json::from_value(answer)
+        .map_err(|error| Failure::new(Code::ProtocolViolation, format!("it answers what no reader does: {error}")))
 }

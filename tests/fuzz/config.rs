@@ -6,7 +6,7 @@ use crate::json;
 use std::path::{Path, PathBuf};
 use upm::config::{Config, ConfigError, ConfigErrorKind, read_unchecked};
 use upm::decide::grant::grant;
-use upm::gateway::names::normalize;
+use upm::decide::names::normalize;
 use upm::gateway::parse_proxy;
 use upm::types::{EgressSource, Entry, Proxy};
 

@@ -2,7 +2,7 @@
 
 use crate::harness::{Case, Rng, mutate, run};
 use upm::gateway::hello::{HelloReader, MAX_HELLO, Missing};
-use upm::gateway::names::normalize;
+use upm::decide::names::normalize;
 
 /// Written by OpenSSL 3.0 for `Files.Example.org`.
 const OPENSSL: &[u8] = include_bytes!("../../src/gateway/testdata/hello-openssl.bin");

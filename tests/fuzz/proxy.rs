@@ -1,7 +1,7 @@
 //! A proxy's reply to CONNECT, and what names a proxy.
 
 use crate::harness::{Case, Rng, is_plain, mutate, run};
-use upm::gateway::names::normalize;
+use upm::decide::names::normalize;
 use upm::gateway::proxy::{MAX_REPLY, ProxyEnv, ReplyReader, connect_request, literal, parse_proxy, route};
 use upm::types::{EgressRule, HostPattern, Proxy};
 

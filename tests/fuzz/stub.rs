@@ -2,7 +2,7 @@
 
 use crate::harness::{Case, Rng, mutate, run};
 use std::net::Ipv4Addr;
-use upm::gateway::names::normalize;
+use upm::decide::names::normalize;
 use upm::gateway::stub::{MAX_REPLY, MAX_TCP_QUERY, answer};
 
 const GIVEN: Ipv4Addr = Ipv4Addr::new(127, 64, 7, 9);

@@ -6,7 +6,7 @@ use crate::decide::plan::Facts;
 use crate::gateway::addresses;
 use crate::gateway::{ProxyEnv, proxy};
 use crate::plugin::client::{self, Patience};
-use crate::types::{EgressRule, EgressSource, Failure, Grant};
+use crate::types::{EgressRule, EgressSource, Grant};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, ToSocketAddrs};
 use std::sync::mpsc;
@@ -19,18 +19,16 @@ const TIME: Duration = Duration::from_secs(5);
 const AT_ONCE: usize = 16;
 
 /// Reads what clients are configured to use, then asks for all names.
-///
-/// # Errors
-/// The time was over while a client's configuration was read.
 pub(super) fn groups(
     report: &mut Report<'_>,
     decisions: &[Decision],
     facts: &[Option<Facts>],
     patience: &Patience<'_>,
-) -> Result<(), Failure> {
+) {
     let mut rules: Vec<(usize, EgressRule)> = Vec::new();
     let mut seen = BTreeSet::new();
     for (decision, facts) in decisions.iter().zip(facts) {
+        let Some(facts) = facts else { continue };
         for group in &decision.grant.egress {
             let path = ["egress", group.name.as_str()];
             match &group.source {
@@ -47,7 +45,6 @@ pub(super) fn groups(
                     }
                 }
             }
-            let Some(facts) = facts else { continue };
             let one = Grant { egress: vec![group.clone()], ..decision.grant.clone() };
             let variable = |name: &str| std::env::var(name).ok();
             match client::resolve(&one, facts, &variable, patience) {
@@ -66,7 +63,6 @@ pub(super) fn groups(
         }
     }
     names(report, &rules);
-    Ok(())
 }
 
 /// What became of a name.

@@ -145,14 +145,7 @@ fn subject_of(report: &Report<'_>, schemas: &Path) -> String {
 }
 
 /// Whether each plugin could be started. Gives the facts of each method that it was told for, in the order of `decisions`.
-///
-/// # Errors
-/// The time was over.
-pub(super) fn plugins(
-    report: &mut Report<'_>,
-    decisions: &[Decision],
-    patience: &Patience<'_>,
-) -> Result<Vec<Option<Facts>>, Failure> {
+pub(super) fn plugins(report: &mut Report<'_>, decisions: &[Decision], patience: &Patience<'_>) -> Vec<Option<Facts>> {
     let mut gathered = Vec::new();
     let mut looked: BTreeMap<(&str, &Path, Option<&str>), Option<Look>> = BTreeMap::new();
     for decision in decisions {
@@ -190,7 +183,7 @@ pub(super) fn plugins(
                     Slot::Occupied(look) => look.into_mut(),
                     Slot::Vacant(slot) => {
                         let allowed: Vec<&str> = decision.allowed.iter().map(String::as_str).collect();
-                        let look = classes::look(grant, &facts, module, &decision.plugin, &allowed, patience)?;
+                        let look = classes::look(grant, &facts, module, &decision.plugin, &allowed, patience);
                         match &look {
                             Ok(look) => class(report, decision, module, look),
                             Err(failure) => not_looked(report, decision, failure),
@@ -205,7 +198,7 @@ pub(super) fn plugins(
         }
         gathered.push(Some(facts));
     }
-    Ok(gathered)
+    gathered
 }
 
 /// Whose line a failure of `trusted_facts` belongs to.

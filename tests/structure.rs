@@ -370,6 +370,20 @@ fn only_tests_are_taken_for_tests() {
     assert_eq!(tests_of(source).into_iter().collect::<Vec<_>>(), ["four", "one"]);
 }
 
+/// A unit that starts the engine may have what its steps need as root, and no more.
+#[test]
+fn units_have_the_capabilities_of_the_steps() {
+    let mut needed: Vec<String> = upm::confine::privileges::OF_ROOT.map(|(name, ..)| name.to_owned()).to_vec();
+    needed.sort();
+    for path in files("packaging", "service") {
+        let text = read(&path);
+        let sets: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("CapabilityBoundingSet=")).collect();
+        let mut listed: Vec<&str> = sets.iter().flat_map(|set| set.split_whitespace()).collect();
+        listed.sort_unstable();
+        assert_eq!(listed, needed, "{}", path.display());
+    }
+}
+
 #[test]
 fn nothing_is_left_to_do() {
     for path in files("src", "rs") {

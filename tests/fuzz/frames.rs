@@ -273,7 +273,9 @@ fn outcome(result: Value, plugin_version: Option<Value>) -> Outcome {
         usage: Usage::default(),
         denials: Vec::new(),
         denials_dropped: 0,
+        denials_complete: Default::default(),
         egress: Vec::new(),
+        observed: None,
         sandbox: Value::Null,
     }
 }

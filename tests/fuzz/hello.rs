@@ -1,8 +1,8 @@
 //! The TLS ClientHello: the name that is reported is the one that is in the bytes, and nothing else is.
 
 use crate::harness::{Case, Rng, mutate, run};
-use upm::gateway::hello::{HelloReader, MAX_HELLO, Missing};
 use upm::decide::names::normalize;
+use upm::gateway::hello::{HelloReader, MAX_HELLO, Missing};
 
 /// Written by OpenSSL 3.0 for `Files.Example.org`.
 const OPENSSL: &[u8] = include_bytes!("../../src/gateway/testdata/hello-openssl.bin");

@@ -62,7 +62,7 @@ fn event(case: &mut Case) -> bool {
             end: foreign(rng, 4),
         }),
         1 => Event::Dropped { count: rng.below(1 << 40) as u64 },
-        _ => Event::Refused(Refusal::resolve(&foreign(rng, 4), &[])),
+        _ => Event::Refused(Refusal::resolve(&foreign(rng, 4))),
     };
     case.input = serde_json::to_vec(&made).unwrap();
     let fits = case.input.len() <= MAX_EVENT;

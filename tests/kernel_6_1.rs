@@ -351,7 +351,8 @@ fn cgroups(ran: &BTreeMap<String, Ran>) {
         let limits = limits(&fits);
         assert_eq!(
             (limits["memory"].as_str(), limits["processes"].as_str()),
-            (Some("cgroup, and RLIMIT_DATA a process"), Some("cgroup"))
+            (Some("cgroup, and RLIMIT_DATA a process"), Some("cgroup")),
+            "{mode}: {limits:#}"
         );
         assert!(limits["cgroup"]["path"].as_str().unwrap().starts_with(base), "{limits:#}");
         let active =

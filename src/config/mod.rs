@@ -23,6 +23,7 @@ pub use schema::{Schema, load_schema};
 pub use trust::{Trusted, check_trusted, check_trusted_tree, forget_verified, read_trusted};
 pub use value::{host as parse_host, is_plugin_name};
 
+use crate::quote::shorten;
 use crate::types::{Change, EgressGroup};
 use path::{Protected, Resolver};
 use sha2::{Digest, Sha256};
@@ -32,6 +33,8 @@ use std::path::{Path, PathBuf};
 
 /// Bytes that a configuration may have.
 const MAX_BYTES: u64 = 1 << 20;
+/// Characters of a message about two paths: more than both can have.
+const SHOWN: usize = 10_000;
 /// The built-in `interpreter`.
 pub const DEFAULT_INTERPRETER: &str = "/usr/bin/python3";
 
@@ -338,14 +341,14 @@ fn check_writes(config: &Config, resolver: &mut Resolver) -> Result<(), ConfigEr
                         "{}: \"/\", /proc, /sys, /dev and /run are never granted; expected another path",
                         path.display()
                     );
-                    return Err(ConfigError::at(&config.path, place, message));
+                    return Err(ConfigError::at(&config.path, place, shorten(&message, SHOWN)));
                 }
                 if let Some(what) = config.ruled_by(&path).or_else(|| config.ruled_by(&real)) {
                     let message = format!(
                         "write lets a plugin change {what}, for {} is granted; grant a directory apart from it",
                         path.display()
                     );
-                    return Err(ConfigError::at(&config.path, place, message));
+                    return Err(ConfigError::at(&config.path, place, shorten(&message, SHOWN)));
                 }
             }
         }

@@ -252,6 +252,11 @@ fn nothing_that_rules_plugins_may_be_written() {
         .contains("the interpreter")
     );
     assert!(refused(&format!("[defaults]\nwrite = [\"plugins/x\"]\n{X}write = []\n")).contains("the plugin"));
+    // nothing in a path turns the sentence around that is shown
+    let turned = format!(
+        "project_root = \"\u{202e}\"\n{X}write = [\"{{project_root}}\"]\ninterpreter = \"{{project_root}}/python\"\n"
+    );
+    assert!(refused(&turned).contains("\\u{202e}/python, for "), "{}", refused(&turned));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use crate::harness::{Case, Rng, is_plain, mutate, run};
 use crate::json;
-use serde_json::{Map, Value, json as value};
+use serde_json::{Value, json as value};
 use std::sync::LazyLock;
 use upm::config::Schema;
 use upm::decide::arguments::{Arguments, ArgumentsError, parse, validate};
@@ -29,7 +29,7 @@ const TOKENS: &[&[u8]] = &[
 /// A schema, and the same rules by hand.
 struct Rules {
     schema: Schema,
-    fits: fn(&[Value], Option<&Map<String, Value>>, bool) -> bool,
+    fits: fn(&Arguments) -> bool,
 }
 
 fn schema(document: Value) -> Schema {
@@ -76,7 +76,8 @@ static RULES: LazyLock<Vec<Rules>> = LazyLock::new(|| {
                              "prefixItems": [{"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]*$", "maxLength": 20}]},
                     "kwargs": {"type": "object", "properties": {"upgrade": {"type": "boolean"}}, "additionalProperties": false}},
                 "additionalProperties": false})),
-            fits: |args, kwargs, has_args| {
+            fits: |arguments| {
+                let (args, kwargs) = (arguments.args(), arguments.kwargs());
                 let name = |v: &Value| {
                     v.as_str().is_some_and(|s| {
                         s.starts_with(|c: char| c.is_ascii_alphanumeric())
@@ -84,7 +85,7 @@ static RULES: LazyLock<Vec<Rules>> = LazyLock::new(|| {
                             && s.len() <= 20
                     })
                 };
-                has_args
+                arguments.document().get("args").is_some()
                     && args.len() == 1
                     && name(&args[0])
                     && kwargs.is_none_or(|k| k.iter().all(|(key, v)| key == "upgrade" && v.is_boolean()))
@@ -97,7 +98,8 @@ static RULES: LazyLock<Vec<Rules>> = LazyLock::new(|| {
                         {"type": "integer", "minimum": -5, "exclusiveMaximum": 1000}, {"enum": [null, "a", 3.5, [1]]},
                         {"type": "string", "minLength": 2, "maxLength": 3}]}},
                     "kwargs": {"patternProperties": {"^k[0-9]$": {"not": {"type": "boolean"}}}, "maxProperties": 2}}})),
-            fits: |args, kwargs, _| {
+            fits: |arguments| {
+                let (args, kwargs) = (arguments.args(), arguments.kwargs());
                 let item = |v: &Value| match v {
                     Value::Number(n) => {
                         let f = n.as_f64().unwrap();
@@ -118,7 +120,7 @@ static RULES: LazyLock<Vec<Rules>> = LazyLock::new(|| {
                 "properties": {"args": {"items": {"$ref": "#/$defs/chain"}}, "kwargs": false},
                 "$defs": {"chain": {"type": "object", "required": ["v"], "additionalProperties": false, "properties": {
                     "v": {"type": "integer"}, "next": {"oneOf": [{"type": "null"}, {"$ref": "#/$defs/chain"}]}}}}})),
-            fits: |args, kwargs, _| kwargs.is_none() && args.iter().all(chain),
+            fits: |arguments| arguments.kwargs().is_none() && arguments.args().iter().all(chain),
         },
     ]
 });
@@ -239,8 +241,7 @@ pub fn check(input: &[u8], rng: &mut Rng) -> bool {
 
 fn schemas(rng: &mut Rng, arguments: &Arguments) {
     let rules = &RULES[rng.below(RULES.len())];
-    let has_args = arguments.document().get("args").is_some();
-    let fits = (rules.fits)(arguments.args(), arguments.kwargs(), has_args);
+    let fits = (rules.fits)(arguments);
     match validate(arguments, &rules.schema) {
         Ok(()) => assert!(fits, "the schema let it pass"),
         Err(ArgumentsError::Mismatch { instance_path, schema_path, value, reason }) => {

@@ -446,7 +446,13 @@ pub fn main() -> i32 {
 fn run(args: impl Iterator<Item = OsString>) -> i32 {
     let terminal = std::io::stdout().is_terminal();
     let request = parse(args, terminal);
-    // Before anything is opened or read. A service's client is no engine: it connects with all the rights that root has.
+    let runs = |request: &Request| {
+        matches!(request, Request::Call(_) | Request::Learn { .. } | Request::Serve { .. } | Request::Doctor { .. })
+    };
+    if request.as_ref().is_ok_and(runs) {
+        crate::supervise::cgroup::make_own_directory();
+    }
+    // Before anything else is opened or read. A service's client is no engine: it connects with all the rights that root has.
     if !matches!(request, Ok(Request::Via { .. }))
         && let Err(failure) = crate::confine::privileges::keep()
     {

@@ -236,17 +236,35 @@ fn remedy(caller: u32) -> String {
     .to_owned()
 }
 
+/// Where cgroup v2 is mounted.
+fn mounted() -> Option<&'static str> {
+    MOUNTS.into_iter().find(|mount| statfs(*mount).is_ok_and(|file_system| file_system.f_type as u64 == MAGIC))
+}
+
+/// As root, in the tree's root where no systemd owns it: makes the directory that calls' cgroups are made in. That has to be
+/// done before root's capabilities are given up, for the tree's root is writable by no mode (0555). Where it cannot be made
+/// [`make`] says so.
+pub fn make_own_directory() {
+    let in_root =
+        || std::fs::read_to_string("/proc/self/cgroup").is_ok_and(|own| own.lines().any(|line| line == "0::/"));
+    if !rustix::process::geteuid().is_root() || Path::new(SYSTEMD).is_dir() {
+        return;
+    }
+    let Some(root) = mounted().and_then(|mount| Directory::open(mount, Path::new("/")).ok()) else { return };
+    let useful = root.named("cgroup.controllers").ok().and_then(Controllers::any).is_some();
+    if useful && in_root() {
+        root.make(OWN).ok();
+    }
+}
+
 /// The directory that a call's cgroup may be made in, and which controllers it has there.
 fn find(caller: u32) -> Result<Base, Missing> {
-    let mount = MOUNTS
-        .into_iter()
-        .find(|mount| statfs(*mount).is_ok_and(|file_system| file_system.f_type as u64 == MAGIC))
-        .ok_or_else(|| {
-            Missing::new(
-                "no cgroup v2 is mounted at /sys/fs/cgroup",
-                "boot with cgroup v2 alone (`systemd.unified_cgroup_hierarchy=1`), or mount it",
-            )
-        })?;
+    let mount = mounted().ok_or_else(|| {
+        Missing::new(
+            "no cgroup v2 is mounted at /sys/fs/cgroup",
+            "boot with cgroup v2 alone (`systemd.unified_cgroup_hierarchy=1`), or mount it",
+        )
+    })?;
     let failed = |path: &Path| {
         let path = path.display().to_string();
         move |error: Errno| Missing::new(format!("cgroup {path}: {error}"), remedy(caller))

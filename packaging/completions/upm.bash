@@ -6,9 +6,9 @@ _upm() {
     cur=${COMP_WORDS[COMP_CWORD]}
     prev=${COMP_WORDS[COMP_CWORD-1]}
 
-    local value='--config --project --timeout --request-id --may'
+    local value='--config --via --project --timeout --request-id --may'
     case $prev in
-        --config) COMPREPLY=($(compgen -f -- "$cur")); compopt -o filenames 2>/dev/null; return ;;
+        --config | --via) COMPREPLY=($(compgen -f -- "$cur")); compopt -o filenames 2>/dev/null; return ;;
         --project) COMPREPLY=($(compgen -d -- "$cur")); compopt -o filenames 2>/dev/null; return ;;
         --may) COMPREPLY=($(compgen -W 'read write connect syscall' -- "$cur")); return ;;
         --timeout | --request-id) return ;;
@@ -28,11 +28,13 @@ _upm() {
     if [[ $cur == -* ]]; then
         local options='--config --json --help'
         case ${plain[0]-} in
-            '') options='--config --project --timeout --request-id --verbose --json --may --help --version' ;;
+            '') options='--config --via --project --timeout --request-id --verbose --json --may --help --version' ;;
             list | check) ;;
+            serve) options='--config --help' ;;
+            learn) options='--config --project --timeout --verbose --json --help' ;;
             doctor) options='--json --help' ;;
             explain) options='--config --project --may --json --help' ;;
-            *) options='--config --project --timeout --request-id --verbose --help' ;;
+            *) options='--config --via --project --timeout --request-id --verbose --help' ;;
         esac
         COMPREPLY=($(compgen -W "$options" -- "$cur"))
         return
@@ -40,9 +42,9 @@ _upm() {
 
     local want=()
     case ${#plain[@]}:${plain[0]-} in
-        0:) want=(list explain check doctor $(_upm_list "${config[@]}")) ;;
-        1:list | 1:explain) want=($(_upm_list "${config[@]}")) ;;
-        2:explain) want=($(_upm_list "${config[@]}" "${plain[1]}")) ;;
+        0:) want=(list explain learn check doctor serve $(_upm_list "${config[@]}")) ;;
+        1:list | 1:explain | 1:learn) want=($(_upm_list "${config[@]}")) ;;
+        2:explain | 2:learn) want=($(_upm_list "${config[@]}" "${plain[1]}")) ;;
         1:[A-Z]*) want=($(_upm_list "${config[@]}" "${plain[0]}")) ;;
     esac
     COMPREPLY=($(compgen -W "${want[*]}" -- "$cur"))

@@ -6,7 +6,7 @@ function __upm_words
     for word in (commandline -opc)[2..]
         if test $skip = 1
             set skip 0
-        else if contains -- $word --config --project --timeout --request-id --may
+        else if contains -- $word --config --via --project --timeout --request-id --may
             set skip 1
         else if not string match -q -- '-*' $word
             echo $word
@@ -39,7 +39,7 @@ end
 function __upm_plugin_next
     set -l words (__upm_words)
     test (count $words) = 0; or begin
-        test (count $words) = 1; and contains -- $words[1] list explain
+        test (count $words) = 1; and contains -- $words[1] list explain learn
     end
 end
 
@@ -49,18 +49,21 @@ function __upm_methods
         case 1
             string match -qr '^[A-Z]' -- $words[1]; and __upm_list $words[1]
         case 2
-            test $words[1] = explain; and __upm_list $words[2]
+            contains -- $words[1] explain learn; and __upm_list $words[2]
     end
 end
 
 complete -c upm -f
 complete -c upm -n '__upm_at 0' -a list -d 'The configured plugins and their methods'
 complete -c upm -n '__upm_at 0' -a explain -d 'What a call would be allowed'
+complete -c upm -n '__upm_at 0' -a learn -d 'Make a call, and tell what it was not given'
 complete -c upm -n '__upm_at 0' -a check -d 'Whether the configuration can be used'
 complete -c upm -n '__upm_at 0' -a doctor -d 'What this host offers'
+complete -c upm -n '__upm_at 0' -a serve -d 'Answer the caller whose connection is stdin'
 complete -c upm -n __upm_plugin_next -a '(__upm_list)'
 complete -c upm -a '(__upm_methods)'
 complete -c upm -l config -r -F -d 'Configuration file'
+complete -c upm -l via -r -F -d 'Let the service that listens there make the call'
 complete -c upm -l project -x -a '(__fish_complete_directories)' -d 'Directory to work on'
 complete -c upm -l timeout -x -d 'Shorten the time limit'
 complete -c upm -l request-id -x -d 'UUID of the answer and the audit records'

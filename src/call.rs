@@ -10,6 +10,7 @@ use crate::plugin::{self, digest};
 use crate::report::audit::{self, Event, JournaldMode, Record, Sinks};
 use crate::report::code::exit_code;
 use crate::report::envelope::{self, Metadata};
+use crate::report::text::complain;
 use crate::supervise::{self, Job, Watcher, signals};
 use crate::types::{Code, Entry, Failure, Outcome, sha256_hex};
 use nix::sys::signalfd::SignalFd;
@@ -335,7 +336,7 @@ impl Log {
         if self.sinks.is_none() && failure.code != Code::AuditUnavailable {
             // Without a usable configuration the default sinks are all there is.
             if let Err(error) = self.open(None) {
-                eprintln!("upm: this refusal is not on record: {}", error.message);
+                complain(format_args!("this refusal is not on record: {}", error.message));
                 return;
             }
         }
@@ -343,7 +344,7 @@ impl Log {
         if let Err(error) = self.end(event, Some(failure.code), None)
             && failure.code != Code::AuditUnavailable
         {
-            eprintln!("upm: this refusal is not on record: {}", error.message);
+            complain(format_args!("this refusal is not on record: {}", error.message));
         }
     }
 
@@ -359,7 +360,7 @@ impl Log {
         };
         let stored = sinks.store(record)?;
         for failed in stored.failed {
-            eprintln!("upm: audit: {failed}");
+            complain(format_args!("audit: {failed}"));
         }
         Ok(())
     }

@@ -159,11 +159,8 @@ fn boot(suite: &str) -> Option<BTreeMap<String, Ran>> {
         let file = entry.file_name().into_string().unwrap();
         let (name, part) = file.rsplit_once('.').unwrap();
         let text = String::from_utf8_lossy(&fs::read(entry.path()).unwrap()).into_owned();
-        let ran = all.entry(name.to_owned()).or_insert_with(|| Ran {
-            stdout: String::new(),
-            stderr: String::new(),
-            exit: 0,
-        });
+        let ran =
+            all.entry(name.to_owned()).or_insert_with(|| Ran { stdout: String::new(), stderr: String::new(), exit: 0 });
         match part {
             "stdout" => ran.stdout = text,
             "stderr" => ran.stderr = text,
@@ -253,7 +250,10 @@ fn called<'a>(ran: &impl Fn(&str) -> &'a Ran) {
     let record = ran("other-record").record();
     assert_eq!((&record["UPM_EVENT"], &record["UPM_CODE"]), (&json!("call_refused"), &json!("caller_not_allowed")));
     for field in ["UPM_CALLER_UID", "UPM_CALLER_GID", "UPM_CALLER_PID"] {
-        assert!(record[field].as_str().is_some_and(|id| id.parse::<u32>().is_ok_and(|id| id > 1)), "{field}: {record:#}");
+        assert!(
+            record[field].as_str().is_some_and(|id| id.parse::<u32>().is_ok_and(|id| id > 1)),
+            "{field}: {record:#}"
+        );
     }
 
     assert_eq!(ran("by-hand").envelope()["data"]["result"], "slept");
@@ -367,6 +367,7 @@ fn kept_and_gone<'a>(ran: &impl Fn(&str) -> &'a Ran) {
         assert_eq!((ran(name).exit, ran(name).stdout.as_str()), (2, ""), "{name}");
     }
     assert_eq!(ran("purged-units").stdout, "");
+    assert_eq!(ran("purged-timers").stdout, "");
     assert!(CATALOG.iter().all(|id| !ran("purged-catalog").stdout.contains(id)));
     assert_eq!(ran("leftovers").stdout, "", "the disk is as it was before the package");
     assert_ne!(ran("run-left").exit, 0, "/run/upm is gone");

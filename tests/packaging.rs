@@ -85,7 +85,12 @@ fn the_manual_has_every_key() {
         .collect();
     assert!(keys.len() > 35 && keys.contains("landlock_min_abi") && keys.contains("allow_private"), "{keys:?}");
     for key in keys {
-        let found = [format!(".It Ic {key}\n"), format!(".It Ic {key} No"), format!(".It Ic [{key}]"), format!(".It Ic [{key}.")];
+        let found = [
+            format!(".It Ic {key}\n"),
+            format!(".It Ic {key} No"),
+            format!(".It Ic [{key}]"),
+            format!(".It Ic [{key}."),
+        ];
         assert!(found.iter().any(|text| page.contains(text)), "upm_config.5 has no {key}");
     }
 }
@@ -118,7 +123,9 @@ fn the_catalog_has_a_text_for_every_event() {
 }
 
 fn units() -> Vec<(String, String)> {
-    ["upm@.service", "upm-run@.service"].map(|name| (name.to_owned(), read(&format!("packaging/systemd/{name}")))).into()
+    ["upm@.service", "upm-run@.service"]
+        .map(|name| (name.to_owned(), read(&format!("packaging/systemd/{name}"))))
+        .into()
 }
 
 /// The units leave what the engine keeps, no more and no less.
@@ -126,10 +133,8 @@ fn units() -> Vec<(String, String)> {
 fn the_bounding_set_is_the_engines_list() {
     let source = read("src/confine/capabilities.rs");
     let list = source.split("OF_ROOT").nth(1).unwrap().split("];").next().unwrap();
-    let engine: BTreeSet<&str> = list
-        .split(|c: char| !c.is_ascii_uppercase() && c != '_')
-        .filter(|word| word.starts_with("CAP_"))
-        .collect();
+    let engine: BTreeSet<&str> =
+        list.split(|c: char| !c.is_ascii_uppercase() && c != '_').filter(|word| word.starts_with("CAP_")).collect();
     assert!(engine.len() > 2, "{engine:?}");
     for (name, text) in units() {
         let line = text.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet=")).unwrap();
@@ -176,10 +181,7 @@ fn both_packages_hold_the_same_files() {
     let (deb, rpm) = (part("deb"), part("generate-rpm"));
     let deb = deb.split("\n]\n").next().unwrap();
     let list = |text: &str, marker: &str| -> BTreeSet<String> {
-        text.lines()
-            .filter_map(|line| line.trim().strip_prefix(marker)?.split('"').next())
-            .map(str::to_owned)
-            .collect()
+        text.lines().filter_map(|line| line.trim().strip_prefix(marker)?.split('"').next()).map(str::to_owned).collect()
     };
     let deb = list(deb, "[\"");
     let mut rpm = list(&rpm, "{ source = \"");

@@ -14,7 +14,7 @@ pub mod terminal;
 
 use crate::call::{self, CallArgs, JsonSource};
 use crate::config::is_plugin_name;
-use crate::report::text::quote;
+use crate::report::text::{complain, quote};
 use crate::supervise::Watcher;
 use crate::types::{Code, Failure};
 use low::Low;
@@ -448,12 +448,12 @@ fn show(text: Result<(String, bool), Failure>) -> i32 {
         Ok((text, good)) => match crate::report::render::write_all(std::io::stdout(), text.as_bytes()) {
             Ok(()) => i32::from(!good),
             Err(error) => {
-                eprintln!("upm: standard output: {error}");
+                complain(format_args!("standard output: {error}"));
                 125
             }
         },
         Err(failure) => {
-            eprintln!("upm: {}", terminal::escape(&failure.message, false));
+            complain(format_args!("{}", terminal::escape(&failure.message, false)));
             crate::report::code::exit_code(&failure)
         }
     }

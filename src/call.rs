@@ -12,7 +12,7 @@ use crate::plugin::{self, digest};
 use crate::report::audit::{self, Event, JournaldMode, Record, Sinks};
 use crate::report::code::exit_code;
 use crate::report::envelope::{self, Metadata};
-use crate::report::text::quote;
+use crate::report::text::{complain, quote};
 use crate::supervise::client::Client;
 use crate::supervise::signals::{self, Signals};
 use crate::supervise::{self, Job, Watcher};
@@ -134,7 +134,7 @@ fn refusal(caller: &Caller, config: Option<&Config>, failure: &Failure, request_
     if config.is_some()
         && let Err(error) = log.open(config)
     {
-        eprintln!("upm: {}", error.message);
+        complain(format_args!("{}", error.message));
     }
     log.refused(failure);
     let envelope = envelope::error(failure, None, &Metadata::now(&request_id));
@@ -497,7 +497,7 @@ impl Log {
         if self.sinks.is_none() && failure.code != Code::AuditUnavailable {
             // Without a usable configuration the default sinks are all there is.
             if let Err(error) = self.open(None) {
-                eprintln!("upm: this refusal is not on record: {}", error.message);
+                complain(format_args!("this refusal is not on record: {}", error.message));
                 return;
             }
         }
@@ -505,7 +505,7 @@ impl Log {
         if let Err(error) = self.end(event, Some(failure.code), None)
             && failure.code != Code::AuditUnavailable
         {
-            eprintln!("upm: this refusal is not on record: {}", error.message);
+            complain(format_args!("this refusal is not on record: {}", error.message));
         }
     }
 
@@ -521,7 +521,7 @@ impl Log {
         };
         let stored = sinks.store(record)?;
         for failed in stored.failed {
-            eprintln!("upm: audit: {failed}");
+            complain(format_args!("audit: {failed}"));
         }
         Ok(())
     }

@@ -112,3 +112,20 @@ fn questions_end_with_yes_or_no(#[values(Mode::Root, Mode::User)] mode: Mode) {
         assert_eq!(ask(&act).exit, Some(1), "{act}: {:#?}", ask(&act));
     }
 }
+
+/// The answer comes whoever reads stderr: a pipe whose reader has gone, as the journal's stream is when journald ends.
+#[rstest]
+fn nobody_reads_stderr(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let Some(f) = Fixture::probe(mode, "") else { return };
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = f.as_caller(&f.path("bin/upm"));
+    // a value that there is something to say about
+    command.args(["Probe", "run", r#"{"args":["echo",1]}"#]).current_dir(f.dir()).env("UPM_LOG", "nonsense");
+    let output = command.stderr(writer).output().unwrap();
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}"));
+    assert_eq!((output.status.code(), &answer["success"]), (Some(0), &json!(true)), "{answer:#}");
+    // the control: it is said where it is read
+    let told = f.upm(["Probe", "run", r#"{"args":["echo",1]}"#]).env("UPM_LOG", "nonsense").run();
+    assert!(told.stderr.contains("UPM_LOG=nonsense"), "{told:#?}");
+}

@@ -376,7 +376,7 @@ fn cgroups(ran: &BTreeMap<String, Ran>) {
         let denial =
             pids["data"]["denials"].as_array().unwrap().iter().find(|one| one["operation"] == "processes").unwrap();
         assert_eq!(denial["object"], json!({"limit": 16, "used": 16, "unit": "processes"}));
-        assert_eq!(denial["remedy"], "processes = 32 in [plugins.Probe.methods.run]");
+        assert_eq!(denial["remedy"], "[plugins.Probe.methods.run]\nprocesses = 32");
 
         let inside = ran[&format!("{mode}-inside")].result();
         assert_eq!(inside["cgroup"], "0::/", "the call's cgroup is the root of what it sees");

@@ -5,6 +5,7 @@ use crate::config::{self, Audit, ConfigError, ConfigErrorKind, Journald};
 use crate::report::audit::{JOURNALD_SOCKET, default_file};
 use crate::report::envelope::hostname;
 use crate::report::journald;
+use crate::report::text::complain;
 use crate::report::trail::{Denied, Entry, Kind, Records, State, Story, Wanted, stories};
 use crate::types::{Code, Failure};
 use chrono::{DateTime, Days, Local, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta, TimeZone, Utc};
@@ -80,15 +81,15 @@ pub fn run(show: &Show) -> Result<(String, i32), Failure> {
     }
     for source in &sources {
         if let Some(error) = &source.error {
-            eprintln!("upm: audit: {}: {}", escape(&source.name, false), escape(error, false));
+            complain(format_args!("audit: {}: {}", escape(&source.name, false), escape(error, false)));
         }
         if source.records.malformed > 0 {
-            eprintln!(
-                "upm: audit: {}: {} line(s) are no records and are left out, the first of them line {}",
+            complain(format_args!(
+                "audit: {}: {} line(s) are no records and are left out, the first of them line {}",
                 escape(&source.name, false),
                 source.records.malformed,
                 source.records.first_malformed.unwrap_or_default()
-            );
+            ));
         }
     }
     let told: Vec<Value> = sources
@@ -127,10 +128,10 @@ fn settings(named: Option<&Path>) -> Result<Audit, ConfigError> {
         Err(error) if named.is_some() && error.kind == ConfigErrorKind::NotFound => Err(error),
         Err(error) => {
             if error.kind != ConfigErrorKind::NotFound {
-                eprintln!(
-                    "upm: audit: {}; looking where records go without a configuration",
+                complain(format_args!(
+                    "audit: {}; looking where records go without a configuration",
                     escape(&error.to_string(), false)
-                );
+                ));
             }
             Ok(Audit::default())
         }
@@ -176,7 +177,7 @@ fn from_journal(mode: Journald, wanted: &Wanted) -> Option<Source> {
     if !in_use {
         // No record can have gone there lately: what it will not show is worth a word, and no failure.
         if let Some(error) = source.error.take() {
-            eprintln!("upm: audit: journald: {} (it does not run)", escape(&error, false));
+            complain(format_args!("audit: journald: {} (it does not run)", escape(&error, false)));
         }
     }
     Some(source)

@@ -2,6 +2,7 @@
 //!
 //! Never audit: tracing-journald blocks when the journal does not read, and hides errors.
 
+use crate::report::text::complain;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{Layer, Registry};
@@ -10,16 +11,16 @@ use tracing_subscriber::{Layer, Registry};
 pub fn start() {
     let Ok(wanted) = std::env::var("UPM_LOG") else { return };
     let Ok(level) = wanted.parse::<LevelFilter>() else {
-        eprintln!("upm: UPM_LOG={}: expected off, error, warn, info, debug or trace", wanted.escape_default());
+        complain(format_args!("UPM_LOG={}: expected off, error, warn, info, debug or trace", wanted.escape_default()));
         return;
     };
     match tracing_journald::layer() {
         Ok(journald) => {
             let journald = journald.with_syslog_identifier("upm-diagnostics".to_owned()).with_filter(level);
             if let Err(error) = tracing::subscriber::set_global_default(Registry::default().with(journald)) {
-                eprintln!("upm: UPM_LOG: {error}");
+                complain(format_args!("UPM_LOG: {error}"));
             }
         }
-        Err(error) => eprintln!("upm: UPM_LOG: journald cannot be reached: {error}"),
+        Err(error) => complain(format_args!("UPM_LOG: journald cannot be reached: {error}")),
     }
 }

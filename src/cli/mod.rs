@@ -22,7 +22,7 @@ pub use audit::Show;
 use crate::call::{self, CallArgs, JsonSource};
 use crate::config::is_plugin_name;
 use crate::decide::verdict::Act;
-use crate::report::text::quote;
+use crate::report::text::{complain, quote};
 use crate::supervise::Watcher;
 use crate::types::{Code, Failure};
 use low::Low;
@@ -563,12 +563,12 @@ fn show_with(text: Result<(String, i32), Failure>) -> i32 {
         Ok((text, exit)) => match crate::report::render::write_all(std::io::stdout(), text.as_bytes()) {
             Ok(()) => exit,
             Err(error) => {
-                eprintln!("upm: standard output: {error}");
+                complain(format_args!("standard output: {error}"));
                 125
             }
         },
         Err(failure) => {
-            eprintln!("upm: {}", terminal::escape(&failure.message, false));
+            complain(format_args!("{}", terminal::escape(&failure.message, false)));
             crate::report::code::exit_code(&failure)
         }
     }

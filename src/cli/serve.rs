@@ -8,6 +8,7 @@ use crate::call::{self, Answer, Peer};
 use crate::config;
 use crate::host::callers;
 use crate::report::render;
+use crate::report::text::complain;
 use crate::supervise::client::{self, Client};
 use crate::supervise::{Watcher, outcome, signals};
 use crate::types::{Caller, Code, Failure};
@@ -50,7 +51,7 @@ pub(super) fn run(config: Option<&Path>) -> i32 {
         call::refuse(&failure, None)
     });
     if let Err(error) = wire.finish(&answer) {
-        eprintln!("upm: the answer could not be written: {error}");
+        complain(format_args!("the answer could not be written: {error}"));
     }
     // What the engine could not do is the service's failure; all else is the caller's to know.
     if answer.exit == 125 { 125 } else { 0 }

@@ -9,6 +9,7 @@ use crate::quote::shell;
 use crate::report::code;
 use crate::report::envelope::{self, Metadata};
 use crate::report::render;
+use crate::report::text::complain;
 use crate::report::text::escape_json;
 use crate::supervise::signals::{self, Signals};
 use crate::supervise::{client, outcome};
@@ -105,7 +106,7 @@ fn print(line: &[u8]) {
         [line, b"\n"].concat()
     };
     if let Err(error) = render::write_all(&stdout, &text) {
-        eprintln!("upm: standard output: the answer could not be written: {error}");
+        complain(format_args!("standard output: the answer could not be written: {error}"));
     }
 }
 

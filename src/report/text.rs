@@ -25,6 +25,13 @@ pub fn escape(text: &str, lines: bool) -> String {
     safe
 }
 
+/// Tells stderr one line, where anybody still reads it: the answer is what counts, and `eprintln!` panics when the pipe, or
+/// the journal's stream, is gone.
+pub fn complain(message: std::fmt::Arguments<'_>) {
+    use std::io::Write as _;
+    drop(std::io::stderr().write_all(format!("upm: {message}\n").as_bytes()));
+}
+
 /// One character of [`escape`].
 pub(crate) fn push_escaped(safe: &mut String, c: char, lines: bool) {
     if !is_control(c) || (lines && matches!(c, '\n' | '\t')) {

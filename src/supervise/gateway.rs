@@ -5,6 +5,7 @@ use crate::confine::step::{Step, StepError};
 use crate::confine::{capabilities, filter, id_map, landlock, session};
 use crate::decide::plan::Plan;
 use crate::gateway::{self, ProxyEnv, Sockets};
+use crate::report::text::complain;
 use crate::sys;
 use ::landlock::{AccessFs, PathBeneath, RulesetCreatedAttr};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -60,7 +61,7 @@ pub fn start(plan: &Plan, sockets: Sockets, as_root: bool, supervisor: BorrowedF
         sys::clone::Forked::Child => {
             drop(events);
             if let Err(error) = confine(plan, &sockets, &theirs, as_root, supervisor) {
-                eprintln!("upm: gateway: {error}");
+                complain(format_args!("gateway: {error}"));
                 sys::process::exit_now(1);
             }
             gateway::run(sockets, plan.egress.clone(), plan.limits.egress_bytes, theirs)

@@ -4,6 +4,7 @@
 
 use crate::confine::step::{Step, StepError};
 use crate::confine::{capabilities, filter, session};
+use crate::report::text::complain;
 use crate::sys;
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
@@ -62,7 +63,7 @@ pub fn start(supervisor: BorrowedFd<'_>) -> Result<Peek, StepError> {
         sys::clone::Forked::Child => {
             drop(ours);
             if let Err(error) = confine(&theirs, supervisor) {
-                eprintln!("upm: observer: {error}");
+                complain(format_args!("observer: {error}"));
                 sys::process::exit_now(1);
             }
             answer(&theirs)

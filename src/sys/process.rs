@@ -10,16 +10,18 @@ pub fn exit_now(code: i32) -> ! {
 }
 
 /// A new anonymous session keyring (`keyctl(2)`, `KEYCTL_JOIN_SESSION_KEYRING` with no name). Returns false where the
-/// kernel has no keyrings (`ENOSYS`), so there is nothing to be shared.
+/// kernel has no keyrings, so there is nothing to be shared.
 ///
 /// # Errors
-/// `EDQUOT`, `ENOMEM`.
+/// `EDQUOT`, `ENOMEM`; `ENOSYS` where the kernel has keyrings and a filter hides the call.
 pub fn new_session_keyring() -> io::Result<bool> {
     const KEYCTL_JOIN_SESSION_KEYRING: libc::c_long = 1;
     // SAFETY: a null name is allowed and means an anonymous keyring.
     match check(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, 0) }) {
         Ok(_) => Ok(true),
-        Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => Ok(false),
+        Err(error) if error.raw_os_error() == Some(libc::ENOSYS) && !std::path::Path::new("/proc/keys").exists() => {
+            Ok(false)
+        }
         Err(error) => Err(error),
     }
 }
@@ -36,13 +38,22 @@ pub fn lock_securebits() -> io::Result<()> {
     Ok(())
 }
 
-/// The running kernel's landlock ABI; 0 where it is not built in or not enabled (`landlock_create_ruleset(2)`).
-#[must_use]
-pub fn landlock_abi() -> u32 {
+/// The running kernel's landlock ABI (`landlock_create_ruleset(2)`).
+///
+/// # Errors
+/// `ENOSYS` where it is not built in, `EOPNOTSUPP` where it was not enabled at boot.
+pub fn landlock_version() -> io::Result<u32> {
     const LANDLOCK_CREATE_RULESET_VERSION: libc::c_ulong = 1;
     // SAFETY: with the version flag the kernel reads neither pointer nor size.
-    let abi = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, 0, 0, LANDLOCK_CREATE_RULESET_VERSION) };
-    u32::try_from(abi).unwrap_or(0)
+    let abi =
+        check(unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, 0, 0, LANDLOCK_CREATE_RULESET_VERSION) })?;
+    u32::try_from(abi).map_err(io::Error::other)
+}
+
+/// The same as a number, 0 where there is none.
+#[must_use]
+pub fn landlock_abi() -> u32 {
+    landlock_version().unwrap_or(0)
 }
 
 /// A pidfd of this very process, for children to see whether it still lives.

@@ -12,8 +12,8 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-/// With the errno of the system call. Where the crate finds out without one, the kernel lacks a right that its ABI has.
-fn fail(what: &str, error: impl std::error::Error + 'static) -> StepError {
+/// An error of the crate, with the errno of the system call. Where the crate finds out without one, the kernel lacks a right that its ABI has.
+pub fn fail(what: &str, error: impl std::error::Error + 'static) -> StepError {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
     let mut errno = None;
     while let Some(error) = cause {

@@ -141,16 +141,16 @@ struct Descriptors {
 }
 
 impl Descriptors {
-    /// Puts them in place; everything above is close-on-exec. None of them is below 4 already: the supervisor's own 0–2 are
+    /// Puts them in place; everything above is close-on-exec: the plugin's half of what pid 1 does with its own in step `init`. None of them is below 4 already: the supervisor's own 0–2 are
     /// open since its start, and 3 was taken before the channels were made.
     fn place(self) -> Result<(), StepError> {
-        let fail = |error: rustix::io::Errno| StepError::new(Step::Exec, "descriptors", error);
+        let fail = |error: rustix::io::Errno| StepError::new(Step::Init, "descriptors", error);
         rustix::stdio::dup2_stdin(&self.stdin).map_err(fail)?;
         rustix::stdio::dup2_stdout(&self.stdout).map_err(fail)?;
         rustix::stdio::dup2_stderr(&self.stderr).map_err(fail)?;
         sys::process::place_descriptor(self.frames, 3)
-            .map_err(|error| StepError::new(Step::Exec, "descriptor 3", error))?;
-        sys::process::cloexec_from(4).map_err(|error| StepError::new(Step::Exec, "close_range", error))
+            .map_err(|error| StepError::new(Step::Init, "descriptor 3", error))?;
+        sys::process::cloexec_from(4).map_err(|error| StepError::new(Step::Init, "close_range", error))
     }
 }
 

@@ -42,6 +42,11 @@ fn told(step: Step, object: &str, errno: Errno, look: &dyn Fn() -> Host) -> Opti
             Some("mount a whole /proc where upm runs (systemd: `ProcSubset=all`, `ProtectProc=default`)".to_owned())
         }
         (Step::Clone, ENOSPC) => Some(limits(&exhausted())),
+        // A detached tree is a mount namespace to the kernel.
+        (Step::Prepare, ENOSPC) => Some(match exhausted() {
+            full if full.is_empty() => "raise `sysctl fs.mount-max`: no more mounts fit".to_owned(),
+            full => limits(&full),
+        }),
         (Step::Clone, EUSERS) => {
             Some("start upm less deep: user namespaces can be nested 32 times, and that many enclose it".to_owned())
         }
@@ -65,8 +70,8 @@ fn told(step: Step, object: &str, errno: Errno, look: &dyn Fn() -> Host) -> Opti
         }
         // Of one granted path: what holds for all of them has failed on a path of the system before.
         (Step::Prepare, EPERM) if object.ends_with("(read)") || object.ends_with("(write)") => None,
-        // The program, not what is done on the way to it.
-        (Step::Exec, EPERM) if is_path => None,
+        // The program, and not the call.
+        (Step::Exec, EPERM) => None,
         // What was read back is what it is.
         (Step::Verify, _) => None,
         (_, ENOSYS | EPERM) => Some(look().refused(calls(step), errno)),
@@ -93,7 +98,7 @@ fn calls(step: Step) -> &'static str {
         Step::Verify => "none",
         Step::Init => "clone, prctl, dup2, close_range, wait4",
         Step::Seccomp => "seccomp",
-        Step::Exec => "dup2, close_range, execve",
+        Step::Exec => "execve",
     }
 }
 

@@ -56,7 +56,7 @@ pub fn gather(grant: &Grant, entry: &Entry, plugin_paths: &[PathBuf], protected:
 }
 
 /// The running kernel's landlock ABI, at least `least`.
-fn landlock_abi(least: u32) -> Result<u32, Failure> {
+pub(super) fn landlock_abi(least: u32) -> Result<u32, Failure> {
     let abi =
         crate::sys::process::landlock_version().map_err(|error| StepError::new(Step::Landlock, "landlock", error))?;
     if abi < least {
@@ -85,7 +85,8 @@ fn entries(directory: &Path, names: &[&str]) -> BTreeMap<String, Option<PathBuf>
         .collect()
 }
 
-fn run_as(named: Option<&str>) -> Result<(u32, u32), Failure> {
+/// User and group that plugins are outside when root calls.
+pub(super) fn run_as(named: Option<&str>) -> Result<(u32, u32), Failure> {
     let invalid = |why: String| Failure::new(Code::ConfigInvalid, format!("run_as: {why}")).detail("key", "run_as");
     let user = match named {
         None => match nix::unistd::User::from_name(OWN_USER) {

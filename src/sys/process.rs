@@ -226,6 +226,33 @@ pub fn place_descriptor(fd: std::os::fd::OwnedFd, number: i32) -> io::Result<()>
     Ok(())
 }
 
+/// The descriptor `number` when it is a stream socket that the process was started with.
+#[must_use]
+pub fn inherited_stream(number: i32) -> Option<std::os::fd::OwnedFd> {
+    use std::os::fd::FromRawFd;
+    let mut kind: libc::c_int = 0;
+    let mut length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the option writes one int, which outlives the call; a number that is no open socket is only refused.
+    let asked =
+        unsafe { libc::getsockopt(number, libc::SOL_SOCKET, libc::SO_TYPE, (&raw mut kind).cast(), &raw mut length) };
+    if asked != 0 || kind != libc::SOCK_STREAM {
+        return None;
+    }
+    // SAFETY: it is open, and of the engine's own descriptors at this point none is a stream socket: it was handed down by
+    // exec, and nothing else here owns it.
+    Some(unsafe { std::os::fd::OwnedFd::from_raw_fd(number) })
+}
+
+/// Has the parent trace this process (`PTRACE_TRACEME`).
+///
+/// # Errors
+/// `EPERM` where that is refused.
+pub fn be_traced() -> io::Result<()> {
+    // SAFETY: this request takes no further arguments.
+    check(unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) })?;
+    Ok(())
+}
+
 /// Closes every descriptor but these (`close_range(2)`, Linux 5.9).
 ///
 /// # Errors

@@ -14,8 +14,9 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
 
-const MODES: [(&str, fn(&str) -> Result<(), Trouble>); 3] =
-    [("without", without), ("covered", covered), ("limited", limited)];
+type TakeAway = fn(&str) -> Result<(), Trouble>;
+
+const MODES: [(&str, TakeAway); 3] = [("without", without), ("covered", covered), ("limited", limited)];
 
 /// Whether the words are one of the modes. Returns only when they are not; else it becomes the program, or ends with 99
 /// and says why: no exit status of `upm`, so that no test takes it for one.

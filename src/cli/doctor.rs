@@ -2,13 +2,14 @@
 
 use super::terminal::escape;
 use crate::host::doctor::{self, Trial};
+use crate::types::Failure;
 use serde_json::json;
 use std::path::Path;
 
-/// Text or JSON for stdout, and the exit status: 0 every layer holds, 1 one does not, 125 that could not be told.
+/// Text or JSON for stdout (`before` is what kept the engine from starting), and the exit status: 0 every layer holds, 1 one does not, 125 that could not be told.
 #[must_use]
-pub fn run(config: Option<&Path>, as_json: bool) -> (String, i32) {
-    let trials = doctor::run(config);
+pub fn run(config: Option<&Path>, as_json: bool, before: Option<Failure>) -> (String, i32) {
+    let trials = doctor::run(config, before);
     let good = trials.iter().all(|trial| trial.holds == Some(true));
     let status = match trials.iter().any(|trial| trial.holds == Some(false)) {
         _ if good => 0,

@@ -455,10 +455,13 @@ fn run(args: impl Iterator<Item = OsString>) -> i32 {
         crate::supervise::cgroup::make_own_directory();
     }
     // Before anything else is opened or read. A service's client is no engine: it connects with all the rights that root has.
-    if !matches!(request, Ok(Request::Via { .. }))
-        && let Err(failure) = crate::confine::privileges::keep()
-    {
-        return answer(&call::refuse(&failure, None));
+    let kept = if matches!(request, Ok(Request::Via { .. })) { Ok(()) } else { crate::confine::privileges::keep() };
+    if let Err(failure) = kept {
+        return match request {
+            // What refuses every call is what doctor is asked for.
+            Ok(Request::Doctor { config, json }) => show_with(Ok(doctor::run(config.as_deref(), json, Some(failure)))),
+            _ => answer(&call::refuse(&failure, None)),
+        };
     }
     diagnostics::start();
     let request = match request {
@@ -501,7 +504,7 @@ fn run(args: impl Iterator<Item = OsString>) -> i32 {
             }
         }
         Request::Check { config, json } => show_with(check::run(config.as_deref(), json)),
-        Request::Doctor { config, json } => show_with(Ok(doctor::run(config.as_deref(), json))),
+        Request::Doctor { config, json } => show_with(Ok(doctor::run(config.as_deref(), json, None))),
         Request::Audit(asked) => show_with(audit::run(&asked)),
         // In nobody's hands: descriptor 3 is no stream socket there.
         Request::DoctorInside => {

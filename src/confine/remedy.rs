@@ -141,8 +141,6 @@ fn limits(exhausted: &[&str]) -> String {
 struct Host {
     /// `CAP_SYS_ADMIN` is effective.
     admin: bool,
-    /// The effective user is root.
-    root: bool,
     /// upm itself runs under a system call filter.
     filtered: bool,
     /// `kernel.unprivileged_userns_clone` is 0.
@@ -177,7 +175,6 @@ impl Host {
         let context = [read("/proc/self/attr/apparmor/current"), read("/proc/self/attr/current")];
         Host {
             admin: capabilities & sys_admin != 0,
-            root: nix::unistd::geteuid().is_root(),
             filtered: field("Seccomp:") == Some("2"),
             userns_off: read("/proc/sys/kernel/unprivileged_userns_clone") == "0",
             apparmor_userns: read("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == "1",
@@ -222,13 +219,6 @@ impl Host {
                 all.push(format!("use Linux 5.19 or newer, with its usual options: one of {calls} is not there"));
             }
             return all.join("; and ");
-        }
-        if self.root && !self.admin {
-            all.push(
-                "give upm CAP_SYS_ADMIN, CAP_SETUID, CAP_SETGID and CAP_SETPCAP (a container: `--cap-add`; systemd: \
-                 `CapabilityBoundingSet=`), or call it as an ordinary user"
-                    .to_owned(),
-            );
         }
         all.extend(self.restricted());
         if all.is_empty() {
@@ -356,15 +346,12 @@ mod tests {
     }
 
     #[test]
-    fn root_without_its_capabilities_is_told_so() {
-        let host = Host { root: true, ..Host::default() };
-        assert!(on(&host, Step::Prepare, "/usr (system)", Errno::EPERM).starts_with("give upm CAP_SYS_ADMIN"));
-        let confined = Host { root: true, admin: true, context: "upm_t".to_owned(), ..Host::default() };
+    fn without_a_filter_it_is_a_security_module_or_the_kernel() {
+        let confined = Host { admin: true, context: "upm_t".to_owned(), ..Host::default() };
         assert!(on(&confined, Step::Root, "root tmpfs", Errno::EPERM).contains("security context upm_t"));
         let plain = Host { admin: true, ..Host::default() };
-        assert!(
-            on(&plain, Step::Session, "setsid", Errno::EPERM).starts_with("a security module refuses one of setsid")
-        );
+        let text = on(&plain, Step::Session, "setsid", Errno::EPERM);
+        assert!(text.starts_with("a security module refuses one of setsid"), "{text}");
         assert!(on(&plain, Step::Session, "setsid", Errno::ENOSYS).starts_with("use Linux 5.19 or newer"));
     }
 }

@@ -78,12 +78,15 @@ const LAYERS: [(&str, &str); 7] = [
 const WRONG: &str = "the kernel takes the layer and does not enforce it: report this with `uname -r` and `upm doctor --json`, and call \
                      no plugins here";
 
-/// Tries everything. Each trial is a process of its own: what it does to itself ends with it. `config` is `--config`.
+/// Tries everything. Each trial is a process of its own: what it does to itself ends with it. `config` is `--config`,
+/// `before` what had failed before anything was tried.
 #[must_use]
-pub fn run(config: Option<&Path>) -> Vec<Trial> {
+pub fn run(config: Option<&Path>, before: Option<Failure>) -> Vec<Trial> {
     let (configuration, config) = around::configuration(config);
-    // The whole call first: of a layer that is missing in both ways, the call's own words are told.
-    let mut findings = whole::trial();
+    // In this order: of a layer that is missing in several ways, the words of a call are told.
+    let mut findings: Vec<Finding> =
+        before.map(|failure| Finding::failed("capabilities", failure)).into_iter().collect();
+    findings.extend(whole::trial());
     findings.extend(alone::trials());
     findings.extend(config.iter().flat_map(around::landlock));
     let mut trials: Vec<Trial> = configuration.into_iter().collect();

@@ -121,6 +121,11 @@ fn conclude(layer: &'static str, fine: &str, findings: &[Finding]) -> Trial {
         }
         (None, None, Some(why)) => (None, why, None),
         (None, None, None) if tried.is_empty() => (None, before(findings), None),
+        // Behind a missing layer there was no whole call: then no more is told than what the layer's own trial saw.
+        (None, None, None) if findings.iter().any(|finding| !matches!(finding.state, State::Tried)) => {
+            let acts: Vec<String> = tried.iter().map(|one| format!("{}: {}", one.act, one.got)).collect();
+            (Some(true), format!("tried alone: {}", acts.join("; ")), None)
+        }
         (None, None, None) if layer == "landlock" => {
             (Some(true), format!("ABI {}: {fine}", crate::sys::process::landlock_abi()), None)
         }
@@ -237,6 +242,10 @@ mod tests {
         let root = conclude("root", "fine", &findings);
         assert_eq!(root.holds, None);
         assert!(root.found.ends_with("for want of the landlock layer"), "{}", root.found);
+        let mut findings = Vec::from(findings);
+        findings.push(Finding::tried("limits", vec![tried("one more", "EMFILE", "EMFILE")]));
+        let limits = conclude("limits", "all that a call tries", &findings);
+        assert_eq!((limits.holds, limits.found.as_str()), (Some(true), "tried alone: one more: EMFILE"));
     }
 
     #[test]

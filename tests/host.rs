@@ -220,6 +220,8 @@ fn installed<'a>(ran: &impl Fn(&str) -> &'a Ran, has_userns_rule: bool) {
          /var/log/upm root:adm 750\n/etc/upm/upm_config.toml root:root 644\n"
     );
     assert!(ran("passwd").ok().ends_with(":/nonexistent:/usr/sbin/nologin\n"));
+    // the section that cargo-auditable writes the list of crates into
+    ran("sbom").ok();
     // compiled, and not compared with the source: PEP 552's flags are 0b01
     let compiled = ran("compiled").ok();
     assert!(compiled.lines().count() >= 4 && compiled.lines().all(|line| line.ends_with(" 1")), "{compiled}");

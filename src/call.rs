@@ -1,23 +1,25 @@
 //! The pipeline of one call.
 
 use crate::config::{self, Config, ProjectDir};
+use crate::confine::{filter, privileges};
 use crate::decide::arguments::{self, Arguments};
 use crate::decide::grant::{self, Decision};
 use crate::decide::plan::{self, Environment, Facts, Plan};
-use crate::host::facts;
+use crate::decide::verdict::View;
+use crate::host::{callers, facts};
 use crate::plugin::client::{self, Patience};
 use crate::plugin::{self, digest};
 use crate::report::audit::{self, Event, JournaldMode, Record, Sinks};
 use crate::report::code::exit_code;
 use crate::report::envelope::{self, Metadata};
-use crate::report::text::complain;
-use crate::supervise::{self, Job, Watcher, signals};
-use crate::types::{Code, Entry, Failure, Outcome, sha256_hex};
-use nix::sys::signalfd::SignalFd;
+use crate::report::text::{complain, quote};
+use crate::supervise::client::Client;
+use crate::supervise::signals::{self, Signals};
+use crate::supervise::{self, Job, Watcher};
+use crate::types::{Caller, Code, Entry, Failure, Observed, Outcome, sha256_hex};
 use rustix::event::{PollFd, PollFlags, poll};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::fs;
-use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -55,31 +57,61 @@ pub enum JsonSource {
     Stdin,
 }
 
+/// Whoever calls.
+pub struct Peer {
+    /// Who it is.
+    pub caller: Caller,
+    /// Its connection, when it calls over the service's socket.
+    pub connection: Option<Client>,
+}
+
+impl Peer {
+    /// The user who started `upm`: without a socket the call has that user's own rights.
+    #[must_use]
+    pub fn local() -> Self {
+        Peer { caller: callers::own(), connection: None }
+    }
+}
+
 /// What a call answers with.
 pub struct Answer {
     /// The envelope.
     pub envelope: Value,
     /// The exit status.
     pub exit: i32,
+    /// What the plugin looked for, of an observed call that was started.
+    pub observed: Option<Observed>,
 }
 
 /// One call, from its words to its answer.
 #[must_use]
-pub fn call(args: &CallArgs, watcher: &mut dyn Watcher) -> Answer {
+pub fn call(args: &CallArgs, peer: Peer, watcher: &mut dyn Watcher) -> Answer {
+    run(args, peer, false, watcher)
+}
+
+/// The same call, of the caller here, under the same confinement, with what the plugin looks for noted.
+#[must_use]
+pub fn observed(args: &CallArgs, watcher: &mut dyn Watcher) -> Answer {
+    run(args, Peer::local(), true, watcher)
+}
+
+fn run(args: &CallArgs, peer: Peer, observe: bool, watcher: &mut dyn Watcher) -> Answer {
     let request_id = args.request_id.unwrap_or_else(Uuid::now_v7).to_string();
-    let mut log = Log::new(&request_id, &args.plugin, &args.method);
-    let ended = go(args, &request_id, &mut log, watcher);
+    let mut log = Log::new(&request_id, &args.plugin, &args.method, &peer.caller);
+    let ended = go(args, &request_id, peer, observe, &mut log, watcher);
     let meta = Metadata::now(&request_id);
     match ended {
-        Ok(outcome) => match &outcome.result {
-            Ok(_) => Answer { envelope: envelope::success(&outcome, &meta), exit: 0 },
-            Err(failure) => {
-                Answer { envelope: envelope::error(failure, Some(&outcome), &meta), exit: exit_code(failure) }
-            }
-        },
+        Ok(mut outcome) => {
+            let observed = outcome.observed.take();
+            let (envelope, exit) = match &outcome.result {
+                Ok(_) => (envelope::success(&outcome, &meta), 0),
+                Err(failure) => (envelope::error(failure, Some(&outcome), &meta), exit_code(failure)),
+            };
+            Answer { envelope, exit, observed }
+        }
         Err(failure) => {
             log.refused(&failure);
-            Answer { envelope: envelope::error(&failure, None, &meta), exit: exit_code(&failure) }
+            Answer { envelope: envelope::error(&failure, None, &meta), exit: exit_code(&failure), observed: None }
         }
     }
 }
@@ -87,20 +119,52 @@ pub fn call(args: &CallArgs, watcher: &mut dyn Watcher) -> Answer {
 /// The answer to a command line that is no call.
 #[must_use]
 pub fn refuse(failure: &Failure, request_id: Option<Uuid>) -> Answer {
+    refusal(&callers::own(), None, failure, request_id)
+}
+
+/// The answer to a request over the socket that is no call, on record where `config`, the service's `--config`, says.
+#[must_use]
+pub fn refuse_to(caller: &Caller, config: Option<&Path>, failure: &Failure, request_id: Option<Uuid>) -> Answer {
+    refusal(caller, config::load(config).ok().as_ref(), failure, request_id)
+}
+
+fn refusal(caller: &Caller, config: Option<&Config>, failure: &Failure, request_id: Option<Uuid>) -> Answer {
     let request_id = request_id.unwrap_or_else(Uuid::now_v7).to_string();
-    Log::new(&request_id, "", "").refused(failure);
-    Answer { envelope: envelope::error(failure, None, &Metadata::now(&request_id)), exit: exit_code(failure) }
+    let mut log = Log::new(&request_id, "", "", caller);
+    if config.is_some()
+        && let Err(error) = log.open(config)
+    {
+        complain(format_args!("{}", error.message));
+    }
+    log.refused(failure);
+    let envelope = envelope::error(failure, None, &Metadata::now(&request_id));
+    Answer { envelope, exit: exit_code(failure), observed: None }
 }
 
 /// config → decide → audit → supervise → audit. Nothing of the plugin runs before decide and audit have said yes.
-fn go(args: &CallArgs, request_id: &str, log: &mut Log, watcher: &mut dyn Watcher) -> Result<Outcome, Failure> {
+fn go(
+    args: &CallArgs,
+    request_id: &str,
+    peer: Peer,
+    observe: bool,
+    log: &mut Log,
+    watcher: &mut dyn Watcher,
+) -> Result<Outcome, Failure> {
     let started = Instant::now();
-    let signals = signals::take().map_err(|error| Failure::new(Code::Internal, format!("signals: {error}")))?;
+    let by_socket = peer.connection.is_some();
+    let signals = signals::take()
+        .map_err(|error| Failure::new(Code::Internal, format!("signals: {error}")))?
+        .with_client(peer.connection);
     let config = config::load(args.config.as_deref())?;
     log.open(Some(&config))?;
+    privileges::require()?;
     tracing::debug!(path = %config.path.display(), sha256 = config.sha256, "configuration");
-    let decision = decide(&config, &args.plugin, &args.method, args.project.as_deref())?;
-    let arguments = read_arguments(args, &decision, &signals, log)?;
+    if by_socket {
+        check_caller(&config, args, &peer.caller)?;
+    }
+    let decision = decide(&config, &args.plugin, &args.method, args.project.as_deref())
+        .map_err(|failure| if by_socket { unseen(failure, args) } else { failure })?;
+    let (arguments, learn) = read_arguments(args, &decision, &signals, log)?;
     let timeout = args.timeout.map_or(decision.grant.timeout, |shorter| shorter.min(decision.grant.timeout));
     let patience = Patience { deadline: started + timeout, signals: Some(&signals) };
     let plan = make_plan(&decision, request_id, timeout, &patience)?;
@@ -117,11 +181,51 @@ fn go(args: &CallArgs, request_id: &str, log: &mut Log, watcher: &mut dyn Watche
     let frame = plugin::call_frame(&plan, request_id, &positional, &named, &init);
     // The directories that were checked on the way are not kept open beside the plugin.
     config::forget_verified();
-    let job = Job { plan: &plan, frame, runner: plugin::RUNNER, signals, deadline: started + timeout };
+    let job = Job { plan: &plan, frame, runner: plugin::RUNNER, signals, deadline: started + timeout, observe };
     tracing::debug!(plan = %plan.sha256(), "decided");
-    let outcome = supervise::run(job, watcher)?;
+    let mut outcome = supervise::run(job, watcher)?;
+    explain(&config, &decision, &plan, learn, &mut outcome);
     log.finished(&outcome)?;
     Ok(outcome)
+}
+
+/// Over the socket root may call, and whom `callers` names; without that key the service's own user. Looked at before
+/// anything is looked up, so that nobody else learns what there is.
+fn check_caller(config: &Config, args: &CallArgs, caller: &Caller) -> Result<(), Failure> {
+    let named = match grant::callers(config, &args.plugin, &args.method) {
+        Some(named) => callers::names(named, caller),
+        None => caller.uid == nix::unistd::getuid().as_raw(),
+    };
+    if named || caller.uid == 0 {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Code::CallerNotAllowed,
+        format!(
+            "{}.{}: user {} is none of its callers; whoever owns the service's configuration can name that user, or a group \
+             of it, in `callers`",
+            args.plugin,
+            quote(&args.method, 80),
+            callers::shown(caller.uid)
+        ),
+    )
+    .detail("uid", caller.uid)
+    .detail("gid", caller.gid))
+}
+
+/// The service may see directories that its caller cannot: whatever is no project of the configuration, or is not there, is
+/// answered in the same words.
+fn unseen(failure: Failure, args: &CallArgs) -> Failure {
+    match &args.project {
+        Some(project) if failure.code == Code::Usage && !failure.details.contains_key("would_write") => {
+            let project = quote(&project.to_string_lossy(), 400);
+            Failure::new(
+                Code::Usage,
+                format!("--project {project}: no directory that the service's configuration names as a project"),
+            )
+        }
+        _ => failure,
+    }
 }
 
 /// What the configuration says of this method.
@@ -158,7 +262,8 @@ pub fn trusted_facts(decision: &Decision) -> Result<Facts, Failure> {
                     write.display(),
                     decision.grant.interpreter.display()
                 ),
-            ));
+            )
+            .detail("key", "write"));
         }
     }
     Ok(facts)
@@ -204,9 +309,9 @@ pub fn make_plan(
 fn read_arguments(
     args: &CallArgs,
     decision: &Decision,
-    signals: &SignalFd,
+    signals: &Signals,
     log: &mut Log,
-) -> Result<Arguments, Failure> {
+) -> Result<(Arguments, String), Failure> {
     let limit = decision.grant.arguments;
     let text = match &args.json {
         JsonSource::Default => b"{}".to_vec(),
@@ -220,18 +325,73 @@ fn read_arguments(
     {
         arguments::validate(&arguments, &schema)?;
     }
-    Ok(arguments)
+    Ok((arguments, learn_command(args, &text)))
+}
+
+/// The grant that decided each denial, and what would have allowed it; whether a path that the plugin failed on is granted.
+fn explain(config: &Config, decision: &Decision, plan: &Plan, learn: String, outcome: &mut Outcome) {
+    let view = View { config, decision, plan, filter: &filter::standing_and_reason };
+    for denial in &mut outcome.denials {
+        view.explain(denial);
+    }
+    if let Err(failure) = &mut outcome.result {
+        match failure.code {
+            Code::PluginRaised => view.path_details(&mut failure.details, &learn),
+            Code::Violation => {
+                // The one that ended the call is the last of its operation.
+                let ended = failure.details.get("operation").and_then(Value::as_str);
+                let denial = outcome.denials.iter().rev().find(|denial| Some(denial.operation.as_str()) == ended);
+                if let Some(denial) = denial {
+                    failure.details.insert("denial".into(), json!(denial));
+                }
+            }
+            _ => {}
+        }
+    }
+    outcome.denials_complete.learn = learn;
+    outcome.sandbox["config_sha256"] = config.sha256.clone().into();
+}
+
+/// The command line that observes this call, for a shell.
+fn learn_command(args: &CallArgs, arguments: &[u8]) -> String {
+    /// Longer arguments are left to the reader.
+    const SHOWN: usize = 512;
+    let quoted = |word: &str| {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_./,:=@".contains(&b);
+        if !word.is_empty() && word.bytes().all(plain) {
+            word.to_owned()
+        } else {
+            format!("'{}'", word.replace('\'', "'\\''"))
+        }
+    };
+    let mut line = "upm learn".to_owned();
+    let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.to_string_lossy().into_owned());
+    for (option, value) in [("--config", path(&args.config)), ("--project", path(&args.project))] {
+        if let Some(value) = value {
+            line.push_str(&format!(" {option} {}", quoted(&value)));
+        }
+    }
+    line.push_str(&format!(" {} {}", quoted(&args.plugin), quoted(&args.method)));
+    match std::str::from_utf8(arguments) {
+        Ok("{}") => {}
+        Ok(text) if text.len() <= SHOWN => line.push_str(&format!(" {}", quoted(text.trim()))),
+        _ => line.push_str(" -  # the arguments on standard input"),
+    }
+    line
 }
 
 /// Standard input up to one byte over the limit, unless a signal comes first.
-fn read_stdin(limit: u64, signals: &SignalFd) -> Result<Vec<u8>, Failure> {
+///
+/// # Errors
+/// `cancelled`; `arguments_invalid` where it cannot be read.
+pub fn read_stdin(limit: u64, signals: &Signals) -> Result<Vec<u8>, Failure> {
     let fail = |error: rustix::io::Errno| Failure::new(Code::ArgumentsInvalid, format!("standard input: {error}"));
     let stdin = rustix::stdio::stdin();
     let mut text = Vec::new();
     let mut buffer = [0u8; 65_536];
     while text.len() as u64 <= limit {
-        let mut fds =
-            [PollFd::from_borrowed_fd(stdin, PollFlags::IN), PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN)];
+        let mut fds = vec![PollFd::from_borrowed_fd(stdin, PollFlags::IN)];
+        fds.extend(signals.poll().map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags)));
         match poll(&mut fds, None) {
             Ok(_) => {}
             Err(rustix::io::Errno::INTR) => continue,
@@ -278,9 +438,10 @@ struct Log {
 }
 
 impl Log {
-    fn new(request_id: &str, plugin: &str, method: &str) -> Self {
-        let uid = nix::unistd::getuid().as_raw();
-        let mut record = Record::new(Event::CallRefused, request_id, uid, audit::login_uid());
+    fn new(request_id: &str, plugin: &str, method: &str, caller: &Caller) -> Self {
+        let mut record = Record::new(Event::CallRefused, request_id, caller.uid, caller.login_uid);
+        record.caller_gid = Some(caller.gid);
+        record.caller_pid = caller.pid;
         record.plugin = (!plugin.is_empty()).then(|| plugin.to_owned());
         record.method = (!method.is_empty()).then(|| method.to_owned());
         Log { started: Instant::now(), sinks: None, record, begun: false }
@@ -293,7 +454,7 @@ impl Log {
             None => (JournaldMode::Auto, None),
         };
         let path = |name: &str| std::env::var_os(name).map(std::path::PathBuf::from);
-        let default = audit::default_file(self.record.caller_uid, path("XDG_STATE_HOME"), path("HOME"));
+        let default = audit::default_file(nix::unistd::getuid().as_raw(), path("XDG_STATE_HOME"), path("HOME"));
         let check = |path: &Path| config::check_trusted(path).map(drop).map_err(|error| error.to_string());
         self.sinks = Some(Sinks::open(mode, file, default, Path::new(audit::JOURNALD_SOCKET), check)?);
         Ok(())

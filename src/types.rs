@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// Stable name of what ended a call; `data.code` of the envelope.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Code {
     /// The method raised.
@@ -92,7 +92,48 @@ impl Failure {
     }
 }
 
-/// Something the plugin tried and a layer stopped.
+/// Who calls.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// The user.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+    /// The process, of a caller on a socket.
+    pub pid: Option<i32>,
+    /// The user who logged in, whatever `su` or `sudo` came after; `None` when unset or not known for certain.
+    pub login_uid: Option<u32>,
+}
+
+/// An entry of `callers`: `user:NAME`, `user:1000`, `group:NAME`, `group:1000`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CallerSpec {
+    /// A user's name or number.
+    User(String),
+    /// A group's name or number: as the caller's own group, or as one of its supplementary groups.
+    Group(String),
+}
+
+/// As the configuration writes it.
+impl std::fmt::Display for CallerSpec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            CallerSpec::User(name) => write!(f, "user:{name}"),
+            CallerSpec::Group(name) => write!(f, "group:{name}"),
+        }
+    }
+}
+
+impl Serialize for CallerSpec {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// Something the plugin tried and a layer stopped. The layers say what; `rule` and `remedy` come from the configuration
+/// once the call is over (`decide::verdict`).
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Denial {
     /// `seccomp`, `egress`, `limits`, …
@@ -101,9 +142,9 @@ pub struct Denial {
     pub operation: String,
     /// What it was done to, escaped for no one: a name, an address, arguments as values.
     pub object: Value,
-    /// The grant that decides.
+    /// The grant key that decides and where its value was written: `syscalls (built-in)`, `egress (/etc/…toml:25)`.
     pub rule: String,
-    /// The configuration line that would allow it, or that nothing can.
+    /// The lines of the configuration that would allow it, or `nothing: ` and why nothing can.
     pub remedy: String,
     /// How often.
     pub count: u64,
@@ -111,6 +152,49 @@ pub struct Denial {
     pub pid: Option<i32>,
     /// Its command name, when known.
     pub comm: Option<String>,
+}
+
+impl Denial {
+    /// One act, as a layer saw it.
+    #[must_use]
+    pub fn new(layer: &str, operation: &str, object: Value) -> Self {
+        Denial {
+            layer: layer.to_owned(),
+            operation: operation.to_owned(),
+            object,
+            rule: String::new(),
+            remedy: String::new(),
+            count: 1,
+            pid: None,
+            comm: None,
+        }
+    }
+}
+
+/// What the plugin's filter says to a system call, whatever its arguments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Always allowed.
+    Allowed,
+    /// Allowed with some arguments.
+    Partly,
+    /// Refused.
+    Refused,
+}
+
+/// A change of the configuration that would allow something: values to set, each in its table.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Change(pub Vec<Setting>);
+
+/// One key of a [`Change`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Setting {
+    /// The table: `["plugins", "PipPlugin", "methods", "install"]`.
+    pub table: Vec<String>,
+    /// The key.
+    pub key: String,
+    /// Its whole new value: lists replace, they never merge.
+    pub value: Value,
 }
 
 /// One connection that the gateway carried or refused after accepting it; an entry of `data.egress`.
@@ -290,6 +374,8 @@ pub struct Grant {
     pub landlock_min_abi: u32,
     /// User that the plugin runs as when root calls: a name or a number.
     pub run_as: Option<String>,
+    /// Who may call over the service's socket besides root; `None` is the service's own user.
+    pub callers: Option<Vec<CallerSpec>>,
     /// Where each key's value comes from.
     pub origins: BTreeMap<&'static str, Origin>,
 }
@@ -334,10 +420,65 @@ pub struct Usage {
     pub cpu_system_us: u64,
     /// Bytes of the largest process's resident set (`getrusage(2)`, `ru_maxrss`).
     pub max_rss_bytes: u64,
+    /// Most bytes that the whole call had at once, where a cgroup counted them.
+    pub memory_peak_bytes: Option<u64>,
+    /// Most processes and threads at once, the sandbox's first process included, where a cgroup counted them.
+    pub pids_peak: Option<u64>,
     /// Bytes that went out through the gateway.
     pub egress_bytes_sent: u64,
     /// Bytes that came in through the gateway.
     pub egress_bytes_received: u64,
+}
+
+/// Of which layers every denial could be seen. What a filter answers as "not there" (`ENOSYS`, `EAFNOSUPPORT`) is none.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Completeness {
+    /// Refused system calls: false where the filter can have no listener.
+    pub seccomp: bool,
+    /// Refused names, connections and TLS names; dialled addresses are counted.
+    pub egress: bool,
+    /// Always false: what an rlimit refuses is seen only by its consequence.
+    pub limits: bool,
+    /// Always false: the kernel tells nobody of a TCP port or path that landlock refuses.
+    pub landlock: bool,
+    /// Always false: what is not mounted does not exist.
+    pub paths: bool,
+    /// The command that tells what else the same call looks for.
+    pub learn: String,
+}
+
+/// What a plugin looks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LookFor {
+    /// To read, list, or see whether it is there.
+    Read,
+    /// To make, change or remove.
+    Write,
+    /// To run.
+    Execute,
+    /// To connect to.
+    Connect,
+}
+
+/// Something that a plugin looked for and was not given.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize)]
+pub struct Look {
+    /// What for.
+    pub act: LookFor,
+    /// An absolute path; for `Connect` `name:port`, `address:port` or `unix:path`.
+    pub object: String,
+    /// How often.
+    pub count: u64,
+}
+
+/// What `upm learn` saw of a call.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
+pub struct Observed {
+    /// In the order of their kind and name.
+    pub looks: Vec<Look>,
+    /// Looks beyond those listed.
+    pub dropped: u64,
 }
 
 /// Everything known of a plugin that was started.
@@ -355,8 +496,12 @@ pub struct Outcome {
     pub denials: Vec<Denial>,
     /// Denials beyond those listed.
     pub denials_dropped: u64,
+    /// Of which layers all denials could be seen.
+    pub denials_complete: Completeness,
     /// Connections that left.
     pub egress: Vec<EgressRecord>,
+    /// What was looked for and not given, where that was asked for.
+    pub observed: Option<Observed>,
     /// Each layer as asked and as read back.
     pub sandbox: Value,
 }

@@ -41,9 +41,21 @@ pub fn size(text: &str, max: u64) -> Result<u64, String> {
         return Err(format!("a size without a unit; {EXPECTED}"));
     }
     let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic()).trim_end_matches(' ');
-    // parse-size also reads 1e3KB, 1_000B and spaces between digits
-    if number.is_empty() || !number.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
+    let unit_is_known = match text[number.len()..].trim_start_matches(' ').as_bytes() {
+        [b'B' | b'b'] => true,
+        [prefix, rest @ ..] => {
+            b"KMGTPE".contains(&prefix.to_ascii_uppercase())
+                && (rest.eq_ignore_ascii_case(b"B") || rest.eq_ignore_ascii_case(b"iB"))
+        }
+        [] => false,
+    };
+    // parse-size also reads 1e3KB, 1eKB, 1iB, 1_000B and spaces between digits
+    if !unit_is_known || number.is_empty() || !number.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
         return Err(EXPECTED.to_owned());
+    }
+    // 2^64 has 20 digits, and parse-size overflows where another one follows the largest of them
+    if number.bytes().filter(u8::is_ascii_digit).count() > 20 {
+        return Err(format!("more digits than a size has; {EXPECTED}"));
     }
     match SizeParser::new().with_decimal().with_byte_suffix(ByteSuffix::Require).parse_size(text) {
         Ok(0) => Err("zero is no limit that a call could keep; expected at least \"1B\"".to_owned()),
@@ -102,6 +114,10 @@ mod tests {
             "", "1024", "1G", "1k", "GiB", "-1GiB", "0B", "0.1B", "1e3KB", "1_000B", "16EiB", "8EiB", "1XB", "1GiBB",
             "0x10B", "1 000B", "٣B", ".B",
         ] {
+            assert!(size(text, MAX_SIZE).is_err(), "{text}");
+        }
+        // what the library would make of these is 90, 1024 and an overflow
+        for text in ["90 iB", "1eKiB", "18446744073709551615.5TB", "000000000000000000001B"] {
             assert!(size(text, MAX_SIZE).is_err(), "{text}");
         }
         assert_eq!(size("2KiB", 2047), Err("too large; expected at most 2047 bytes".to_owned()));

@@ -110,6 +110,160 @@ fn a_record_is_one_line(#[values(Mode::Root, Mode::User)] mode: Mode) {
     assert_eq!(mode & 0o022, 0, "others can't write: {mode:o}");
 }
 
+/// `upm audit show --json` with more words: its exit status and what it prints.
+fn shown(f: &Fixture, words: &[&str]) -> (Option<i32>, Vec<Value>, Value) {
+    let answer = f.upm([&["audit", "show", "--json"], words].concat()).run();
+    let document: Value = serde_json::from_str(&answer.stdout).unwrap_or_else(|e| panic!("{e}: {answer:#?}"));
+    (answer.exit, document["calls"].as_array().unwrap().clone(), document["sources"].clone())
+}
+
+#[rstest]
+fn the_story_of_each_call(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let Some(f) = Fixture::probe(mode, "") else { return };
+    assert_eq!(shown(&f, &[]).0, Some(1), "nothing is on record");
+    let denied = f.run("privileged", json!(["bpf"])).envelope()["request_id"].as_str().unwrap().to_owned();
+    f.call("Probe", "nope", &json!([])).failed("method_not_allowed", 126);
+    f.call("Other", "run", &json!([])).failed("plugin_not_allowed", 126);
+    let (exit, calls, sources) = shown(&f, &[]);
+    let states: Vec<(&str, &str)> =
+        calls.iter().map(|c| (c["state"].as_str().unwrap(), c["code"].as_str().unwrap())).collect();
+    assert_eq!(
+        (exit, states.as_slice()),
+        (Some(0), &[("finished", "ok"), ("refused", "method_not_allowed"), ("refused", "plugin_not_allowed")][..])
+    );
+    assert_eq!(sources[0]["source"], f.text("audit/audit.jsonl"), "{sources:#}");
+    let first = &calls[0];
+    assert_eq!(
+        (&first["request_id"], &first["plugin"], &first["method"]),
+        (&json!(denied), &json!("Probe"), &json!("run"))
+    );
+    assert_eq!(
+        (first["caller_uid"].as_u64(), first["denials"][0]["operation"].as_str()),
+        (Some(f.uid.into()), Some("bpf"))
+    );
+    assert!(first["duration_us"].as_u64().unwrap() > 0 && first["more"]["policy_sha256"].is_string(), "{first:#}");
+    // Text: one line a call, what belongs to it indented.
+    let text = f.upm(["audit", "show"]).run();
+    assert_eq!((text.exit, text.stderr.as_str()), (Some(0), ""), "{text:#?}");
+    let lines: Vec<&str> = text.stdout.lines().collect();
+    assert_eq!(lines.len(), 7, "{text:#?}");
+    assert!(lines[0].contains("Z  Probe.run  uid ") && lines[0].ends_with("  ok"), "{text:#?}");
+    assert!(lines[1].starts_with(&format!("    {denied}  on ")), "{text:#?}");
+    assert!(lines[2].starts_with("    denied: seccomp bpf "), "{text:#?}");
+    assert!(lines[3].ends_with("  refused: method_not_allowed"), "{text:#?}");
+    // Only what is asked for.
+    let count = |words: &[&str]| (shown(&f, words).0, shown(&f, words).1.len());
+    assert_eq!(count(&["--request-id", &denied]), (Some(0), 1));
+    assert_eq!(count(&["--request-id", "cdb3458d-0b84-491a-9c4e-709f30e11111"]), (Some(1), 0));
+    assert_eq!(count(&["--plugin", "Other"]), (Some(0), 1));
+    assert_eq!(count(&["--plugin", "Nobody"]), (Some(1), 0));
+    assert_eq!(count(&["--since", "1h"]), (Some(0), 3));
+    assert_eq!(count(&["--since", "0s"]), (Some(1), 0));
+    // What began before is left out whole.
+    let record = &f.audit()[1];
+    assert_eq!(record["UPM_EVENT"], "denial");
+    assert_eq!(count(&["--since", record["timestamp"].as_str().unwrap()]), (Some(0), 2));
+}
+
+#[rstest]
+fn a_start_without_an_end_is_shown(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let Some(f) = Fixture::probe(mode, "") else { return };
+    let running = f.upm(["Probe", "run", r#"{"args":["sleep",30]}"#]).start();
+    let end = Instant::now() + Duration::from_secs(10);
+    while f.audit().is_empty() && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let state = || shown(&f, &[]).1[0]["state"].clone();
+    assert_eq!(state(), "running");
+    assert!(f.upm(["audit", "show"]).run().stdout.contains("  running\n"));
+    running.signal(nix::sys::signal::Signal::SIGKILL);
+    assert_eq!(running.wait().signal, Some(9));
+    assert_eq!(state(), "no_end_recorded");
+    assert!(f.upm(["audit", "show"]).run().stdout.contains("  no end recorded\n"));
+    f.assert_clean();
+    // A process that has the number now is not the one that wrote the record.
+    let text = fs::read_to_string(f.path("audit/audit.jsonl")).unwrap();
+    let pid = format!("\"pid\":{}", f.audit()[0]["pid"]);
+    f.write(
+        "audit/audit.jsonl",
+        text.replace(&pid, &format!("\"pid\":{}", std::process::id())).replace("\"2026-", "\"2025-"),
+    );
+    let year = text.contains("\"timestamp\":\"2026-");
+    assert!(!year || state() == "no_end_recorded");
+    f.write("audit/audit.jsonl", text.replace(&pid, &format!("\"pid\":{}", std::process::id())));
+    assert_eq!(state(), "running", "the control");
+}
+
+/// A line that is no record is counted and told; what is in records cannot drive a terminal.
+#[rstest]
+fn what_a_file_holds_besides(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let Some(f) = Fixture::probe(mode, "") else { return };
+    f.act("echo", Value::Null);
+    let good = fs::read_to_string(f.path("audit/audit.jsonl")).unwrap();
+    let record = |event: &str, plugin: &str| {
+        json!({"timestamp": "2026-11-24T10:00:00.000000Z", "hostname": "h\u{1b}]0;x\u{7}", "pid": 1, "UPM_EVENT": event,
+               "UPM_REQUEST_ID": "\u{1b}[2J", "UPM_PLUGIN": plugin, "UPM_METHOD": "\u{202e}\n2026 forged", "UPM_CODE": "\u{9b}2J",
+               "UPM_LAYER": "\u{1b}c", "UPM_OBJECT": "\u{1b}c\n"})
+        .to_string()
+    };
+    let lines = [
+        good.as_str(),
+        "{\"torn\": ",
+        "\n\u{1b}[31m\n",
+        &record("call_started", "\u{1b}[2J"),
+        "\n",
+        &record("denial", "x"),
+        "\n",
+        &good,
+    ];
+    f.write("audit/audit.jsonl", lines.concat());
+    let text = f.upm(["audit", "show"]).run();
+    assert_eq!(text.exit, Some(0), "{text:#?}");
+    assert!(text.stderr.contains("2 line(s) are no records and are left out, the first of them line 3"), "{text:#?}");
+    for stream in [&text.stdout, &text.stderr] {
+        assert!(!stream.contains(['\u{1b}', '\u{7}', '\u{9b}', '\u{202e}']), "{stream:?}");
+    }
+    assert_eq!(text.stdout.lines().filter(|line| line.contains("forged")).count(), 1, "{text:#?}");
+    assert!(text.stdout.lines().all(|line| line.starts_with("20") || line.starts_with("    ")), "{text:#?}");
+    let (exit, calls, sources) = shown(&f, &[]);
+    assert_eq!((exit, calls.len(), &sources[0]["malformed"]), (Some(0), 3, &json!(2)), "{calls:#?}");
+    // Endless lines are bounded.
+    f.write("audit/audit.jsonl", [good.as_bytes(), &vec![b'x'; 40 << 20], b"\n", good.as_bytes()].concat());
+    let (exit, calls, sources) = shown(&f, &[]);
+    assert_eq!((exit, calls.len(), &sources[0]["malformed"]), (Some(0), 2, &json!(1)));
+}
+
+#[rstest]
+fn what_cannot_be_read_is_told(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let Some(f) = Fixture::probe(mode, "") else { return };
+    f.act("echo", Value::Null);
+    assert_eq!(shown(&f, &[]).0, Some(0), "the control");
+    let file = f.path("audit/audit.jsonl");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
+    let answer = f.upm(["audit", "show"]).run();
+    assert_eq!(answer.exit, Some(125), "others could have written it: {answer:#?}");
+    assert!(answer.stderr.contains("chmod go-w") && answer.stdout.is_empty(), "{answer:#?}");
+    fs::remove_file(&file).unwrap();
+    assert_eq!(shown(&f, &[]).0, Some(1), "nothing was written");
+    f.mkdir("audit/audit.jsonl");
+    assert_eq!(shown(&f, &[]).0, Some(125));
+    fs::remove_dir(&file).unwrap();
+    nix::unistd::mkfifo(&file, nix::sys::stat::Mode::from_bits_truncate(0o644)).unwrap();
+    let answer = f.upm(["audit", "show"]).run();
+    assert_eq!(answer.exit, Some(125), "{answer:#?}");
+    assert!(answer.took < Duration::from_secs(4), "{:?}", answer.took);
+    assert_eq!(f.upm(["--config", "gone.toml", "audit", "show"]).run().exit, Some(125));
+    assert_eq!(f.upm(["audit", "show", "--since", "soon"]).run().failed("usage", 2)["code"], "usage");
+    // A configuration that cannot be used: what it refused is where records go without one.
+    if mode == Mode::User {
+        f.write("upm_config.toml", "nope = 1\n");
+        f.run("echo", Value::Null).failed("config_invalid", 125);
+        let answer = f.upm(["audit", "show", "--since", "1h"]).run();
+        assert_eq!(answer.exit, Some(0), "{answer:#?}");
+        assert!(answer.stdout.contains("refused: config_invalid") && answer.stderr.contains("nope"), "{answer:#?}");
+    }
+}
+
 /// systemd's journald, started by hand, with its socket where `upm` looks for it.
 struct Journald {
     child: Child,
@@ -182,6 +336,56 @@ impl Drop for Journald {
     }
 }
 
+/// `upm audit show` reads the journal, where the caller may, and says so where not.
+fn story_from_the_journal(f: &Fixture, id: &str) {
+    let (exit, calls, sources) = shown(f, &["--request-id", id]);
+    assert_eq!(sources[0]["source"], "journald", "{sources:#}");
+    if f.uid != 0 {
+        // Without a group that may read it the journal is closed to a user.
+        assert_eq!((exit, calls.len()), (Some(125), 0), "{sources:#}");
+        assert!(sources[0]["error"].as_str().unwrap().contains("permission"), "{sources:#}");
+        return;
+    }
+    assert_eq!((exit, calls.len()), (Some(0), 1), "{sources:#}");
+    assert_eq!(
+        (&calls[0]["state"], &calls[0]["code"], &calls[0]["recorded_by"]),
+        (&json!("finished"), &json!("ok"), &Value::Null)
+    );
+    assert!(calls[0]["more"]["arguments"].as_str().unwrap().contains("newline=forged"), "{calls:#?}");
+    // Nothing of the caller's environment leads journalctl elsewhere, nor is another one run.
+    f.write("journalctl", "#!/bin/sh\necho hijacked\n");
+    fs::set_permissions(f.path("journalctl"), fs::Permissions::from_mode(0o755)).unwrap();
+    let hostile = f
+        .upm(["audit", "show", "--json", "--request-id", id])
+        .through(["env", &format!("PATH={}", f.dir().display()), "SYSTEMD_PAGER=hijack", "SYSTEMD_COLORS=1"])
+        .run();
+    assert_eq!(hostile.exit, Some(0), "{hostile:#?}");
+    // What another user writes under upm's name is shown with that user.
+    let forged = "cdb3458d-0b84-491a-9c4e-709f30e22222";
+    let entry = format!(
+        "SYSLOG_IDENTIFIER=upm\nUPM_EVENT=call_started\nUPM_REQUEST_ID={forged}\nUPM_PLUGIN=Probe\nUPM_METHOD=run\nUPM_CALLER_UID=0\n"
+    );
+    let source = format!(
+        "import socket; s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); s.connect({SOCKET:?}); s.send({entry:?}.encode())"
+    );
+    let status = Command::new("setpriv")
+        .args(["--reuid", "4242", "--regid", "4242", "--clear-groups", "/usr/bin/python3", "-I", "-c", &source])
+        .status()
+        .unwrap();
+    assert!(status.success());
+    let end = Instant::now() + Duration::from_secs(5);
+    let calls = loop {
+        let (_, calls, _) = shown(f, &["--request-id", forged]);
+        if !calls.is_empty() || Instant::now() > end {
+            break calls;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    assert_eq!((&calls[0]["caller_uid"], &calls[0]["recorded_by"]), (&json!(0), &json!(4242)), "{calls:#?}");
+    let text = f.upm(["audit", "show", "--request-id", forged]).run();
+    assert!(text.stdout.contains("uid 0 (root), recorded by uid 4242  no end recorded"), "{text:#?}");
+}
+
 /// One test for all that needs journald: there is one socket for the whole host.
 #[test]
 fn journald_holds_the_record() {
@@ -206,6 +410,7 @@ fn journald_holds_the_record() {
         assert_eq!((started["UPM_PLUGIN"].as_str(), started["UPM_METHOD"].as_str()), (Some("Probe"), Some("run")));
         assert_eq!(started["_UID"].as_str(), Some(f.uid.to_string().as_str()), "journald's own word for who wrote it");
         assert!(started.to_string().contains("newline=forged") && started.get("newline").is_none(), "{started:#}");
+        story_from_the_journal(&f, &id);
         ids.push(id);
     }
     // gone: what is required refuses, what is off does not ask

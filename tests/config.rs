@@ -47,6 +47,10 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
     "[plugins.Probe]\nexec = \"plugins/upm-probe\"\nallowed_methods = [\"run\"]\non_violation = \"log\"\n",
     "log"
 )]
+#[case::own_variables(
+    "[plugins.Probe]\nexec = \"plugins/upm-probe\"\nallowed_methods = [\"run\"]\nenv_pass = [\"UPM_REQUEST_ID\"]\n",
+    "UPM_"
+)]
 #[case::duplicate("[plugins.Probe]\nexec = \"a\"\nexec = \"b\"\n", "duplicate")]
 fn what_does_not_fit_is_named(#[case] tables: &str, #[case] named: &str, #[values(Mode::Root, Mode::User)] mode: Mode) {
     let Some(f) = Fixture::new(mode, tables) else { return };

@@ -92,4 +92,8 @@ fn only_the_calls_processes_are_seen(#[values(Mode::Root, Mode::User)] mode: Mod
         let answer = f.act("read", json!([path]));
         assert_errno_in(&answer, &["ENOENT", "EACCES", "EPERM"]);
     }
+    assert_ok(&f.control("read", json!(["/proc/cpuinfo"])));
+    assert!(
+        f.control("report", Value::Null)["pids"].as_object().unwrap().len() > report["pids"].as_object().unwrap().len()
+    );
 }

@@ -173,6 +173,30 @@ fn a_wildcard_is_one_or_more_labels(#[values(Mode::Root, Mode::User)] mode: Mode
     }
 }
 
+/// A name that ends as granted, and that a resolver in C would cut at its NUL.
+#[rstest]
+fn a_nul_hides_no_other_name(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let server = Server::start();
+    let Some(net) = Net::new(mode, &server, "hosts = [\"*.good.test:PORT\"]\nallow_private = true\ntls = false") else {
+        return;
+    };
+    let names = [
+        json!(["other", "test\u{0}", "good", "test"]),
+        json!(["other.test\u{0}", "good", "test"]),
+        json!(["other", "test", "\u{0}", "good", "test"]),
+        json!(["\u{0}", "good", "test"]),
+        json!(["sub", "good", "test\u{0}"]),
+    ];
+    for name in names {
+        let answer = net.act("query", json!([name]));
+        let refused = answer["ok"] == json!(false) || (answer["answers"] == json!([]) && answer["rcode"] != 0);
+        assert!(refused, "{name}: {answer}");
+    }
+    assert!(server.seen().is_empty());
+    assert_eq!(net.act("connect", json!(["sub.good.test", server.port, "x"]))["text"], "got:x");
+    assert_eq!(net.act("query", json!([["sub", "good", "test"]]))["answers"].as_array().unwrap().len(), 1);
+}
+
 #[rstest]
 fn private_answers_are_refused(
     #[values(Mode::Root, Mode::User)] mode: Mode,
@@ -292,6 +316,21 @@ fn without_a_grant_there_is_no_gateway(#[values(Mode::Root, Mode::User)] mode: M
     net.f.write("upm_config.toml", config.replace("egress = [\"test\"]", "egress = []"));
     assert_eq!(net.act("resolve", json!(["good.test"]))["ok"], false);
     assert!(server.seen().is_empty());
+}
+
+/// A group that names no host opens none; it is not the same as no group.
+#[rstest]
+fn a_group_without_hosts_opens_nothing(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let server = Server::start();
+    let Some(net) = Net::new(mode, &server, "hosts = []\nallow_private = true\ntls = false") else { return };
+    let answer = net.run("resolve", json!(["good.test"]));
+    assert_eq!(answer.result()["ok"], false);
+    assert_eq!(answer.denials("egress", "resolve").len(), 1, "{:#}", answer.data());
+    assert!(server.seen().is_empty());
+    let config = std::fs::read_to_string(net.f.path("upm_config.toml")).unwrap();
+    let host = format!("hosts = [\"good.test:{}\"]", server.port);
+    net.f.write("upm_config.toml", config.replace("hosts = []", &host));
+    assert_eq!(net.act("connect", json!(["good.test", server.port, "x"]))["text"], "got:x");
 }
 
 #[rstest]

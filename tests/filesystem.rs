@@ -133,6 +133,8 @@ fn devices_are_the_five(#[values(Mode::Root, Mode::User)] mode: Mode) {
     for name in names.as_array().unwrap() {
         assert!(allowed.contains(&name.as_str().unwrap()), "/dev/{name}");
     }
+    let host = f.control("list", json!(["/dev"]))["names"].clone();
+    assert!(["tty", "ptmx"].iter().all(|name| host.as_array().unwrap().contains(&json!(name))), "{host}");
     assert_ok(&f.act("write", json!(["/dev/null", "x"])));
     assert_eq!(f.act("read", json!(["/dev/zero", 4]))["bytes"], 4);
     assert_eq!(f.act("write", json!(["/dev/full", "x"]))["errno_name"], "ENOSPC");

@@ -331,6 +331,7 @@ fn ended<'a>(ran: &impl Fn(&str) -> &'a Ran) {
     }
     // started and nothing more: what a killed engine leaves
     assert_eq!(ran("killed").stdout, "\"UPM_EVENT\":\"call_started\"\n".repeat(3));
+    assert!(ran("unended").ok().contains("no end recorded"), "{:#?}", ran("unended"));
     assert_eq!(ran("killed-left").stdout, "", "no plugin outlives its engine");
     assert_eq!(ran("after-kill").result(), json!({"message": "Hello, world!"}));
 

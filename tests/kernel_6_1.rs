@@ -3,7 +3,8 @@
 
 mod common;
 
-use common::{assert_errno_in, assert_ok, assert_schema, built_probe, has_program, repository};
+use common::{Fixture, Mode, assert_errno_in, assert_ok, assert_schema, built_probe, has_program, repository};
+use rstest::rstest;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
@@ -42,7 +43,7 @@ plugin_paths = ["plugins"]
 
 [plugins.HelloPlugin]
 module = "hello"
-allowed_methods = ["greet"]
+allowed_methods = ["greet", "tiny"]
 
 [plugins.Probe]
 exec = "plugins/upm-probe"
@@ -50,6 +51,9 @@ allowed_methods = ["run"]
 write = ["{project_root}"]
 memory = "128MiB"
 processes = 16
+
+[plugins.HelloPlugin.methods.tiny]
+memory = "256KiB"
 "#;
 
 const HELLO: &str = r#"
@@ -58,6 +62,8 @@ class HelloPlugin:
 
     def greet(self, name):
         return "Hello, " + name
+
+    tiny = greet
 "#;
 
 /// What is tried inside: each must fail in the sandbox, and the same words work outside (the control).
@@ -99,12 +105,13 @@ run root-doctor ./upm doctor --json
 run root-greet ./upm HelloPlugin greet '{{"args":["root"]}}'
 run root-probe ./upm Probe run '{root}'
 run root-memory ./upm Probe run '{{"args":["memory_bomb",400]}}'
-run root-forks ./upm Probe run '{{"args":["fork_bomb",100]}}'
 cd /home/user/upm
 run user-doctor as_user ./upm doctor --json
 run user-greet as_user ./upm HelloPlugin greet '{{"args":["user"]}}'
 run user-probe as_user ./upm Probe run '{user}'
 run user-memory as_user ./upm Probe run '{{"args":["memory_bomb",400]}}'
+{CGROUPS}
+cd /home/user/upm
 run processes ps
 run mounts cat /proc/self/mountinfo
 "#,
@@ -112,6 +119,93 @@ run mounts cat /proc/self/mountinfo
         user = batch("/home/user/upm"),
     )
 }
+
+/// Who may make cgroups, and what becomes of calls in them. `in_cgroup` starts a command alone in a cgroup, `beside_shell`
+/// with the shell that started it; `bombs` runs what each must bear.
+const CGROUPS: &str = r#"
+tree=/sys/fs/cgroup
+many='{"args":["memory_forked",8,60,5]}'
+in_cgroup() { at=$1; shift; sh -c 'echo $$ >"$0/cgroup.procs" && exec "$@"' "$tree/$at" "$@"; }
+beside_shell() { at=$1; shift; sh -c 'echo $$ >"$0/cgroup.procs" && "$@"; exit $?' "$tree/$at" "$@"; }
+exec_as_user="/usr/bin/setpriv --reuid 23456 --regid 23456 --clear-groups env HOME=/home/user XDG_STATE_HOME=/home/user/state"
+bombs() {
+    who=$1; shift
+    run $who-fits "$@" ./upm Probe run '{"args":["memory_forked",2,10,0]}'
+    run $who-many "$@" ./upm Probe run "$many"
+    run $who-tmp "$@" ./upm Probe run '{"args":["write_big","/tmp/big",240]}'
+    run $who-pids "$@" ./upm Probe run '{"args":["fork_bomb",100]}'
+    run $who-inside "$@" ./upm Probe run '{"args":["report"]}'
+}
+delegate() { # NAME: a directory for the user, as cgroups(7) says
+    mkdir $tree/$1
+    chown 23456:23456 $tree/$1 $tree/$1/cgroup.procs $tree/$1/cgroup.subtree_control $tree/$1/cgroup.threads
+}
+
+cd /srv/upm
+bombs root env
+run tiny ./upm HelloPlugin tiny '{"args":["root"]}'
+run root-left ls $tree/upm
+run spared sh -c 'echo -1000 >/proc/self/oom_score_adj && exec "$0" "$@"' ./upm Probe run "$many"
+
+# what a killed supervisor left goes with the next call; what belongs to a running one stays
+./upm Probe run '{"args":["sleep",60]}' --request-id 00000000-0000-4000-8000-000000000001 >/dev/null 2>&1 &
+killed=$!
+./upm Probe run '{"args":["sleep",8]}' --request-id 00000000-0000-4000-8000-000000000002 >/run/slow 2>/dev/null &
+slow=$!
+for last in 1 2; do
+    n=0
+    while ! grep -q . $tree/upm/upm-call-00000000-0000-4000-8000-00000000000$last/cgroup.procs && [ $n -lt 100 ]; do sleep 0.1; n=$((n + 1)); done
+done 2>/dev/null
+kill -9 $killed
+wait $killed
+mkdir $tree/upm/upm-call-stale $tree/upm/not-a-call
+run left-by-kill ls $tree/upm
+run after-kill ./upm HelloPlugin greet '{"args":["root"]}'
+run swept ls $tree/upm
+wait $slow
+run slow cat /run/slow
+run slow-left ls $tree/upm
+
+# root in a cgroup that is nobody's, one that its service manager marked, and one whose own limit is lower than the grant's
+mkdir $tree/other $tree/marked $tree/low
+/usr/bin/python3 -c 'import os
+for name in ("marked", "low"): os.setxattr("/sys/fs/cgroup/" + name, "user.delegate", b"1")'
+echo 60M >$tree/low/memory.max
+run other-many in_cgroup other ./upm Probe run "$many"
+run marked-doctor in_cgroup marked ./upm doctor --json
+run marked-many in_cgroup marked ./upm Probe run "$many"
+run marked-left ls $tree/marked
+run low in_cgroup low ./upm Probe run '{"args":["memory_bomb",100]}'
+# the tree is systemd's: nothing is made at its root
+mkdir -p /run/systemd/system
+run systemd-greet ./upm HelloPlugin greet '{"args":["root"]}'
+run systemd-doctor ./upm doctor --json
+busybox rmdir /run/systemd/system /run/systemd
+
+# the user, beside its shell's own cgroup, alone in a delegated one, and not alone
+cd /home/user/upm
+delegate user
+as_user mkdir $tree/user/shell
+bombs user beside_shell user/shell $exec_as_user
+run user-cgroup-doctor beside_shell user/shell $exec_as_user ./upm doctor
+run user-left ls $tree/user/upm
+delegate alone
+run alone-many in_cgroup alone $exec_as_user ./upm Probe run "$many"
+run alone-left ls $tree/alone
+# as below a user's service manager, which marks nothing; its owner may try to switch the controllers off
+app=$tree/user/app
+as_user sh -c "mkdir $app $app/scope && echo '+memory +pids' >$app/cgroup.subtree_control"
+in_cgroup user/app/scope $exec_as_user ./upm Probe run '{"args":["sleep",6]}' >/run/scope 2>/dev/null &
+n=0
+while ! grep -q . $app/scope/upm/*/cgroup.procs && [ $n -lt 100 ]; do sleep 0.1; n=$((n + 1)); done 2>/dev/null
+run off-amid sh -c "echo -memory >$app/scope/cgroup.subtree_control"
+wait $!
+run scope cat /run/scope
+run scope-left ls $app/scope
+run off-after sh -c "echo +memory >$app/scope/cgroup.subtree_control && echo -memory >$app/scope/cgroup.subtree_control"
+delegate shared
+run shared-many beside_shell shared $exec_as_user ./upm Probe run "$many"
+"#;
 
 fn boot() -> Option<BTreeMap<String, Ran>> {
     for program in ["qemu-system-x86_64", "mkfs.ext4", "cpio", "busybox", "setpriv", "apt-get"] {
@@ -214,12 +308,150 @@ fn the_engine_holds_on_6_1() {
         assert!(told || memory["data"]["code"] == "memory_exceeded", "{mode}: {memory:#}");
     }
 
-    let forks = ran["root-forks"].result();
-    assert_eq!(forks["stopped_by_name"], "EAGAIN", "{forks}");
-    assert!(forks["forked"].as_i64().unwrap() < 16, "{forks}");
+    cgroups(&ran);
 
     assert!(!ran["processes"].stdout.contains("upm"), "left behind: {:#?}", ran["processes"]);
     assert!(!ran["mounts"].stdout.contains("/srv/upm"), "left behind: {:#?}", ran["mounts"]);
+}
+
+/// `data.sandbox.layers.limits.active`.
+fn limits(envelope: &Value) -> &Value {
+    &envelope["data"]["sandbox"]["layers"]["limits"]["active"]
+}
+
+/// The call was ended for its memory, as whoever counted it says.
+fn exceeded(ran: &Ran, by: &str) -> Value {
+    let envelope = ran.envelope();
+    let data = &envelope["data"];
+    assert_eq!((data["code"].as_str(), ran.exit), (Some("memory_exceeded"), 137), "{envelope:#}");
+    assert_eq!(data["details"]["by"], by, "{envelope:#}");
+    assert_eq!(data["details"]["memory"], 128 << 20);
+    let denial = data["denials"].as_array().unwrap().iter().find(|denial| denial["operation"] == "memory").unwrap();
+    assert_eq!(denial["object"]["limit"], 128 << 20, "{denial}");
+    envelope
+}
+
+fn missing<'a>(envelope: &'a Value, why: &str) -> &'a Value {
+    let cgroup = &limits(envelope)["cgroup"];
+    assert!(cgroup["missing"].as_str().is_some_and(|found| found.contains(why)), "{envelope:#}");
+    assert!(limits(envelope)["memory"].as_str().unwrap().contains("sum"), "{envelope:#}");
+    assert!(envelope["data"]["usage"].get("memory_peak_bytes").is_none(), "{envelope:#}");
+    cgroup
+}
+
+/// Names in a listing of a cgroup's directory that are cgroups of upm's.
+fn made(ran: &Ran) -> Vec<&str> {
+    ran.stdout.lines().filter(|name| name.starts_with("upm-")).collect()
+}
+
+fn cgroups(ran: &BTreeMap<String, Ran>) {
+    for (mode, base) in [("root", "/upm/upm-call-"), ("user", "/user/upm/upm-call-")] {
+        let fits = ran[&format!("{mode}-fits")].envelope();
+        assert_eq!(fits["success"], true, "{fits:#}");
+        let limits = limits(&fits);
+        assert_eq!(
+            (limits["memory"].as_str(), limits["processes"].as_str()),
+            (Some("cgroup, and RLIMIT_DATA a process"), Some("cgroup")),
+            "{mode}: {limits:#}"
+        );
+        assert!(limits["cgroup"]["path"].as_str().unwrap().starts_with(base), "{limits:#}");
+        let active =
+            json!({"memory.max": "134217728", "memory.swap.max": "0", "memory.oom.group": "1", "pids.max": "17"});
+        assert_eq!(limits["cgroup"]["active"], active);
+        let usage = &fits["data"]["usage"];
+        let peak = usage["memory_peak_bytes"].as_u64().unwrap();
+        assert!((15 << 20..100 << 20).contains(&peak), "two processes of 10 MiB: {usage}");
+        assert_eq!(usage["pids_peak"], 4, "pid 1, the plugin, two more: {usage}");
+        assert!(fits["data"]["denials"].as_array().unwrap().is_empty(), "{fits:#}");
+
+        for bomb in ["many", "tmp"] {
+            let envelope = exceeded(&ran[&format!("{mode}-{bomb}")], "cgroup");
+            let used = envelope["data"]["details"]["used"].as_u64().unwrap();
+            assert!((120 << 20..=129 << 20).contains(&used), "{envelope:#}");
+        }
+
+        let pids = ran[&format!("{mode}-pids")].envelope();
+        assert_eq!(pids["data"]["result"]["stopped_by_name"], "EAGAIN", "{pids:#}");
+        assert_eq!(pids["data"]["result"]["forked"], 15, "{pids:#}");
+        let denial =
+            pids["data"]["denials"].as_array().unwrap().iter().find(|one| one["operation"] == "processes").unwrap();
+        assert_eq!(denial["object"], json!({"limit": 16, "used": 16, "unit": "processes"}));
+        assert_eq!(denial["remedy"], "processes = 32 in [plugins.Probe.methods.run]");
+
+        let inside = ran[&format!("{mode}-inside")].result();
+        assert_eq!(inside["cgroup"], "0::/", "the call's cgroup is the root of what it sees");
+        assert!(!inside["mounts"].to_string().contains("cgroup"), "{inside:#}");
+        assert_eq!(made(&ran[&format!("{mode}-left")]), Vec::<&str>::new());
+    }
+    let doctor = &ran["user-cgroup-doctor"];
+    assert!(doctor.stdout.contains("a call gets its own in /user/upm: memory.max"), "{doctor:#?}");
+    exceeded(&ran["spared"], "cgroup");
+    // less than the steps themselves need: the plugin was never started
+    let tiny = ran["tiny"].envelope();
+    assert_eq!((tiny["data"]["code"].as_str(), ran["tiny"].exit), (Some("memory_exceeded"), 137), "{tiny:#}");
+    assert!(tiny["data"]["details"]["by"] == "cgroup" && tiny["data"].get("usage").is_none(), "{tiny:#}");
+
+    let (first, second) =
+        ("upm-call-00000000-0000-4000-8000-000000000001", "upm-call-00000000-0000-4000-8000-000000000002");
+    assert_eq!(made(&ran["left-by-kill"]), [first, second, "upm-call-stale"]);
+    assert_eq!(ran["after-kill"].result(), "Hello, root");
+    assert_eq!(made(&ran["swept"]), [second]);
+    assert!(ran["swept"].stdout.contains("not-a-call"), "{:#?}", ran["swept"]);
+    assert_eq!(ran["slow"].envelope()["success"], true, "{:#?}", ran["slow"]);
+    assert_eq!(made(&ran["slow-left"]), Vec::<&str>::new());
+
+    missing(&exceeded(&ran["other-many"], "sum"), "/other is not delegated");
+    exceeded(&ran["marked-many"], "cgroup");
+    // upm has left it, and came back
+    assert!(!ran["marked-left"].stdout.contains("upm"), "{:#?}", ran["marked-left"]);
+    assert!(
+        ran["marked-doctor"].stdout.contains("a call gets its own in /marked/upm: memory.max"),
+        "{:#?}",
+        ran["marked-doctor"]
+    );
+    let low = ran["low"].envelope();
+    assert_eq!((low["data"]["code"].as_str(), ran["low"].exit), (Some("plugin_killed"), 137), "{low:#}");
+    assert!(low["data"]["details"]["by"].as_str().unwrap().contains("outside of the call's own limit"), "{low:#}");
+
+    let systemd = missing(&ran["systemd-greet"].envelope(), "root cgroup").clone();
+    assert!(systemd["remedy"].as_str().unwrap().contains("systemd-run --scope -p Delegate=yes"), "{systemd}");
+    let doctor = ran["systemd-doctor"].json();
+    let line = doctor["layers"].as_array().unwrap().iter().find(|line| line["layer"] == "cgroup").unwrap().clone();
+    assert_eq!((&line["holds"], &line["remedy"]), (&json!(true), &systemd["remedy"]));
+
+    missing(&ran["user-greet"].envelope(), "root cgroup");
+    exceeded(&ran["alone-many"], "cgroup");
+    assert!(!ran["alone-left"].stdout.contains("upm"), "{:#?}", ran["alone-left"]);
+    let scope = ran["scope"].envelope();
+    let path = limits(&scope)["cgroup"]["path"].as_str().unwrap();
+    assert!(path.starts_with("/user/app/scope/upm/upm-call-"), "{path}");
+    assert!(ran["off-amid"].exit != 0 && ran["off-amid"].stderr.contains("busy"), "{:#?}", ran["off-amid"]);
+    assert_eq!(ran["off-after"].exit, 0, "{:#?}", ran["off-after"]);
+    assert!(!ran["scope-left"].stdout.contains("upm"), "{:#?}", ran["scope-left"]);
+    missing(&exceeded(&ran["shared-many"], "sum"), "/shared holds other processes");
+}
+
+/// On any host: a call has a cgroup, with the limits that were asked for, or says why it has none.
+#[rstest]
+fn what_bounds_memory_and_processes_is_said(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let Some(f) = Fixture::probe(mode, "memory = \"128MiB\"\nprocesses = 20\ntimeout = \"20s\"") else { return };
+    let call = f.run("memory_forked", json!([8, 60, 5]));
+    call.failed("memory_exceeded", 137);
+    let data = call.data();
+    let limits = &data["sandbox"]["layers"]["limits"]["active"];
+    let cgroup = &limits["cgroup"];
+    if let Some(found) = cgroup["missing"].as_str() {
+        assert!(!found.is_empty() && !cgroup["remedy"].as_str().unwrap().is_empty(), "{limits:#}");
+        assert_eq!(limits["memory"], "RLIMIT_DATA a process, and the sum watched every 100 ms");
+        assert_eq!(limits["processes"], "RLIMIT_NPROC in the call's user namespace");
+        assert_eq!(data["details"]["by"], "sum");
+        assert!(data["usage"].get("memory_peak_bytes").is_none() && data["usage"].get("pids_peak").is_none());
+    } else {
+        assert_eq!(cgroup["active"]["memory.max"], "134217728", "{limits:#}");
+        assert_eq!(cgroup["active"]["pids.max"], "21", "{limits:#}");
+        assert_eq!(data["details"]["by"], "cgroup");
+        assert!(data["usage"]["memory_peak_bytes"].as_u64().unwrap() > 100 << 20, "{data:#}");
+    }
 }
 
 #[test]

@@ -313,6 +313,77 @@ fn collect_strings(value: &Value, into: &mut BTreeSet<String>) {
     }
 }
 
+/// A system call that was handed to the supervisor and goes on was decided by nobody who looked: only `upm learn`, which
+/// decides nothing, may do that.
+#[test]
+fn only_the_observer_lets_calls_go_on() {
+    let users: Vec<PathBuf> =
+        files("src", "rs").into_iter().filter(|path| code(&read(path)).contains("notif_continue")).collect();
+    assert_eq!(users, [Path::new("src/supervise/observe/mod.rs"), Path::new("src/sys/seccomp.rs")]);
+    let flag = |path: &&PathBuf| code(&read(path)).contains("NOTIF_FLAG_CONTINUE");
+    let all = files("src", "rs");
+    assert_eq!(all.iter().filter(flag).collect::<Vec<_>>(), [Path::new("src/sys/seccomp.rs")]);
+}
+
+/// `file.rs::function` as the documents name it: the test must be there, and be a test.
+#[test]
+fn every_test_that_a_document_names_exists() {
+    let mut wrong = Vec::new();
+    let mut seen = 0;
+    for document in ["SECURITY.md", "CONTRIBUTING.md"] {
+        for (at, line) in read(document).lines().enumerate() {
+            let names = line.split('`').filter_map(|quoted| quoted.split_once(".rs::"));
+            for (file, function) in names {
+                seen += 1;
+                let path = format!("{file}.rs");
+                let is_test = repository().join(&path).is_file() && tests_of(&read(&path)).contains(function);
+                if !is_test {
+                    wrong.push(format!("{document}:{}: {path} has no test {function}", at + 1));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert!(seen > 20, "{seen}: the documents name tests as `tests/file.rs::function`");
+}
+
+/// The functions that `#[test]` or `#[rstest]` stands before.
+fn tests_of(source: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let mut is_test = false;
+    for line in code(source).lines().map(str::trim) {
+        if line == "#[test]" || line == "#[rstest]" {
+            is_test = true;
+        } else if let Some(rest) = line.strip_prefix("fn ").or_else(|| line.strip_prefix("pub fn "))
+            && std::mem::take(&mut is_test)
+        {
+            found.extend(words(rest).next().map(str::to_owned));
+        }
+    }
+    found
+}
+
+#[test]
+fn only_tests_are_taken_for_tests() {
+    let source =
+        "#[rstest]\n#[case::a(1)]\nfn one(\n#[case] n: u8) {}\nfn two() {}\n#[test]\n// fn three()\nfn four() {}";
+    assert_eq!(tests_of(source).into_iter().collect::<Vec<_>>(), ["four", "one"]);
+}
+
+/// A unit that starts the engine may have what its steps need as root, and no more.
+#[test]
+fn units_have_the_capabilities_of_the_steps() {
+    let mut needed: Vec<String> = upm::confine::privileges::OF_ROOT.map(|(name, ..)| name.to_owned()).to_vec();
+    needed.sort();
+    for path in files("packaging", "service") {
+        let text = read(&path);
+        let sets: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("CapabilityBoundingSet=")).collect();
+        let mut listed: Vec<&str> = sets.iter().flat_map(|set| set.split_whitespace()).collect();
+        listed.sort_unstable();
+        assert_eq!(listed, needed, "{}", path.display());
+    }
+}
+
 #[test]
 fn nothing_is_left_to_do() {
     for path in files("src", "rs") {

@@ -1,93 +1,241 @@
 //! `upm check`: the whole configuration and every plugin, without running a call.
+//!
+//! Each finding says where it stands, begins with `FILE:LINE:`, and is made by one of the parts below. What cannot be told
+//! is either no finding (a class that comes from elsewhere) or one of its own severity (a host that has no sandbox).
 
+mod effect;
+mod egress;
+mod files;
+mod overlap;
+
+use super::terminal::escape;
 use crate::call;
-use crate::config;
-use crate::decide::arguments;
-use crate::types::Failure;
+use crate::config::{Base, Config, GrantKeys, PathSpec};
+use crate::decide::grant::Decision;
+use crate::host::callers;
+use crate::plugin::client::Patience;
+use crate::types::{Code, Failure};
 use serde::Serialize;
 use serde_json::json;
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// For all that is run or asked: readers, clients. Names have their own time.
+const TIME: Duration = Duration::from_secs(120);
+
+/// How bad a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// A call would be refused, or its plugin could not be started.
+    Error,
+    /// It could not be told whether a call would be refused.
+    Unknown,
+    /// No call would be refused, but look at it.
+    Warning,
+    /// As written, and easily read as something else.
+    Note,
+}
+
+impl Severity {
+    fn name(self) -> &'static str {
+        match self {
+            Severity::Error => "error",
+            Severity::Unknown => "unknown",
+            Severity::Warning => "warning",
+            Severity::Note => "note",
+        }
+    }
+}
 
 /// Something that was found.
 #[derive(Debug, Serialize)]
 pub struct Finding {
-    /// `error`: a call would be refused. `warning`: it would not, but look at it.
-    pub severity: &'static str,
-    /// `Plugin.method`, or `Plugin`.
+    /// How bad it is.
+    pub severity: Severity,
+    /// `Plugin.method`, `Plugin`, `defaults`, `egress.NAME` or `configuration`.
     pub subject: String,
-    /// What, and what to do.
+    /// The file that it is about.
+    pub file: PathBuf,
+    /// 1-based.
+    pub line: usize,
+    /// `FILE:LINE:`, what, and what to do.
     pub message: String,
 }
 
-/// Text or JSON for stdout, and whether there is no error.
+/// What was found so far.
+struct Report<'c> {
+    config: &'c Config,
+    findings: Vec<Finding>,
+    /// Messages that there are: what holds for many methods is said once.
+    said: BTreeSet<String>,
+}
+
+impl<'c> Report<'c> {
+    /// Something about a line of the configuration.
+    fn add(&mut self, severity: Severity, subject: impl Into<String>, line: usize, what: impl AsRef<str>) {
+        let file = self.config.path.clone();
+        self.add_in(severity, subject, &file, line, what);
+    }
+
+    /// Something about a line of another file.
+    fn add_in(
+        &mut self,
+        severity: Severity,
+        subject: impl Into<String>,
+        file: &Path,
+        line: usize,
+        what: impl AsRef<str>,
+    ) {
+        let message = format!("{}:{line}: {}", file.display(), what.as_ref());
+        if self.said.insert(message.clone()) {
+            self.findings.push(Finding { severity, subject: subject.into(), file: file.to_owned(), line, message });
+        }
+    }
+
+    /// The line of a key that was written, else of the nearest table around it.
+    fn line(&self, path: &[&str]) -> usize {
+        (0..=path.len()).rev().find_map(|length| self.config.outline.line(&path[..length])).unwrap_or(1)
+    }
+
+    /// Where a grant's value comes from: the table that it is a matter of, and the line. Of a built-in value the plugin's.
+    fn origin(&self, decision: &Decision, key: &str) -> (String, usize) {
+        let plugin_line = || self.line(&["plugins", &decision.plugin]);
+        match decision.grant.origins.get(key) {
+            Some(origin) if origin.level == "method" => {
+                (format!("{}.{}", decision.plugin, decision.method), origin.line.unwrap_or_else(plugin_line))
+            }
+            Some(origin) if origin.level == "defaults" => {
+                ("defaults".to_owned(), origin.line.unwrap_or_else(plugin_line))
+            }
+            origin => (decision.plugin.clone(), origin.and_then(|origin| origin.line).unwrap_or_else(plugin_line)),
+        }
+    }
+
+    /// The table that decides a key of this method; `None` for a built-in value.
+    fn deciding(&self, decision: &Decision, key: &str) -> Option<&'c GrantKeys> {
+        let plugin = self.config.plugins.get(&decision.plugin)?;
+        match decision.grant.origins.get(key)?.level {
+            "method" => plugin.methods.get(&decision.method),
+            "plugin" => Some(&plugin.keys),
+            "defaults" => Some(&self.config.defaults),
+            _ => None,
+        }
+    }
+
+    /// The granted paths of one list, each with what was written and its line.
+    fn paths(&self, decision: &Decision, write: bool) -> Vec<Granted> {
+        let (key, paths) = if write { ("write", &decision.grant.write) } else { ("read", &decision.grant.read) };
+        let table = self.deciding(decision, key);
+        let specs = table.and_then(|keys| if write { keys.write.as_ref() } else { keys.read.as_ref() });
+        let Some(specs) = specs else { return Vec::new() };
+        let granted = |(spec, path): (&'c PathSpec, &PathBuf)| Granted {
+            path: path.clone(),
+            base: spec.base,
+            line: spec.place.map_or(specs.line, |place| place.0),
+        };
+        specs.value.iter().zip(paths).map(granted).collect()
+    }
+}
+
+/// One path of `read` or `write`.
+struct Granted {
+    path: PathBuf,
+    base: Base,
+    line: usize,
+}
+
+/// Text or JSON for stdout, and the exit status: 0 when there is no error, 1 with one, 125 when it could not be told.
 ///
 /// # Errors
 /// A configuration that cannot be read at all.
-pub fn run(config: Option<&Path>, as_json: bool) -> Result<(String, bool), Failure> {
-    let config = config::load(config)?;
-    let mut findings = Vec::new();
+pub fn run(config: Option<&Path>, as_json: bool) -> Result<(String, i32), Failure> {
+    let config = crate::config::load(config)?;
+    let mut report = Report { config: &config, findings: Vec::new(), said: BTreeSet::new() };
+    unknown_callers(&mut report);
+    let mut decisions = Vec::new();
     for (name, plugin) in &config.plugins {
-        if plugin.schemas.is_none() {
-            findings.push(Finding {
-                severity: "warning",
-                subject: name.clone(),
-                message: format!(
-                    "{}:{}: no `schemas`: only the outer shape of its arguments is checked; add schemas = \"DIR\" with METHOD.json in it",
-                    config.path.display(),
-                    plugin.line
-                ),
-            });
-        }
         for method in &plugin.allowed_methods {
-            let subject = format!("{name}.{method}");
-            if let Err(failure) = method_is_usable(&config, name, method, &subject, &mut findings) {
-                findings.push(Finding { severity: "error", subject, message: failure.message });
-            }
+            decisions.push(call::decide(&config, name, method, None)?);
         }
     }
-    let good = findings.iter().all(|finding| finding.severity != "error");
+    let patience = Patience { deadline: Instant::now() + TIME, signals: None };
+    effect::keys(&mut report, &decisions);
+    overlap::grants(&mut report, &decisions);
+    files::audit(&mut report);
+    files::schemas(&mut report);
+    let facts = files::plugins(&mut report, &decisions, &patience);
+    // Last: it starts threads, and nothing may be forked after that.
+    egress::groups(&mut report, &decisions, &facts, &patience);
+    let mut findings = report.findings;
+    findings.sort_by(|a, b| (a.file != config.path, &a.file, a.line).cmp(&(b.file != config.path, &b.file, b.line)));
+    let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
+    let (errors, unknown) = (count(Severity::Error), count(Severity::Unknown));
+    let exit = match (errors, unknown) {
+        (0, 0) => 0,
+        (0, _) => 125,
+        _ => 1,
+    };
     if as_json {
-        return Ok((format!("{}\n", json!({ "config": config.path, "ok": good, "findings": findings })), good));
+        let document = json!({ "config": config.path, "ok": exit == 0, "findings": findings });
+        return Ok((format!("{document}\n"), exit));
     }
     let mut text = String::new();
     for finding in &findings {
-        text.push_str(&format!(
-            "{}: {}: {}\n",
-            finding.severity,
-            finding.subject,
-            super::terminal::escape(&finding.message, false)
-        ));
+        let line = format!("{}: {}: {}", finding.severity.name(), finding.subject, finding.message);
+        text.push_str(&escape(&line, false));
+        text.push('\n');
     }
-    let methods: usize = config.plugins.values().map(|plugin| plugin.allowed_methods.len()).sum();
     text.push_str(&format!(
-        "{}: {} plugins, {methods} methods, {}\n",
-        config.path.display(),
-        config.plugins.len(),
-        if good { "usable" } else { "not usable" }
+        "{}: {}, {}, {}\n",
+        escape(&config.path.display().to_string(), false),
+        counted(config.plugins.len(), "plugin"),
+        counted(decisions.len(), "method"),
+        match exit {
+            0 if findings.is_empty() => "usable".to_owned(),
+            0 => format!("usable, {}", counted(count(Severity::Warning), "warning")),
+            1 => format!("not usable, {}", counted(errors, "error")),
+            _ => "whether it is usable could not be told".to_owned(),
+        }
     ));
-    Ok((text, good))
+    Ok((text, exit))
 }
 
-fn method_is_usable(
-    config: &config::Config,
-    plugin: &str,
-    method: &str,
-    subject: &str,
-    findings: &mut Vec<Finding>,
-) -> Result<(), Failure> {
-    let decision = call::decide(config, plugin, method, None)?;
-    if let Some(directory) = &decision.schemas {
-        match config::load_schema(directory, method)? {
-            Some(schema) => arguments::check_schema(&schema)?,
-            None => findings.push(Finding {
-                severity: "warning",
-                subject: subject.to_owned(),
-                message: format!(
-                    "{}: has no {method}.json: only the outer shape of the arguments is checked",
-                    directory.display()
-                ),
-            }),
+fn counted(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
+/// Whether a failure is about the host, which cannot tell, rather than about the configuration.
+fn cannot_tell(failure: &Failure) -> bool {
+    matches!(
+        failure.code,
+        Code::SandboxUnavailable
+            | Code::Internal
+            | Code::Timeout
+            | Code::MemoryExceeded
+            | Code::CpuTimeExceeded
+            | Code::PluginKilled
+            | Code::PluginRaised
+    )
+}
+
+/// Names of `callers` that this host does not know: a call by whoever they were meant for would be refused.
+fn unknown_callers(report: &mut Report<'_>) {
+    let config = report.config;
+    let mut tables = vec![("defaults".to_owned(), &config.defaults)];
+    for (name, plugin) in &config.plugins {
+        tables.push((name.clone(), &plugin.keys));
+        tables.extend(plugin.methods.iter().map(|(method, keys)| (format!("{name}.{method}"), keys)));
+    }
+    for (subject, keys) in tables {
+        for (line, spec) in keys.callers.iter().flat_map(|at| at.value.iter().map(move |spec| (at.line, spec))) {
+            if callers::id(spec).is_none() {
+                let what = format!(
+                    "callers: {spec}: this host has none of that name, so that nobody may call by it; make it, or correct it"
+                );
+                report.add(Severity::Warning, subject.clone(), line, what);
+            }
         }
     }
-    call::trusted_facts(&decision).map(drop)
 }

@@ -1,15 +1,14 @@
 //! `upm explain`: the plan that a call would be enforced by, and where each value of its grant was written.
 
-use super::May;
 use super::terminal::escape;
 use crate::call;
 use crate::config;
-use crate::confine::filter::{self, Standing};
+use crate::confine::filter;
 use crate::confine::step::Step;
 use crate::decide::plan::{Plan, Source};
-use crate::gateway::names;
+use crate::decide::verdict::{Act, View};
 use crate::plugin::client::Patience;
-use crate::types::{Failure, Grant};
+use crate::types::{Code, Failure, Grant};
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::path::Path;
@@ -25,24 +24,38 @@ pub fn run(
     method: &str,
     project: Option<&Path>,
     as_json: bool,
-    act: Option<&May>,
+    act: Option<&Act>,
 ) -> Result<(String, bool), Failure> {
     let config = config::load(config)?;
     let decision = call::decide(&config, plugin, method, project)?;
     let patience = Patience { deadline: Instant::now() + decision.grant.timeout, signals: None };
     let plan = call::make_plan(&decision, "", decision.grant.timeout, &patience)?;
     if let Some(act) = act {
-        let verdict = may(&plan, act)?;
-        let origin = decision.grant.origins.get(verdict.key);
-        let place = match origin.and_then(|origin| origin.line) {
-            Some(line) => format!("{}:{line}", config.path.display()),
-            None => "built-in".to_owned(),
-        };
+        if let Act::Syscall(name) = act
+            && filter::standing(name).is_none()
+        {
+            return Err(Failure::new(
+                Code::Usage,
+                format!("--may: {}: no system call of this architecture", name.escape_default()),
+            ));
+        }
+        let view = View { config: &config, decision: &decision, plan: &plan, filter: &filter::standing_and_reason };
+        let verdict = view.verdict(act);
+        let place = view.place(verdict.key);
+        let remedy = verdict.remedy.as_ref().filter(|_| !verdict.yes).map(|remedy| view.text(remedy));
         let text = if as_json {
-            json!({ "may": verdict.yes, "layer": verdict.layer, "why": verdict.why, "key": verdict.key, "place": place }).to_string()
+            json!({
+                "may": verdict.yes, "layer": verdict.layer, "why": verdict.why, "key": verdict.key, "place": place,
+                "remedy": remedy,
+            })
+            .to_string()
         } else {
             let word = if verdict.yes { "yes" } else { "no" };
-            format!("{word}: {}: {} ({}, {place})", verdict.layer, escape(&verdict.why, false), verdict.key)
+            let remedy = remedy.map_or_else(String::new, |remedy| match remedy.strip_prefix("nothing: ") {
+                Some(_) => String::new(),
+                None => format!("\nto allow it, in {}:\n{}", config.path.display(), escape(&remedy, true)),
+            });
+            format!("{word}: {}: {} ({}, {place}){remedy}", verdict.layer, escape(&verdict.why, false), verdict.key)
         };
         return Ok((text + "\n", verdict.yes));
     }
@@ -57,87 +70,6 @@ pub fn run(
         return Ok((format!("{document}\n"), true));
     }
     Ok((render(&config.path, &plan, &origins), true))
-}
-
-/// The answer to `--may`.
-struct Verdict {
-    yes: bool,
-    layer: &'static str,
-    why: String,
-    /// The grant key that decides.
-    key: &'static str,
-}
-
-/// Answers from the plan that would be enforced.
-fn may(plan: &Plan, act: &May) -> Result<Verdict, Failure> {
-    Ok(match act {
-        May::Read(path) => path_verdict(plan, path, false),
-        May::Write(path) => path_verdict(plan, path, true),
-        May::Connect { host, port } => {
-            let rule = names::normalize(host).and_then(|name| names::rule_for(&plan.egress, &name, *port));
-            match rule {
-                Some(rule) => Verdict {
-                    yes: true,
-                    layer: "egress",
-                    why: format!("[egress.{}] grants it", rule.group),
-                    key: "egress",
-                },
-                None => Verdict {
-                    yes: false,
-                    layer: "egress",
-                    why: format!("no granted group has {host}:{port}; addresses are never dialled directly"),
-                    key: "egress",
-                },
-            }
-        }
-        May::Syscall(name) => {
-            let standing = filter::standing(name).ok_or_else(|| {
-                Failure::new(
-                    crate::types::Code::Usage,
-                    format!("--may: {}: no system call of this architecture", name.escape_default()),
-                )
-            })?;
-            let added = plan.syscalls.contains(name);
-            let (yes, why) = match standing {
-                Standing::Allowed => (true, "the default filter allows it".to_owned()),
-                _ if added => (true, "`syscalls` adds it".to_owned()),
-                Standing::Partly => {
-                    (true, "the default filter allows it with some arguments (seccomp/default.json)".to_owned())
-                }
-                Standing::Refused => (
-                    false,
-                    filter::fixed_reason(name).map_or_else(
-                        || "the filter refuses it".to_owned(),
-                        |reason| format!("nothing can allow it: {reason}"),
-                    ),
-                ),
-            };
-            Verdict { yes, layer: "seccomp", why, key: "syscalls" }
-        }
-    })
-}
-
-/// The deepest mount that holds the path decides; below a host directory the file's own permissions decide as well.
-fn path_verdict(plan: &Plan, path: &Path, write: bool) -> Verdict {
-    let holder = plan
-        .mounts
-        .iter()
-        .filter(|mount| path.starts_with(&mount.path))
-        .max_by_key(|mount| mount.path.components().count());
-    let key = if write { "write" } else { "read" };
-    let (yes, why) = match holder {
-        None => (false, "nothing of it is in the call's root (ENOENT)".to_owned()),
-        Some(mount) if write && !mount.write => (false, format!("{} is read-only there (EROFS)", mount.path.display())),
-        Some(mount) => (
-            true,
-            format!(
-                "{} is in the call's root ({}), as far as the file's own permissions go",
-                mount.path.display(),
-                mount.why
-            ),
-        ),
-    };
-    Verdict { yes, layer: "root", why, key }
 }
 
 /// Variables whose values may hold credentials: those that the caller or a client gives.

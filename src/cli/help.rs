@@ -6,8 +6,11 @@ use clap::CommandFactory;
 const USAGE: &str = "upm [OPTIONS] <Plugin> <method> [JSON | -]
        upm list [Plugin]
        upm explain <Plugin> <method>
+       upm learn <Plugin> <method> [JSON | -]
        upm check
-       upm doctor";
+       upm doctor
+       upm audit show
+       upm serve";
 
 const ABOUT: &str = "\
 Runs one allowed method of one allowed plugin in a sandbox, and answers with one JSON document on stdout.
@@ -21,8 +24,11 @@ const AFTER: &str = r#"Words:
 Commands (text; --json for JSON):
   list      The configured plugins and their methods
   explain   What a call would be allowed, and which line of the configuration says so
+  learn     Make the call, and tell what it looked for and was not given, as a change of the configuration
   check     Whether the configuration can be used; exit status 0 yes, 1 no, 125 could not tell
   doctor    What this host offers and what is missing, with the remedy; exit status as check
+  audit     What is on record of calls; exit status 0 shown, 1 nothing matches, 125 could not read
+  serve     Answer the one caller whose connection is stdin; a service manager starts it
   `upm COMMAND --help` tells more.
 
 Configuration, the first of:
@@ -53,6 +59,7 @@ Examples:
   upm PipPlugin list --project /srv/shop | jq .data.result
   echo '{"kwargs": {"name": "requests"}}' | upm PipPlugin info - --timeout 30s
   upm explain PipPlugin install --may 'connect index.example:443' && echo yes
+  upm --via /run/upm/upm.sock PipPlugin list
 "#;
 
 const LIST: &str = "\
@@ -88,16 +95,48 @@ Examples:
   upm explain PipPlugin install --may 'write /etc/passwd' || echo no
 ";
 
+const LEARN: &str = "\
+Make a call under its ordinary confinement, note what the plugin looks for and is not given, and print the change
+of the configuration that would give it. Nothing is changed, and what the call does it does.
+
+Usage: upm learn <Plugin> <method> [JSON | -] [--project DIR] [--timeout TIME] [-v] [--config FILE] [--json]
+
+Left out is what an empty plugin in the same interpreter looks for as well. Suggested is the least: the nearest
+directory, reading rather than writing, hosts by name; never what the configuration would refuse, nor what not
+everyone may read. A hostile plugin can look for what it wants to be given: read the change before you make it.
+
+Options:
+  --project DIR     Directory to work on, instead of the configured project_root
+  --timeout TIME    Shorten the time limit
+  -v, --verbose     Show the plugin's stderr as it comes
+  --config FILE     Configuration file
+  --json            Print JSON instead of text, with the call's answer in it
+
+Exit status: 0 the call was observed, whatever came of it; otherwise that of the call, with its answer
+
+Example:
+  upm learn PipPlugin install '{\"args\": [\"requests\"]}'
+";
+
 const CHECK: &str = "\
-Check the configuration, its plugins, schemas and audit sinks, and who could change them. Nothing is run.
+Check the whole configuration and every plugin: schemas compile, modules, classes, methods and interpreters are
+there, granted paths can be shown, audit records can be stored, egress groups resolve; keys that have no effect,
+grants that contain one another, plugins without schema, hosts that are granted to nobody. Each finding begins
+with FILE:LINE. Nothing of a plugin is run: its source is read, in a sandbox. Names are looked up (5 s at most).
 
 Usage: upm check [--config FILE] [--json]
+
+Findings:
+  error    A call would be refused, or its plugin could not be started
+  unknown  Whether a call would be refused could not be told on this host
+  warning  No call would be refused, but look at it
+  note     As written, and easily read as something else
 
 Options:
   --config FILE  Configuration file
   --json         Print JSON instead of text
 
-Exit status: 0 it can be used, 1 it cannot, 125 could not tell
+Exit status: 0 no error, 1 an error, 125 could not tell
 ";
 
 const DOCTOR: &str = "\
@@ -111,13 +150,56 @@ Options:
 Exit status: 0 every layer can be had, 1 one cannot, 125 could not tell
 ";
 
+const SERVE: &str = "\
+Answer one call of whoever has connected the service's socket. A service manager starts it for each connection
+(systemd: Accept=yes), which is stdin, or descriptor 3 as sd_listen_fds(3) has it. `callers` in the configuration
+says who may call what; without it only root and the service's own user.
+
+Usage: upm serve [--config FILE]
+
+Options:
+  --config FILE  Configuration file
+
+The request is one line of JSON; the answer is the envelope, on one line:
+  {\"plugin\": \"P\", \"method\": \"m\", \"args\": [], \"kwargs\": {}, \"project\": \"/DIR\", \"timeout\": \"30s\",
+   \"request_id\": \"UUID\", \"progress\": true, \"verbose\": true}
+  All but plugin and method may be left out. With progress and verbose such lines come before the envelope:
+  {\"type\": \"progress\", \"message\": \"half\", \"fraction\": 0.5}
+  {\"type\": \"stderr\", \"text\": \"what the plugin wrote\"}
+  Hanging up cancels the call; {\"type\": \"cancel\", \"signal\": \"SIGINT\"} does so too, and is answered.
+`upm --via SOCKET <Plugin> <method>` speaks this.
+
+Exit status: 0 the caller was answered, 2 stdin is no connection, 125 the engine could not
+";
+
+const AUDIT: &str = "\
+Show what is on record of calls: when, which method, who called, how long, how it ended, what was denied.
+It reads the audit file and the journal that the configuration names. A call that was started and has no end
+on record is shown as such, or as running while its process is there.
+
+Usage: upm audit show [--request-id UUID] [--since TIME] [--plugin Plugin] [--config FILE] [--json]
+
+Options:
+  --request-id UUID  Only this call
+  --since TIME       Only calls that began since then: 90s, 15m, 1h, 2d, 1w ago; today, yesterday;
+                     2026-11-24, 2026-11-24T13:00 (of this host), 2026-11-24T13:00:00Z
+  --plugin Plugin    Only calls of this plugin
+  --config FILE      Configuration file
+  --json             Print JSON instead of text
+
+Exit status: 0 something is shown, 1 nothing matches, 125 a file or the journal could not be read
+";
+
 /// The help of a command, or of `upm` itself for any other word.
 pub(super) fn text(word: Option<&str>) -> String {
     match word {
         Some("list") => LIST.to_owned(),
         Some("explain") => EXPLAIN.to_owned(),
+        Some("learn") => LEARN.to_owned(),
         Some("check") => CHECK.to_owned(),
         Some("doctor") => DOCTOR.to_owned(),
+        Some("serve") => SERVE.to_owned(),
+        Some("audit") => AUDIT.to_owned(),
         _ => Low::command()
             .override_usage(USAGE)
             .about(ABOUT)

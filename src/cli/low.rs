@@ -17,13 +17,16 @@ pub(super) struct Low {
     /// Configuration file
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Let the service that listens there make the call
+    #[arg(long, value_name = "SOCKET")]
+    pub via: Option<PathBuf>,
     /// Directory to work on, instead of the configured project_root
     #[arg(long, value_name = "DIR")]
     pub project: Option<PathBuf>,
     /// Shorten the time limit: a number and ms, s, m or h
     #[arg(long, value_name = "TIME")]
     pub timeout: Option<OsString>,
-    /// UUID of the answer and the audit records [default: a new one]
+    /// UUID of the answer and audit records [default: a new one]; audit show: only it
     #[arg(long, value_name = "UUID")]
     pub request_id: Option<OsString>,
     /// Show the plugin's stderr as it comes
@@ -35,6 +38,12 @@ pub(super) struct Low {
     /// explain: only whether the call may do this; exit status 0 yes, 1 no
     #[arg(long, value_name = "ACT")]
     pub may: Option<OsString>,
+    /// audit show: only calls that began since then: 1h, 2d, today, a date, a timestamp
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<OsString>,
+    /// audit show: only calls of this plugin
+    #[arg(long, value_name = "Plugin")]
+    pub plugin: Option<OsString>,
     /// Print help
     #[arg(short, long)]
     pub help: bool,
@@ -61,9 +70,19 @@ impl Low {
         vec![("--project", self.project.is_some())]
     }
 
+    /// `--via`.
+    pub fn of_via(&self) -> Given {
+        vec![("--via", self.via.is_some())]
+    }
+
     /// `--may`.
     pub fn of_may(&self) -> Given {
         vec![("--may", self.may.is_some())]
+    }
+
+    /// Options of `audit show` alone.
+    pub fn of_audit(&self) -> Given {
+        vec![("--since", self.since.is_some()), ("--plugin", self.plugin.is_some())]
     }
 
     /// An error when one of these was given: an option that does nothing would mislead.

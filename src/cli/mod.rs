@@ -3,17 +3,25 @@
 //! A call and the commands share one set of options, which may stand anywhere; the first word decides: names of
 //! plugins begin with a capital letter and commands do not, so the two never meet.
 
+mod audit;
 mod check;
 mod diagnostics;
 mod doctor;
 mod explain;
 mod help;
+mod learn;
 mod list;
 mod low;
+mod serve;
 pub mod terminal;
+mod via;
+mod wire;
+
+pub use audit::Show;
 
 use crate::call::{self, CallArgs, JsonSource};
 use crate::config::is_plugin_name;
+use crate::decide::verdict::Act;
 use crate::report::text::{complain, quote};
 use crate::supervise::Watcher;
 use crate::types::{Code, Failure};
@@ -30,7 +38,7 @@ use uuid::Uuid;
 pub const USAGE: &str = "Usage: upm <Plugin> <method> [json-args]";
 
 /// The commands that are no call.
-pub const COMMANDS: [&str; 4] = ["list", "explain", "check", "doctor"];
+pub const COMMANDS: [&str; 7] = ["list", "explain", "learn", "check", "doctor", "audit", "serve"];
 
 /// Bytes of a method's name at most; a plugin's have [`is_plugin_name`].
 const METHOD_LIMIT: usize = 256;
@@ -40,6 +48,18 @@ const METHOD_LIMIT: usize = 256;
 pub enum Request {
     /// Run a method.
     Call(CallArgs),
+    /// Let a service run it.
+    Via {
+        /// `--via`.
+        socket: PathBuf,
+        /// The call.
+        call: CallArgs,
+    },
+    /// Answer the caller that has connected.
+    Serve {
+        /// `--config`.
+        config: Option<PathBuf>,
+    },
     /// The configured plugins and their methods.
     List {
         /// `--config`.
@@ -62,7 +82,14 @@ pub enum Request {
         /// JSON instead of text.
         json: bool,
         /// `--may`: only whether the call may do this.
-        may: Option<May>,
+        may: Option<Act>,
+    },
+    /// What a call looks for and is not given.
+    Learn {
+        /// The call.
+        call: CallArgs,
+        /// JSON instead of text.
+        json: bool,
     },
     /// Whether the configuration can be used.
     Check {
@@ -76,28 +103,12 @@ pub enum Request {
         /// JSON instead of text.
         json: bool,
     },
+    /// What is on record of calls.
+    Audit(Show),
     /// Print this text.
     Help(String),
     /// Print this text.
     Version(String),
-}
-
-/// What `explain --may` asks about.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum May {
-    /// `read PATH`
-    Read(PathBuf),
-    /// `write PATH`
-    Write(PathBuf),
-    /// `connect HOST:PORT`
-    Connect {
-        /// As typed.
-        host: String,
-        /// 1–65535.
-        port: u16,
-    },
-    /// `syscall NAME`
-    Syscall(String),
 }
 
 /// The command line cannot be used.
@@ -168,16 +179,41 @@ fn read(args: &[OsString], stdout_is_terminal: bool) -> Result<Request, UsageErr
     match first.to_str() {
         Some("list") => list(&low),
         Some("explain") => explain(&low),
+        Some("learn") => learn(&low),
         Some("check") => check(&low),
         Some("doctor") => doctor(&low),
+        Some("audit") => audit(&low),
+        Some("serve") => serve(&low),
         Some(plugin) if is_plugin_name(plugin) => call(&low, plugin),
         _ => Err(unknown(first)),
     }
 }
 
 fn call(low: &Low, plugin: &str) -> Result<Request, UsageError> {
-    low.refuse("a call", &[("--json", low.json), ("--may", low.may.is_some())])?;
-    let words = &low.words[1..];
+    low.refuse("a call", &[vec![("--json", low.json)], low.of_may(), low.of_audit()].concat())?;
+    let call = call_args(low, plugin, &low.words[1..])?;
+    match &low.via {
+        None => Ok(Request::Call(call)),
+        Some(_) if low.config.is_some() => Err(UsageError::new(
+            "--config: not with --via: the service that is called has its own configuration; leave it out",
+        )),
+        Some(socket) => Ok(Request::Via { socket: socket.clone(), call }),
+    }
+}
+
+fn learn(low: &Low) -> Result<Request, UsageError> {
+    low.refuse("upm learn", &[low.of_may(), low.of_via(), low.of_audit()].concat())?;
+    let [_, plugin, words @ ..] = low.words.as_slice() else {
+        return Err(UsageError::new(
+            "Usage: upm learn <Plugin> <method> [JSON | -] [--project DIR] [--timeout D] [-v] [--config FILE] [--json]",
+        ));
+    };
+    let call = call_args(low, &plugin_name(plugin)?, words)?;
+    Ok(Request::Learn { call, json: low.json })
+}
+
+/// A call's words behind its plugin, and its options.
+fn call_args(low: &Low, plugin: &str, words: &[OsString]) -> Result<CallArgs, UsageError> {
     if words.len() > 2 {
         return Err(UsageError::call(&format!(
             "{} is one word too many; put the JSON between single quotes",
@@ -195,17 +231,8 @@ fn call(low: &Low, plugin: &str) -> Result<Request, UsageError> {
             None => return Err(UsageError::new(format!("{}: the JSON is not UTF-8", shown(text)))),
         },
     };
-    let timeout = match &low.timeout {
-        None => None,
-        Some(text) => {
-            let text = text.to_string_lossy();
-            Some(
-                crate::units::time(&text)
-                    .map_err(|error| UsageError::new(format!("--timeout {}: {error}", quote(&text, 40))))?,
-            )
-        }
-    };
-    Ok(Request::Call(CallArgs {
+    let timeout = low.timeout.as_ref().map(|text| parse_timeout(&text.to_string_lossy())).transpose()?;
+    Ok(CallArgs {
         config: low.config.clone(),
         plugin: plugin.to_owned(),
         method: method_name(method)?,
@@ -214,11 +241,23 @@ fn call(low: &Low, plugin: &str) -> Result<Request, UsageError> {
         timeout,
         request_id: low.request_id.as_deref().map(parse_request_id).transpose()?,
         verbose: low.verbose,
-    }))
+    })
+}
+
+fn serve(low: &Low) -> Result<Request, UsageError> {
+    let json = vec![("--json", low.json)];
+    low.refuse(
+        "upm serve",
+        &[low.of_call(), low.of_project(), low.of_may(), low.of_via(), low.of_audit(), json].concat(),
+    )?;
+    match low.words.len() {
+        1 => Ok(Request::Serve { config: low.config.clone() }),
+        _ => Err(UsageError::new("Usage: upm serve [--config FILE]")),
+    }
 }
 
 fn list(low: &Low) -> Result<Request, UsageError> {
-    low.refuse("upm list", &[low.of_call(), low.of_project(), low.of_may()].concat())?;
+    low.refuse("upm list", &[low.of_call(), low.of_project(), low.of_may(), low.of_via(), low.of_audit()].concat())?;
     let plugin = match &low.words[1..] {
         [] => None,
         [plugin] => Some(plugin_name(plugin)?),
@@ -228,7 +267,7 @@ fn list(low: &Low) -> Result<Request, UsageError> {
 }
 
 fn explain(low: &Low) -> Result<Request, UsageError> {
-    low.refuse("upm explain", &low.of_call())?;
+    low.refuse("upm explain", &[low.of_call(), low.of_via(), low.of_audit()].concat())?;
     let [_, plugin, method] = low.words.as_slice() else {
         return Err(UsageError::new(
             "Usage: upm explain <Plugin> <method> [--project DIR] [--may ACT] [--config FILE] [--json]",
@@ -245,7 +284,7 @@ fn explain(low: &Low) -> Result<Request, UsageError> {
 }
 
 fn check(low: &Low) -> Result<Request, UsageError> {
-    low.refuse("upm check", &[low.of_call(), low.of_project(), low.of_may()].concat())?;
+    low.refuse("upm check", &[low.of_call(), low.of_project(), low.of_may(), low.of_via(), low.of_audit()].concat())?;
     match low.words.len() {
         1 => Ok(Request::Check { config: low.config.clone(), json: low.json }),
         _ => Err(UsageError::new("Usage: upm check [--config FILE] [--json]")),
@@ -254,11 +293,36 @@ fn check(low: &Low) -> Result<Request, UsageError> {
 
 fn doctor(low: &Low) -> Result<Request, UsageError> {
     let config = vec![("--config", low.config.is_some())];
-    low.refuse("upm doctor", &[low.of_call(), low.of_project(), low.of_may(), config].concat())?;
+    low.refuse(
+        "upm doctor",
+        &[low.of_call(), low.of_project(), low.of_may(), low.of_via(), low.of_audit(), config].concat(),
+    )?;
     match low.words.len() {
         1 => Ok(Request::Doctor { json: low.json }),
         _ => Err(UsageError::new("Usage: upm doctor [--json]")),
     }
+}
+
+fn audit(low: &Low) -> Result<Request, UsageError> {
+    let of_call = vec![("--timeout", low.timeout.is_some()), ("--verbose", low.verbose)];
+    low.refuse("upm audit", &[of_call, low.of_project(), low.of_may()].concat())?;
+    if low.words.len() != 2 || low.words[1] != "show" {
+        return Err(UsageError::new(
+            "Usage: upm audit show [--request-id UUID] [--since TIME] [--plugin Plugin] [--config FILE] [--json]",
+        ));
+    }
+    let since = |text: &OsString| {
+        let text = text.to_string_lossy();
+        audit::since(&text, chrono::Utc::now())
+            .map_err(|error| UsageError::new(format!("--since {}: {error}", quote(&text, 40))))
+    };
+    Ok(Request::Audit(Show {
+        config: low.config.clone(),
+        request_id: low.request_id.as_deref().map(parse_request_id).transpose()?,
+        since: low.since.as_ref().map(since).transpose()?,
+        plugin: low.plugin.as_deref().map(plugin_name).transpose()?,
+        json: low.json,
+    }))
 }
 
 fn plugin_name(word: &OsStr) -> Result<String, UsageError> {
@@ -308,6 +372,10 @@ fn unknown(word: &OsStr) -> UsageError {
     error
 }
 
+fn parse_timeout(text: &str) -> Result<Duration, UsageError> {
+    crate::units::time(text).map_err(|error| UsageError::new(format!("--timeout {}: {error}", quote(text, 40))))
+}
+
 fn parse_request_id(text: &OsStr) -> Result<Uuid, UsageError> {
     uuid_of(text).ok_or_else(|| {
         UsageError::new(format!(
@@ -339,16 +407,16 @@ fn request_id(args: &[OsString]) -> Option<Uuid> {
     None
 }
 
-fn parse_may(text: &OsStr) -> Result<May, UsageError> {
+fn parse_may(text: &OsStr) -> Result<Act, UsageError> {
     let parsed = text.to_str().and_then(|text| match text.split_once([' ', '='])? {
-        ("read", path) if path.starts_with('/') => Some(May::Read(path.into())),
-        ("write", path) if path.starts_with('/') => Some(May::Write(path.into())),
+        ("read", path) if path.starts_with('/') => Some(Act::Read(path.into())),
+        ("write", path) if path.starts_with('/') => Some(Act::Write(path.into())),
         ("connect", address) => {
             let (host, port) = address.rsplit_once(':')?;
             let port = port.parse().ok().filter(|port| *port > 0)?;
-            (!host.is_empty()).then(|| May::Connect { host: host.to_owned(), port })
+            (!host.is_empty()).then(|| Act::Connect { host: host.to_owned(), port })
         }
-        ("syscall", name) if !name.is_empty() => Some(May::Syscall(name.to_owned())),
+        ("syscall", name) if !name.is_empty() => Some(Act::Syscall(name.to_owned())),
         _ => None,
     });
     parsed.ok_or_else(|| {
@@ -368,11 +436,7 @@ fn shown(word: &OsStr) -> String {
 #[must_use]
 pub fn main() -> i32 {
     // A panic is the engine's fault, and still answers with an envelope.
-    std::panic::catch_unwind(|| {
-        diagnostics::start();
-        run(std::env::args_os())
-    })
-    .unwrap_or_else(|_| {
+    std::panic::catch_unwind(|| run(std::env::args_os())).unwrap_or_else(|_| {
         let failure =
             Failure::new(Code::Internal, "upm: internal error; the message above says where: please report it");
         answer(&call::refuse(&failure, None))
@@ -381,20 +445,42 @@ pub fn main() -> i32 {
 
 fn run(args: impl Iterator<Item = OsString>) -> i32 {
     let terminal = std::io::stdout().is_terminal();
-    let request = match parse(args, terminal) {
+    let request = parse(args, terminal);
+    let runs = |request: &Request| {
+        matches!(request, Request::Call(_) | Request::Learn { .. } | Request::Serve { .. } | Request::Doctor { .. })
+    };
+    if request.as_ref().is_ok_and(runs) {
+        crate::supervise::cgroup::make_own_directory();
+    }
+    // Before anything else is opened or read. A service's client is no engine: it connects with all the rights that root has.
+    if !matches!(request, Ok(Request::Via { .. }))
+        && let Err(failure) = crate::confine::privileges::keep()
+    {
+        return answer(&call::refuse(&failure, None));
+    }
+    diagnostics::start();
+    let request = match request {
         Ok(request) => request,
         Err(error) => {
             let request_id = error.request_id;
             return answer(&call::refuse(&error.into(), request_id));
         }
     };
+    if let Err(failure) = not_set_id(&request) {
+        return match request {
+            Request::Call(args) => answer(&call::refuse(&failure, args.request_id)),
+            _ => show(Err(failure)),
+        };
+    }
     match request {
         Request::Call(args) => {
             let mut screen = Screen { progress: Progress::new(true), verbose: args.verbose };
-            let ended = call::call(&args, &mut screen);
+            let ended = call::call(&args, call::Peer::local(), &mut screen);
             screen.progress.finish();
             answer(&ended)
         }
+        Request::Via { socket, call } => via::run(&socket, &call),
+        Request::Serve { config } => serve::run(config.as_deref()),
         Request::Help(text) | Request::Version(text) => show(Ok((text, true))),
         Request::List { config, plugin, json } => {
             show(list::run(config.as_deref(), plugin.as_deref(), json).map(|text| (text, true)))
@@ -405,9 +491,33 @@ fn run(args: impl Iterator<Item = OsString>) -> i32 {
             // A question is answered yes, no, or not at all.
             if asked && shown > 1 { 125 } else { shown }
         }
-        Request::Check { config, json } => show(check::run(config.as_deref(), json)),
+        Request::Learn { call, json } => {
+            let mut screen = Screen { progress: Progress::new(true), verbose: call.verbose };
+            match learn::run(&call, json, &mut screen) {
+                Ok(text) => show(Ok((text, true))),
+                Err(ended) => answer(&ended),
+            }
+        }
+        Request::Check { config, json } => show_with(check::run(config.as_deref(), json)),
         Request::Doctor { json } => show(Ok(doctor::run(json))),
+        Request::Audit(asked) => show_with(audit::run(&asked)),
     }
+}
+
+/// A set-id bit would lend every caller the rights of the file's owner, and the caller chooses the configuration. upm needs
+/// no privilege, so that is always a mistake; what only prints what upm is stays harmless.
+fn not_set_id(request: &Request) -> Result<(), Failure> {
+    use nix::unistd::{getegid, geteuid, getgid, getuid};
+    if matches!(request, Request::Help(_) | Request::Version(_)) || (getuid(), getgid()) == (geteuid(), getegid()) {
+        return Ok(());
+    }
+    let reason =
+        "this program has a set-user-ID or set-group-ID bit, which would lend its owner's rights to every caller";
+    let remedy = "chmod ug-s, as root, on the program's file";
+    Err(Failure::new(Code::SandboxUnavailable, format!("upm: {reason}: {remedy}"))
+        .detail("layer", "capabilities")
+        .detail("reason", reason)
+        .detail("remedy", remedy))
 }
 
 /// What a person at a terminal sees meanwhile.
@@ -444,9 +554,14 @@ fn answer(answer: &call::Answer) -> i32 {
 
 /// Prints a command's text; its exit status is 0 yes, 1 no, or the failure's own.
 fn show(text: Result<(String, bool), Failure>) -> i32 {
+    show_with(text.map(|(text, good)| (text, i32::from(!good))))
+}
+
+/// The same of a command that has its own exit status.
+fn show_with(text: Result<(String, i32), Failure>) -> i32 {
     match text {
-        Ok((text, good)) => match crate::report::render::write_all(std::io::stdout(), text.as_bytes()) {
-            Ok(()) => i32::from(!good),
+        Ok((text, exit)) => match crate::report::render::write_all(std::io::stdout(), text.as_bytes()) {
+            Ok(()) => exit,
             Err(error) => {
                 complain(format_args!("standard output: {error}"));
                 125
@@ -551,6 +666,27 @@ mod tests {
         assert_eq!(parsed(&["check"]), Ok(Request::Check { config: None, json: false }));
         assert_eq!(parsed(&["--json", "doctor"]), Ok(Request::Doctor { json }));
         assert_eq!(parsed(&["--version"]), Ok(Request::Version("upm 0.1.0\n".into())));
+        let id = "cdb3458d-0b84-491a-9c4e-709f30e11111";
+        assert_eq!(
+            parsed(&[
+                "audit",
+                "--plugin",
+                "P",
+                "show",
+                "--request-id",
+                id,
+                "--since",
+                "2026-11-24T10:00:00Z",
+                "--json"
+            ]),
+            Ok(Request::Audit(Show {
+                config: None,
+                request_id: Some(Uuid::parse_str(id).unwrap()),
+                since: chrono::DateTime::from_timestamp(1_795_514_400, 0),
+                plugin: Some("P".into()),
+                json,
+            }))
+        );
         for (words, text) in [
             (&["explain", "P"][..], "Usage: upm explain <Plugin> <method>"),
             (&["check", "x"], "Usage: upm check "),
@@ -562,6 +698,41 @@ mod tests {
             (&["doctor", "--config", "x"], "--config: no option of upm doctor"),
             (&["P", "m", "--json"], "--json: no option of a call"),
             (&["P", "m", "--may", "read=/x"], "--may: no option of a call"),
+            (&["P", "m", "--since", "1h"], "--since: no option of a call"),
+            (&["check", "--plugin", "P"], "--plugin: no option of upm check"),
+            (&["audit"], "Usage: upm audit show "),
+            (&["audit", "list"], "Usage: upm audit show "),
+            (&["audit", "show", "x"], "Usage: upm audit show "),
+            (&["audit", "show", "--timeout", "1s"], "--timeout: no option of upm audit"),
+            (&["audit", "show", "--since", "soon"], "--since soon: expected how long ago"),
+            (&["audit", "show", "--plugin", "pip"], "pip: no name of a plugin"),
+            (&["audit", "show", "--request-id", "1"], "--request-id 1: no UUID"),
+        ] {
+            assert!(message(words).starts_with(text), "{words:?}: {}", message(words));
+        }
+    }
+
+    #[test]
+    fn a_service_makes_calls_and_nothing_else() {
+        let socket = PathBuf::from("/run/upm/upm.sock");
+        let call = plain("P", "m");
+        assert_eq!(
+            parsed(&["--via", "/run/upm/upm.sock", "P", "m"]),
+            Ok(Request::Via { socket: socket.clone(), call: call.clone() })
+        );
+        let call = CallArgs { json: JsonSource::Stdin, verbose: true, ..call };
+        assert_eq!(parsed(&["P", "m", "-", "-v", "--via=/run/upm/upm.sock"]), Ok(Request::Via { socket, call }));
+        assert_eq!(parsed(&["serve", "--config", "x"]), Ok(Request::Serve { config: Some("x".into()) }));
+        assert_eq!(parsed(&["serve"]), Ok(Request::Serve { config: None }));
+        for (words, text) in [
+            (&["--via", "x", "--config", "y", "P", "m"][..], "--config: not with --via"),
+            (&["--via", "x", "list"], "--via: no option of upm list"),
+            (&["--via", "x", "explain", "P", "m"], "--via: no option of upm explain"),
+            (&["--via", "x", "serve"], "--via: no option of upm serve"),
+            (&["serve", "--request-id", "x"], "--request-id: no option of upm serve"),
+            (&["serve", "P"], "Usage: upm serve"),
+            (&["--via"], "--via: a value is missing"),
+            (&["--via", "x"], USAGE),
         ] {
             assert!(message(words).starts_with(text), "{words:?}: {}", message(words));
         }
@@ -574,10 +745,10 @@ mod tests {
             Ok(other) => panic!("{other:?}"),
             Err(error) => Err(error.message),
         };
-        assert_eq!(may("read=/a=b"), Ok(May::Read("/a=b".into())));
-        assert_eq!(may("write=/a"), Ok(May::Write("/a".into())));
-        assert_eq!(may("connect=index.example:443"), Ok(May::Connect { host: "index.example".into(), port: 443 }));
-        assert_eq!(may("syscall=bpf"), Ok(May::Syscall("bpf".into())));
+        assert_eq!(may("read=/a=b"), Ok(Act::Read("/a=b".into())));
+        assert_eq!(may("write=/a"), Ok(Act::Write("/a".into())));
+        assert_eq!(may("connect=index.example:443"), Ok(Act::Connect { host: "index.example".into(), port: 443 }));
+        assert_eq!(may("syscall=bpf"), Ok(Act::Syscall("bpf".into())));
         for act in ["read=a", "connect=a", "connect=a:0", "connect=:1", "connect=a:65536", "syscall=", "x=y", ""] {
             assert!(may(act).unwrap_err().starts_with("--may "), "{act}");
         }

@@ -5,8 +5,10 @@
 //! plugin must not lie where a plugin may write; that is looked at once, when the file is read.
 #![forbid(unsafe_code)]
 
+mod edit;
 mod error;
 mod model;
+mod outline;
 mod path;
 mod schema;
 mod tree;
@@ -15,12 +17,14 @@ mod value;
 
 pub use error::{ConfigError, ConfigErrorKind};
 pub use model::{At, Audit, AuditArguments, EntrySpec, GrantKeys, Journald, Plugin};
+pub use outline::Outline;
 pub use path::{Base, PathSpec, ProjectPattern, is_reserved, normalize};
 pub use schema::{Schema, load_schema};
 pub use trust::{Trusted, check_trusted, check_trusted_tree, forget_verified, read_trusted};
-pub use value::is_plugin_name;
+pub use value::{host as parse_host, is_plugin_name};
 
-use crate::types::EgressGroup;
+use crate::quote::shorten;
+use crate::types::{Change, EgressGroup};
 use path::{Protected, Resolver};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashSet};
@@ -29,6 +33,8 @@ use std::path::{Path, PathBuf};
 
 /// Bytes that a configuration may have.
 const MAX_BYTES: u64 = 1 << 20;
+/// Characters of a message about two paths: more than both can have.
+const SHOWN: usize = 10_000;
 /// The built-in `interpreter`.
 pub const DEFAULT_INTERPRETER: &str = "/usr/bin/python3";
 
@@ -58,7 +64,11 @@ pub struct Config {
     pub egress: BTreeMap<String, EgressGroup>,
     /// Plugins by class.
     pub plugins: BTreeMap<String, Plugin>,
+    /// The lines of all of it.
+    pub outline: Outline,
     protected: Vec<Protected>,
+    /// The file without symbolic links.
+    real: PathBuf,
     /// `project_root` without symbolic links, to know it again in `--project`.
     real_project_root: PathBuf,
 }
@@ -80,6 +90,40 @@ impl Config {
         let named =
             |dir: &Path| dir == self.real_project_root || self.projects.iter().any(|pattern| pattern.matches(dir));
         !is_reserved(&dir.0) && named(&dir.0)
+    }
+
+    /// The lines that say `change`, in this file's format.
+    pub fn lines(&self, change: &Change) -> String {
+        edit::lines(change, self.is_json())
+    }
+
+    /// This file's text (as `upm` itself would write it, where it is JSON) and the text with `change` made in it, and that
+    /// it would be a configuration to go by. Nothing is written.
+    ///
+    /// # Errors
+    /// What the changed file would be refused for.
+    pub fn changed(&self, change: &Change) -> Result<(String, Config), ConfigError> {
+        let text = edit::apply(self.outline.text(), self.is_json(), change)
+            .map_err(|error| ConfigError::new(ConfigErrorKind::Invalid, &self.path, error))?;
+        let mut resolver = Resolver::default();
+        let env = |name: &str| std::env::var_os(name);
+        let is_root = rustix::process::getuid().is_root();
+        let bytes = text.clone().into_bytes();
+        let config = understand(&self.path, &self.real, &self.dir, bytes, &env, is_root, &mut resolver)?;
+        Ok((text, config))
+    }
+
+    /// The text that [`Config::changed`] starts from.
+    pub fn unchanged(&self) -> String {
+        if self.is_json() {
+            edit::pretty_json(self.outline.text()).unwrap_or_else(|_| self.outline.text().to_owned())
+        } else {
+            self.outline.text().to_owned()
+        }
+    }
+
+    fn is_json(&self) -> bool {
+        self.path.extension().is_some_and(|extension| extension == "json")
     }
 
     /// The cache of one plugin.
@@ -175,6 +219,14 @@ fn load_file(path: &Path, env: &dyn Fn(&str) -> Option<OsString>, is_root: bool)
     understand(&path, &trusted.real, &dir, bytes, env, is_root, &mut resolver)
 }
 
+/// What `bytes` say as the configuration `path`, whose ending tells JSON from TOML, to root with an empty environment.
+/// Nothing looks at who could have written them: a call goes by [`load`], this is for fuzzing.
+#[doc(hidden)]
+pub fn read_unchecked(path: &Path, bytes: Vec<u8>) -> Result<Config, ConfigError> {
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    understand(path, path, dir, bytes, &|_| None, true, &mut Resolver::default())
+}
+
 fn understand(
     path: &Path,
     real: &Path,
@@ -194,6 +246,7 @@ fn understand(
         path: path.to_owned(),
         dir: dir.to_owned(),
         sha256,
+        real: real.to_owned(),
         project_root: model.project_root,
         projects: model.projects,
         cache_dir: model.cache_dir,
@@ -202,6 +255,7 @@ fn understand(
         defaults: model.defaults,
         egress: model.egress,
         plugins: model.plugins,
+        outline: Outline::new(source, root),
         protected: Vec::new(),
         real_project_root,
     };
@@ -287,14 +341,14 @@ fn check_writes(config: &Config, resolver: &mut Resolver) -> Result<(), ConfigEr
                         "{}: \"/\", /proc, /sys, /dev and /run are never granted; expected another path",
                         path.display()
                     );
-                    return Err(ConfigError::at(&config.path, place, message));
+                    return Err(ConfigError::at(&config.path, place, shorten(&message, SHOWN)));
                 }
                 if let Some(what) = config.ruled_by(&path).or_else(|| config.ruled_by(&real)) {
                     let message = format!(
                         "write lets a plugin change {what}, for {} is granted; grant a directory apart from it",
                         path.display()
                     );
-                    return Err(ConfigError::at(&config.path, place, message));
+                    return Err(ConfigError::at(&config.path, place, shorten(&message, SHOWN)));
                 }
             }
         }

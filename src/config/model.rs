@@ -6,7 +6,7 @@ use super::tree::{Data, Node, Source};
 use super::value;
 use crate::quote::quote;
 use crate::sys::syscalls::{fixed_reason, syscall_number};
-use crate::types::{Client, EgressGroup, EgressSource, OnViolation, Proxy};
+use crate::types::{CallerSpec, Client, EgressGroup, EgressSource, OnViolation, Proxy};
 use crate::units;
 use serde_json::{Map, Number, Value};
 use std::collections::{BTreeMap, BTreeSet};
@@ -50,6 +50,7 @@ pub struct GrantKeys {
     pub egress_bytes: Option<At<u64>>,
     pub landlock_min_abi: Option<At<u32>>,
     pub run_as: Option<At<String>>,
+    pub callers: Option<At<Vec<CallerSpec>>>,
 }
 
 const GRANT_KEYS: &[&str] = &[
@@ -77,6 +78,7 @@ const GRANT_KEYS: &[&str] = &[
     "egress_bytes",
     "landlock_min_abi",
     "run_as",
+    "callers",
 ];
 
 /// How the configuration says a plugin is started.
@@ -422,14 +424,16 @@ impl Reader<'_> {
                 let wrong = || self.error(node.at, format!("a proxy that is not understood; expected {EXPECTED}"));
                 let authority = url.strip_prefix("http://").ok_or_else(wrong)?;
                 let authority = authority.strip_suffix('/').unwrap_or(authority);
-                let place = authority.rsplit_once('@').map_or(authority, |(_, place)| place);
+                let (credentials, place) = authority.rsplit_once('@').unwrap_or(("", authority));
                 let (host, port) = place.rsplit_once(':').ok_or_else(wrong)?;
-                let host_ok =
-                    !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b));
+                // as the gateway reads it, which would otherwise find out at the first connection
+                let escape = |text: &str| text.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2;
+                let credentials_ok = credentials.split('%').skip(1).all(escape);
                 let port_ok =
                     port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0);
-                if !host_ok
+                if !value::is_proxy_host(host)
                     || !port_ok
+                    || !credentials_ok
                     || url.bytes().any(|b| !b.is_ascii_graphic())
                     || authority.contains(['/', '?', '#'])
                 {
@@ -585,7 +589,11 @@ impl Reader<'_> {
                 }
                 set!(env, env);
             }
-            "env_pass" => set!(env_pass, self.names(node, "names of environment variables", value::is_variable_name)?),
+            "env_pass" => {
+                let expected = "names of environment variables, none of which starts with UPM_";
+                let check = |name: &str| value::is_variable_name(name) && !name.starts_with("UPM_");
+                set!(env_pass, self.names(node, expected, check)?);
+            }
             "syscalls" => {
                 let check = |name: &str| {
                     !name.is_empty() && name.len() <= 64 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
@@ -636,6 +644,7 @@ impl Reader<'_> {
             "egress_bytes" => set!(egress_bytes, self.size(node, units::MAX_SIZE)?),
             "landlock_min_abi" => set!(landlock_min_abi, u32::try_from(self.integer(node, 1, 99)?).unwrap_or(99)),
             "run_as" => set!(run_as, self.run_as(node)?),
+            "callers" => set!(callers, self.callers(node)?),
             _ => return Ok(false),
         }
         Ok(true)
@@ -656,13 +665,15 @@ impl Reader<'_> {
             // 2^32-1 means "leave it" to setresuid(2)
             text.parse::<u32>().is_ok_and(|uid| uid != 0 && uid != u32::MAX)
         } else {
-            // useradd(8), and a "." or "@" as directories have them
-            text != "root"
-                && text.len() <= 256
-                && !text.starts_with('-')
-                && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.@\\".contains(&b))
+            text != "root" && value::is_account_name(&text)
         };
         if fits { Ok(text) } else { Err(self.wrong(node, EXPECTED)) }
+    }
+
+    fn callers(&self, node: &Node) -> Result<Vec<CallerSpec>, ConfigError> {
+        const EXPECTED: &str = "\"user:NAME\" or \"group:NAME\", or with numbers as in \"user:1000\"";
+        let names = self.names(node, EXPECTED, |name| value::caller(name).is_some())?;
+        Ok(names.iter().filter_map(|name| value::caller(name)).collect())
     }
 
     fn json(&self, node: &Node) -> Result<Value, ConfigError> {

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::ffi::OsString;
+use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
@@ -68,7 +69,7 @@ impl PathSpec {
         if rest.components().any(|part| part == Component::ParentDir) {
             return Err("\"..\" after a variable; expected a path below it".to_owned());
         }
-        Ok(PathSpec { base, path: rest.components().collect(), place: None })
+        Ok(PathSpec { base, path: normalize(rest), place: None })
     }
 
     /// The absolute path, with the variables' values.
@@ -80,6 +81,18 @@ impl PathSpec {
         };
         // joining an empty path would leave a slash at the end
         if self.path.as_os_str().is_empty() { base.to_owned() } else { base.join(&self.path) }
+    }
+}
+
+/// As the configuration writes it.
+impl fmt::Display for PathSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let base = match self.base {
+            Base::Fixed => return write!(f, "{}", self.path.display()),
+            Base::ProjectRoot => "{project_root}",
+            Base::CacheDir => "{cache_dir}",
+        };
+        if self.path.as_os_str().is_empty() { f.write_str(base) } else { write!(f, "{base}/{}", self.path.display()) }
     }
 }
 
@@ -268,6 +281,8 @@ mod tests {
             ("{project_root}", "/srv/p"),
             ("{project_root}/", "/srv/p"),
             ("{project_root}//a/./b", "/srv/p/a/b"),
+            ("{project_root}/./a", "/srv/p/a"),
+            ("{cache_dir}//./", "/var/c/P"),
             ("{cache_dir}/x", "/var/c/P/x"),
             ("~user", "/etc/upm/~user"),
         ] {

@@ -1,6 +1,7 @@
 //! A method's JSON Schema and the files it refers to, read where only trusted hands write.
 
 use super::error::{ConfigError, ConfigErrorKind};
+use super::tree::json_place;
 use super::trust::{check_trusted, read_trusted};
 use crate::json::parse_strict;
 use crate::quote::quote;
@@ -60,7 +61,7 @@ pub fn load_schema(dir: &Path, method: &str) -> Result<Option<Schema>, ConfigErr
             ));
         }
         let mut document = parse_strict(&bytes, MAX_DEPTH)
-            .map_err(|error| ConfigError::at(&file, (error.line.max(1), error.column.max(1)), error.message))?;
+            .map_err(|error| ConfigError::at(&file, json_place(&bytes, &error), error.message))?;
         if let Value::Object(object) = &mut document {
             object.shift_remove("$id");
         }

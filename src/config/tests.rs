@@ -48,7 +48,7 @@ fn the_quick_start_is_understood() {
     assert_eq!(install.grant.origins["timeout"].level, "method");
     assert_eq!(install.grant.origins["write"].level, "plugin");
     assert_eq!(install.grant.origins["memory"], crate::types::Origin { level: "built-in", line: None });
-    assert_eq!(install.grant.origins.len(), 24);
+    assert_eq!(install.grant.origins.len(), 25);
     let list = grant(&config, "PipPlugin", "list", None).unwrap();
     assert!(list.grant.egress.is_empty());
     assert_eq!(list.grant.timeout, Duration::from_secs(60));
@@ -110,6 +110,27 @@ fn the_most_specific_value_wins_whole() {
 }
 
 #[test]
+fn the_most_specific_callers_are_the_callers() {
+    use crate::decide::grant::callers;
+    let text = format!(
+        "[defaults]\ncallers = [\"user:d\"]\n{X}callers = [\"user:p\", \"group:7\"]\n[plugins.X.methods.m]\ncallers = []\n\
+         [plugins.Y]\nmodule = \"y\"\nallowed_methods = []\n"
+    );
+    let config = toml(&text).unwrap();
+    let shown = |plugin, method| callers(&config, plugin, method).map(|list| serde_json::json!(list).to_string());
+    assert_eq!(shown("X", "m").as_deref(), Some("[]"));
+    for method in ["n", "not there"] {
+        assert_eq!(shown("X", method).as_deref(), Some("[\"user:p\",\"group:7\"]"));
+    }
+    for plugin in ["Y", "NotThere"] {
+        assert_eq!(shown(plugin, "m").as_deref(), Some("[\"user:d\"]"));
+    }
+    let grant = grant(&config, "X", "n", None).unwrap().grant;
+    assert_eq!((grant.callers.unwrap().len(), grant.origins["callers"].level), (2, "plugin"));
+    assert_eq!(callers(&toml(X).unwrap(), "X", "m"), None, "built in is no list, which is not an empty one");
+}
+
+#[test]
 fn built_in_values_are_those_of_the_design() {
     let g = grant(&toml(X).unwrap(), "X", "m", None).unwrap().grant;
     assert_eq!(g.interpreter, Path::new("/usr/bin/python3"));
@@ -163,6 +184,9 @@ fn what_is_not_understood_is_refused_with_its_place() {
         ("[defaults]\npolicy = {a = nan}\n", "2:15: policy: NaN; expected a number that JSON can hold"),
         ("[defaults]\nrun_as = \"root\"\n", "2:10: run_as: \"root\"; expected a user's name"),
         ("[defaults]\nrun_as = 0\n", "2:10: run_as: 0; expected a user's name"),
+        ("[defaults]\ncallers = [\"deploy\"]\n", "2:12: callers: \"deploy\"; expected \"user:NAME\" or \"group:NAME\""),
+        ("[defaults]\ncallers = [\"user:a\", \"user:a\"]\n", "2:22: callers: \"user:a\" occurs twice"),
+        ("[defaults]\ncallers = \"user:a\"\n", "2:11: callers: \"user:a\"; expected a list"),
         ("[defaults]\nmodule = \"x\"\n", "2:1: \"module\" is not a key of defaults"),
         ("[egress.a]\n", "1:1: the egress group \"a\" names nothing"),
         ("[egress.a]\nhosts = []\nclient = \"pip\"\n", "3:1: \"client\" beside \"hosts\""),
@@ -170,6 +194,8 @@ fn what_is_not_understood_is_refused_with_its_place() {
         ("[egress.a]\nhosts = [\"a.b:53\"]\n", "2:10: \"a.b:53\": port 53 belongs"),
         ("[egress.a]\nclient = \"apt\"\n", "2:10: \"apt\"; expected \"pip\" or \"npm\""),
         ("[egress.a]\nhosts = []\nproxy = \"socks5://u:secret@h:1\"\n", "3:9: a proxy that is not understood"),
+        ("[egress.a]\nhosts = []\nproxy = \"http://a..b:1\"\n", "3:9: a proxy that is not understood"),
+        ("[egress.a]\nhosts = []\nproxy = \"http://u:%zz@h:1\"\n", "3:9: a proxy that is not understood"),
         ("[plugins.pip]\n", "1:10: \"pip\" is no plugin name"),
         ("[plugins.\"X\\n\"]\n", "1:10: \"X\\n\" is no plugin name"),
         ("[plugins.X]\nallowed_methods = []\n", "1:10: X says not how it is started"),
@@ -226,6 +252,11 @@ fn nothing_that_rules_plugins_may_be_written() {
         .contains("the interpreter")
     );
     assert!(refused(&format!("[defaults]\nwrite = [\"plugins/x\"]\n{X}write = []\n")).contains("the plugin"));
+    // nothing in a path turns the sentence around that is shown
+    let turned = format!(
+        "project_root = \"\u{202e}\"\n{X}write = [\"{{project_root}}\"]\ninterpreter = \"{{project_root}}/python\"\n"
+    );
+    assert!(refused(&turned).contains("\\u{202e}/python, for "), "{}", refused(&turned));
 }
 
 #[test]
@@ -295,6 +326,18 @@ fn projects_are_real_directories_that_are_named() {
     let alias = ProjectDir::resolve(&root.join("alias")).unwrap();
     assert_eq!(grant(&linked, "X", "m", Some(&alias)).unwrap().project_root, root.join("srv/a"));
     assert!(matches!(with("plugins").unwrap_err(), DecideError::ProjectRules { .. }));
+    // not by another spelling of the same path either
+    fs::create_dir_all(root.join("srv/a/plugins")).unwrap();
+    for (write, is_refused) in [("plugins", true), ("./plugins", true), ("./other", false)] {
+        fs::write(
+            &path,
+            format!("projects = [\"srv/*\"]\nplugin_paths = [\"srv/a/plugins\"]\n{X}write = [\"{{project_root}}/{write}\"]\n"),
+        )
+        .unwrap();
+        let config = load(Some(&path)).unwrap();
+        let granted = grant(&config, "X", "m", Some(&ProjectDir::resolve(&root.join("srv/a")).unwrap()));
+        assert_eq!(matches!(granted, Err(DecideError::ProjectRules { .. })), is_refused, "{write}");
+    }
     assert_eq!(ProjectDir::resolve(&root.join("none")).unwrap_err().kind, ConfigErrorKind::NotFound);
     assert_eq!(ProjectDir::resolve(&path).unwrap_err().kind, ConfigErrorKind::Invalid);
 }

@@ -58,6 +58,7 @@ impl Data {
 }
 
 /// One configuration file's text, for places.
+#[derive(Clone)]
 pub(super) struct Source {
     pub path: PathBuf,
     text: String,
@@ -82,6 +83,11 @@ impl Source {
         let newlines = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
         let lines = std::iter::once(0).chain(newlines.map(|(at, _)| at + 1)).collect();
         Source { path: path.to_owned(), text, lines }
+    }
+
+    /// The text itself.
+    pub fn text(&self) -> &str {
+        &self.text
     }
 
     /// 1-based line, and column in characters.
@@ -151,7 +157,7 @@ impl Source {
     }
 
     fn json_error(&self, error: &StrictError) -> ConfigError {
-        ConfigError::at(&self.path, (error.line.max(1), error.column.max(1)), error.message.clone())
+        ConfigError::at(&self.path, json_place(self.text.as_bytes(), error), error.message.clone())
     }
 
     /// Where `part`, a slice of the text, begins in it.
@@ -166,6 +172,15 @@ impl Source {
         let value = serde::Deserializer::deserialize_any(&mut deserializer, JsonVisitor { source: self, text })?;
         Ok(Node { at: self.offset(text), value })
     }
+}
+
+/// Where `error` is in `bytes`: 1-based line, and column in characters, where `serde_json` counts bytes.
+pub(super) fn json_place(bytes: &[u8], error: &StrictError) -> (usize, usize) {
+    let number = error.line.max(1);
+    let line = bytes.split(|byte| *byte == b'\n').nth(number - 1).unwrap_or_default();
+    let before = &line[..error.column.saturating_sub(1).min(line.len())];
+    // all bytes of a character but its first begin with the bits 10
+    (number, 1 + before.iter().filter(|byte| **byte & 0xc0 != 0x80).count())
 }
 
 struct JsonVisitor<'s, 't> {
@@ -266,6 +281,8 @@ mod tests {
             source("{\"a\":1,\n\"a\":2}").parse_json().unwrap_err().to_string(),
             "/c:2:3: the key \"a\" occurs twice"
         );
+        // serde_json counts columns in bytes
+        assert_eq!(source("{\"é\":1, é}").parse_json().unwrap_err().to_string(), "/c:1:9: key must be a string");
         let deep = format!("a = {}{}", "[".repeat(300), "]".repeat(300));
         assert!(source(&deep).parse_toml().is_err());
         let deep = format!("{}{}", "[".repeat(300), "]".repeat(300));

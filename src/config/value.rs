@@ -1,6 +1,6 @@
 //! Names and hosts as the configuration writes them. Each error says what was expected.
 
-use crate::types::HostPattern;
+use crate::types::{CallerSpec, HostPattern};
 
 /// Whether `name` is `first` followed by up to 63 of letters, digits and `_`, all ASCII.
 fn identifier(name: &str, first: impl Fn(u8) -> bool) -> bool {
@@ -76,11 +76,45 @@ pub fn host(text: &str) -> Result<HostPattern, String> {
     Ok(HostPattern { wildcard, name, port })
 }
 
+/// The host of a proxy's URL: a name, an IPv4 address, or an IPv6 address in brackets.
+pub fn is_proxy_host(host: &str) -> bool {
+    if let Some(address) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        return address.parse::<std::net::Ipv6Addr>().is_ok();
+    }
+    let name = host.strip_suffix('.').unwrap_or(host);
+    let label = |part: &str| {
+        (1..=63).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    };
+    name.len() <= 253 && name.split('.').all(label)
+}
+
 /// A last label that `inet_aton(3)`, and with it many resolvers, reads as part of an address.
 fn is_number(label: &str) -> bool {
     match label.strip_prefix("0x") {
         Some(hex) => hex.bytes().all(|b| b.is_ascii_hexdigit()),
         None => !label.is_empty() && label.bytes().all(|b| b.is_ascii_digit()),
+    }
+}
+
+/// A user's or group's name: as useradd(8) makes them, and with "." or "@" as directories have them.
+pub fn is_account_name(name: &str) -> bool {
+    (1..=256).contains(&name.len())
+        && !name.starts_with('-')
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.@\\".contains(&b))
+}
+
+/// `user:NAME`, `group:NAME`, each with a number in the name's place. 2^32-1 is nobody's id.
+pub fn caller(text: &str) -> Option<CallerSpec> {
+    let (kind, name) = text.split_once(':')?;
+    let fits = if name.bytes().all(|b| b.is_ascii_digit()) {
+        name.parse::<u32>().is_ok_and(|id| id != u32::MAX)
+    } else {
+        is_account_name(name)
+    };
+    match kind {
+        "user" if fits => Some(CallerSpec::User(name.to_owned())),
+        "group" if fits => Some(CallerSpec::Group(name.to_owned())),
+        _ => None,
     }
 }
 
@@ -104,6 +138,29 @@ mod tests {
         }
         assert!(is_group_name("pip-2") && !is_group_name("2") && !is_group_name(""));
         assert!(is_variable_name("_A1") && !is_variable_name("A=B") && !is_variable_name("1A"));
+    }
+
+    #[test]
+    fn callers() {
+        assert_eq!(caller("user:deploy"), Some(CallerSpec::User("deploy".into())));
+        assert_eq!(caller("group:EXAMPLE\\ci.x@y"), Some(CallerSpec::Group("EXAMPLE\\ci.x@y".into())));
+        assert_eq!(caller("user:0").map(|one| one.to_string()).as_deref(), Some("user:0"));
+        for text in [
+            "",
+            "user",
+            "user:",
+            ":x",
+            "deploy",
+            "users:x",
+            "user:a b",
+            "user:-x",
+            "user:4294967295",
+            "user:é",
+            "group:*",
+            "user:x\n",
+        ] {
+            assert_eq!(caller(text), None, "{text:?}");
+        }
     }
 
     #[test]
@@ -149,6 +206,12 @@ mod tests {
             "a\0:443",
         ] {
             assert!(host(text).is_err(), "{text:?}");
+        }
+        for text in ["proxy", "Proxy.Example.org.", "10.0.0.1", "[::1]", "a_b"] {
+            assert!(is_proxy_host(text), "{text}");
+        }
+        for text in ["", ".", "a..b", "h]", "[h", "::1", ":::", "[1.2.3.4]", "a b", "é", &"a".repeat(64)] {
+            assert!(!is_proxy_host(text), "{text}");
         }
         assert!(host("127.0.0.1:443").unwrap_err().starts_with("an address"));
         assert!(host("a:53").unwrap_err().starts_with("port 53"));

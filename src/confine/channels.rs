@@ -13,10 +13,12 @@ pub enum Tag {
     Go = b'G',
     /// The gateway's sockets follow as descriptors.
     Sockets = b'S',
-    /// What was read back, as JSON.
+    /// What was read back, as JSON; the call's `/tmp` and its network namespace's counters follow as descriptors.
     Verified = b'V',
     /// The filter's listener follows as a descriptor.
     Listener = b'L',
+    /// The filter is there, but the kernel gives it no listener: some filter above it has one.
+    Deaf = b'D',
     /// From pid 1: the plugin's wait status, a native 32-bit integer.
     Ended = b'X',
 }

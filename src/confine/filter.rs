@@ -6,7 +6,7 @@ mod profile;
 
 use crate::sys::seccomp::Instruction;
 pub use crate::sys::syscalls::{fixed_reason, syscall_name, syscall_number};
-use crate::types::{Code, Failure};
+use crate::types::{Code, Failure, OnViolation, Standing};
 use sha2::{Digest, Sha256};
 use std::fmt;
 
@@ -21,6 +21,9 @@ include!(concat!(env!("OUT_DIR"), "/filters.rs"));
 const JMP_JEQ_K: u16 = 0x15;
 const RET_K: u16 = 0x06;
 const RET_ALLOW: u32 = 0x7fff_0000;
+const RET_ERRNO: u32 = 0x0005_0000;
+const RET_USER_NOTIF: u32 = 0x7fc0_0000;
+const RET_KILL_PROCESS: u32 = 0x8000_0000;
 
 /// A filter ready to be installed.
 #[derive(Clone)]
@@ -89,6 +92,40 @@ impl Filter {
         self.program.is_empty()
     }
 
+    /// The same filter where nobody can listen: what would be reported is refused, or kills, without a word.
+    #[must_use]
+    pub fn deaf(&self, on_violation: OnViolation) -> Filter {
+        let silent = match on_violation {
+            OnViolation::Deny => RET_ERRNO | nix::Error::EPERM as u32,
+            OnViolation::Kill => RET_KILL_PROCESS,
+        };
+        let mut filter = self.clone();
+        for instruction in filter.program.iter_mut().filter(|i| i.code == RET_K && i.k == RET_USER_NOTIF) {
+            instruction.k = silent;
+        }
+        filter
+    }
+
+    /// Two filters that together decide as this one does: one that refuses by itself what this one would report of the
+    /// `watched` calls and lets all others pass, and one like this that hands each watched call to the listener. The kernel
+    /// runs both and takes the stricter word (seccomp(2)): what the listener lets go on the first has allowed.
+    #[must_use]
+    pub fn watching(&self, watched: &[u32]) -> (Filter, Filter) {
+        let mut decides = self.deaf(OnViolation::Deny);
+        let mut tells = self.clone();
+        let mut only = Vec::new();
+        for (index, nr) in watched.iter().enumerate() {
+            // Over the comparisons that are left and the instruction that lets others pass.
+            let over = u8::try_from(watched.len() - index).unwrap_or(u8::MAX);
+            only.push(instruction(&(JMP_JEQ_K, over, 0, *nr)));
+        }
+        only.push(instruction(&(RET_K, 0, 0, RET_ALLOW)));
+        decides.program.splice(PROLOGUE..PROLOGUE, only);
+        let told = watched.iter().flat_map(|nr| [(JMP_JEQ_K, 0, 1, *nr), (RET_K, 0, 0, RET_USER_NOTIF)]);
+        tells.program.splice(PROLOGUE..PROLOGUE, told.map(|i| instruction(&i)));
+        (decides, tells)
+    }
+
     /// SHA-256 of the program as the kernel gets it, in hexadecimal.
     pub fn sha256(&self) -> String {
         let mut hash = Sha256::new();
@@ -145,7 +182,6 @@ fn without_named_unix() -> Vec<Insn> {
     const AF_UNIX: u32 = 1;
     const SOCK_TYPE_MASK: u32 = 0xf;
     const SOCK_DGRAM: u32 = 2;
-    const RET_ERRNO: u32 = 0x0005_0000;
     let refuse = RET_ERRNO | nix::Error::EAFNOSUPPORT as u32;
     let number = |name| syscall_number(name).unwrap_or(u32::MAX);
     vec![
@@ -178,15 +214,9 @@ pub fn supervisor() -> Filter {
     Filter::new("supervisor", &SUPERVISOR)
 }
 
-/// What the plugin's filter says to a call, whatever its arguments.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
-    /// Always allowed.
-    Allowed,
-    /// Allowed with some arguments.
-    Partly,
-    /// Refused.
-    Refused,
+/// The reader of `upm learn`: all that is not listed kills it.
+pub fn observer() -> Filter {
+    Filter::new("observer", &OBSERVER)
 }
 
 /// How the plugin's filter, without what `syscalls` adds, stands to this name; `None` when there is no such call.
@@ -199,6 +229,11 @@ pub fn standing(name: &str) -> Option<Standing> {
     } else {
         Standing::Refused
     })
+}
+
+/// The same with why no configuration can add it, as `decide::verdict` asks it.
+pub fn standing_and_reason(name: &str) -> Option<(Standing, Option<&'static str>)> {
+    Some((standing(name)?, fixed_reason(name)))
 }
 
 /// Which arguments of a call are values, with the names that its manual page gives them. The others are pointers: what

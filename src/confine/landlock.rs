@@ -37,6 +37,27 @@ fn rights(abi: ABI, mount: &Mount, directory: bool) -> BitFlags<AccessFs> {
     if directory { rights } else { rights & AccessFs::from_file(abi) }
 }
 
+/// The rights that an ABI has and that are handled, by their names in landlock(7).
+#[must_use]
+pub fn rights_of(number: u32) -> Vec<String> {
+    let abi = abi(number);
+    let mut names: Vec<String> = AccessFs::from_all(abi).iter().map(|right| snake("fs", &right)).collect();
+    names.extend(AccessNet::from_all(abi).iter().map(|right| snake("net", &right)));
+    names.extend(Scope::from_all(abi).iter().map(|scope| snake("scope", &scope)));
+    names
+}
+
+/// `ReadFile` as `fs_read_file`.
+fn snake(of: &str, right: &impl std::fmt::Debug) -> String {
+    format!("{right:?}").chars().fold(of.to_owned(), |mut name, c| {
+        if c.is_uppercase() {
+            name.push('_');
+        }
+        name.extend(c.to_lowercase());
+        name
+    })
+}
+
 /// A ruleset that handles everything `abi` has, as a hard requirement: the crate's default is best effort.
 ///
 /// # Errors

@@ -8,6 +8,7 @@ pub mod init;
 pub mod landlock;
 pub mod limits;
 pub mod network;
+pub mod privileges;
 pub mod root;
 pub mod session;
 pub mod step;
@@ -30,6 +31,8 @@ pub struct Prepared {
     pub trees: Vec<Tree>,
     /// Ruleset with the rules of host paths and ports.
     pub ruleset: RulesetCreated,
+    /// A filter under which the other one comes, for a call that is observed.
+    pub decides: Option<filter::Filter>,
     /// The plugin's system call filter.
     pub filter: filter::Filter,
     /// Source of the runner, written into the sealed root.
@@ -38,6 +41,8 @@ pub struct Prepared {
     pub exec: (CString, Vec<CString>, Vec<CString>),
     /// Whether the engine itself runs as root.
     pub as_root: bool,
+    /// What the cgroup does that the child is cloned into.
+    pub cgroup: limits::Cgroup,
 }
 
 /// Parent side: resolves the plan to descriptors.
@@ -55,7 +60,16 @@ pub fn prepare(plan: &Plan, runner: &'static [u8], as_root: bool) -> Result<Prep
     let ruleset = landlock::prepare(plan, &trees)?;
     let filter = filter::plugin(&plan.syscalls, plan.named_unix)
         .map_err(|error| StepError::new(Step::Prepare, "syscalls", std::io::Error::other(error.to_string())))?;
-    Ok(Prepared { trees, ruleset, filter, runner, exec: (argv[0].clone(), argv, env), as_root })
+    Ok(Prepared {
+        trees,
+        ruleset,
+        decides: None,
+        filter,
+        runner,
+        exec: (argv[0].clone(), argv, env),
+        as_root,
+        cgroup: limits::Cgroup::default(),
+    })
 }
 
 /// The new process from its first line to exec. A failed step is written to the failure pipe; nothing returns.
@@ -77,25 +91,29 @@ pub fn enter(plan: &Plan, prepared: Prepared, ends: ChildEnds) -> ! {
 
 /// THE ordered list. What each step does and why it stands where it does is in its own file.
 fn steps(plan: &Plan, prepared: Prepared, ends: ChildEnds) -> Result<std::convert::Infallible, StepError> {
-    let Prepared { trees, ruleset, filter, runner, exec, as_root } = prepared;
+    let Prepared { trees, ruleset, decides, filter, runner, exec, as_root, cgroup } = prepared;
     session::step(ends.supervisor.as_fd())?;
     id_map::step(ends.status.as_fd())?;
     network::step(plan, ends.status.as_fd())?;
     let userns_limit = root::step(plan, runner, trees)?;
-    limits::step(&plan.limits, userns_limit)?;
+    limits::step(&plan.limits, cgroup, userns_limit)?;
     capabilities::step()?;
     // Changed credentials clear it (prctl(2), PR_SET_PDEATHSIG).
     session::die_with(ends.supervisor.as_fd(), Step::Capabilities)?;
     no_new_privs()?;
     let layer = landlock::step(plan, ruleset)?;
     let report = verify::step(plan, as_root)?;
-    tell(&ends.status, Tag::Verified, &serde_json::to_vec(&report).map_err(|error| unsent(error.into()))?, &[])?;
+    let report = serde_json::to_vec(&report).map_err(|error| unsent(error.into()))?;
+    let (tmp, counters) = (root::tmp()?, network::counters()?);
+    let shown: Vec<_> = std::iter::once(&tmp).chain(&counters).map(AsFd::as_fd).collect();
+    tell(&ends.status, Tag::Verified, &report, &shown)?;
+    drop((tmp, counters));
     let status = init::step(ends.status)?;
     // One more layer than pid 1 has: landlock then denies ptrace of it, and signals where the ABI scopes them.
     landlock::restrict(layer)?;
     let descriptors = Descriptors { frames: ends.frames, stdin: ends.stdin, stdout: ends.stdout, stderr: ends.stderr };
     descriptors.place()?;
-    seccomp(&filter, &status)?;
+    seccomp(plan, decides.as_ref(), &filter, &status)?;
     run(&exec)
 }
 
@@ -133,11 +151,29 @@ impl Descriptors {
     }
 }
 
-/// Step `seccomp`: the last, since every step before needs what it forbids.
-fn seccomp(filter: &filter::Filter, status: &OwnedFd) -> Result<(), StepError> {
-    let listener = sys::seccomp::install_with_listener(&filter.program)
-        .map_err(|error| StepError::new(Step::Seccomp, "system call filter", error))?;
-    tell(status, Tag::Listener, b"", &[listener.as_fd()])
+/// Step `seccomp`: the last, since every step before needs what it forbids. Of all filters of a process one can have a
+/// listener (`EBUSY`, seccomp(2)): where upm itself runs under such a one, what would be reported is refused all the same.
+fn seccomp(
+    plan: &Plan,
+    decides: Option<&filter::Filter>,
+    filter: &filter::Filter,
+    status: &OwnedFd,
+) -> Result<(), StepError> {
+    let fail = |error| StepError::new(Step::Seccomp, "system call filter", error);
+    if let Some(decides) = decides {
+        // Observed: without a listener there is nothing to observe, and `EBUSY` is an error.
+        sys::seccomp::install(&decides.program).map_err(fail)?;
+        let listener = sys::seccomp::install_with_listener(&filter.program).map_err(fail)?;
+        return tell(status, Tag::Listener, b"", &[listener.as_fd()]);
+    }
+    match sys::seccomp::install_with_listener(&filter.program) {
+        Ok(listener) => tell(status, Tag::Listener, b"", &[listener.as_fd()]),
+        Err(error) if error.raw_os_error() == Some(nix::Error::EBUSY as i32) => {
+            sys::seccomp::install(&filter.deaf(plan.on_violation).program).map_err(fail)?;
+            tell(status, Tag::Deaf, b"", &[])
+        }
+        Err(error) => Err(fail(error)),
+    }
 }
 
 /// Step `exec`.

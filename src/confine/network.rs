@@ -6,6 +6,7 @@ use crate::decide::plan::{Plan, STUB_ADDRESS};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, listen, setsockopt, socket, sockopt,
 };
+use rustix::fs::{Mode, OFlags};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
@@ -53,4 +54,22 @@ impl Listener {
         }
         Ok(())
     }
+}
+
+/// The counters of this network namespace, of IPv4 and, where the kernel has it, IPv6: by them the supervisor tells how many
+/// addresses were dialled for which there is no route.
+///
+/// # Errors
+/// `/proc` of the call cannot be read.
+pub fn counters() -> Result<Vec<OwnedFd>, StepError> {
+    let open = |name: &str| {
+        let path = format!("/proc/self/net/{name}");
+        rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|error| StepError::new(Step::Network, path, error))
+    };
+    let v6 = match open("snmp6") {
+        Err(error) if error.source.kind() == std::io::ErrorKind::NotFound => None,
+        other => Some(other?),
+    };
+    Ok(std::iter::once(open("snmp")?).chain(v6).collect())
 }

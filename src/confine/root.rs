@@ -81,6 +81,14 @@ pub fn step(plan: &Plan, runner: &[u8], trees: Vec<Tree>) -> Result<File, StepEr
     Ok(userns_limit)
 }
 
+/// The call's `/tmp`, for the supervisor to see how full it is.
+///
+/// # Errors
+/// Where the root has none.
+pub fn tmp() -> Result<OwnedFd, StepError> {
+    rustix::fs::open("/tmp", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(fail("/tmp"))
+}
+
 fn attach(mount: BorrowedFd<'_>, place: BorrowedFd<'_>) -> rustix::io::Result<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     move_mount(mount, "", place, "", flags)

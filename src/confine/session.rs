@@ -3,6 +3,7 @@
 use super::step::{Step, StepError};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use rustix::event::{PollFd, PollFlags, poll};
+use std::io::Read;
 use std::os::fd::BorrowedFd;
 
 /// Default signals, empty mask, umask, own session and keyring, and death with the supervisor.
@@ -16,7 +17,18 @@ pub fn step(supervisor: BorrowedFd<'_>) -> Result<(), StepError> {
     nix::unistd::setsid().map_err(|errno| fail("setsid", errno))?;
     crate::sys::process::new_session_keyring()
         .map_err(|error| StepError::new(Step::Session, "session keyring", error))?;
+    not_spared()?;
     die_with(supervisor, Step::Session)
+}
+
+/// What the caller is spared when memory runs out (services may be) is not handed on: of a call that is, its own cgroup
+/// could kill nothing, and the host would lose others for it.
+fn not_spared() -> Result<(), StepError> {
+    const FILE: &str = "/proc/self/oom_score_adj";
+    let fail = |error| StepError::new(Step::Session, FILE, error);
+    let mut score = [0u8; 16];
+    std::fs::File::open(FILE).and_then(|mut file| file.read(&mut score)).map_err(fail)?;
+    if score[0] == b'-' { std::fs::write(FILE, "0").map_err(fail) } else { Ok(()) }
 }
 
 /// SIGKILL when the supervisor ends. A change of uid clears it, so it is set again later.

@@ -173,9 +173,6 @@ fn remedy(step: Step, errno: Option<i32>) -> Option<&'static str> {
         (Step::Seccomp, Errno::EINVAL | Errno::ENOSYS) => {
             Some("use a kernel with CONFIG_SECCOMP_FILTER and user notification (Linux 5.0 or newer)")
         }
-        (Step::Seccomp, Errno::EBUSY) => {
-            Some("upm itself runs under a filter that already has a listener; start it outside of that")
-        }
         (Step::Limits, Errno::EACCES | Errno::EPERM) => {
             Some("make /proc/sys writable where upm runs (systemd: `ProtectKernelTunables=no` for its unit)")
         }

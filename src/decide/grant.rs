@@ -1,8 +1,8 @@
 //! The grant: what the configuration allows one method of one plugin.
 
-use crate::config::{At, Config, DEFAULT_INTERPRETER, EntrySpec, GrantKeys, ProjectDir};
+use crate::config::{At, Config, DEFAULT_INTERPRETER, EntrySpec, GrantKeys, Plugin, ProjectDir};
 use crate::quote::quote;
-use crate::types::{Code, EgressGroup, Entry, Failure, Grant, OnViolation, Origin};
+use crate::types::{CallerSpec, Code, EgressGroup, Entry, Failure, Grant, OnViolation, Origin};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -171,11 +171,7 @@ pub fn grant(
         Some(dir) => named_project(config, dir)?,
     };
     let cache_dir = config.plugin_cache_dir(plugin);
-    let levels =
-        [("method", found.methods.get(method)), ("plugin", Some(&found.keys)), ("defaults", Some(&config.defaults))];
-    let levels: Vec<(&'static str, &GrantKeys)> =
-        levels.into_iter().filter_map(|(level, keys)| Some((level, keys?))).collect();
-    let grant = resolve(&levels, &config.egress, &project_root, &cache_dir);
+    let grant = resolve(&levels_of(config, found, method), &config.egress, &project_root, &cache_dir);
     if project.is_some() {
         // with the configured project this was checked when the file was read
         if let Some(what) = grant.write.iter().find_map(|path| config.ruled_by(path)) {
@@ -198,6 +194,27 @@ pub fn grant(
         allowed: found.allowed_methods.clone(),
         protected: config.protected_paths(),
     })
+}
+
+/// The tables that a method's keys are looked up in, the most specific first.
+fn levels_of<'c>(config: &'c Config, plugin: &'c Plugin, method: &str) -> Vec<(&'static str, &'c GrantKeys)> {
+    let levels =
+        [("method", plugin.methods.get(method)), ("plugin", Some(&plugin.keys)), ("defaults", Some(&config.defaults))];
+    levels.into_iter().filter_map(|(level, keys)| Some((level, keys?))).collect()
+}
+
+/// The same of a decided method.
+pub(super) fn levels<'c>(config: &'c Config, decision: &Decision) -> Vec<(&'static str, &'c GrantKeys)> {
+    config.plugins.get(&decision.plugin).map_or_else(Vec::new, |plugin| levels_of(config, plugin, &decision.method))
+}
+
+/// `callers` of a method that need not be there: who may not call is told so before anything is looked up for them. The
+/// most specific table that there is decides, as in [`grant`].
+pub fn callers<'c>(config: &'c Config, plugin: &str, method: &str) -> Option<&'c [CallerSpec]> {
+    let found = config.plugins.get(plugin);
+    let tables =
+        [found.and_then(|found| found.methods.get(method)), found.map(|found| &found.keys), Some(&config.defaults)];
+    tables.into_iter().flatten().find_map(|keys| keys.callers.as_ref()).map(|at| at.value.as_slice())
 }
 
 fn named_project(config: &Config, dir: &ProjectDir) -> Result<PathBuf, DecideError> {
@@ -259,6 +276,7 @@ fn resolve(
         egress_bytes: pick!(egress_bytes, 4096 * MIB),
         landlock_min_abi: pick!(landlock_min_abi, 2),
         run_as: pick(levels, "run_as", |keys| keys.run_as.as_ref(), &mut origins).cloned(),
+        callers: pick(levels, "callers", |keys| keys.callers.as_ref(), &mut origins).cloned(),
         origins,
     }
 }

@@ -3,4 +3,7 @@
 
 pub mod arguments;
 pub mod grant;
+pub mod learn;
+pub mod names;
 pub mod plan;
+pub mod verdict;

@@ -203,8 +203,13 @@ pub fn plan(
     });
     mounts.extend(grant.read.iter().map(|path| host(path, true, false, "read")));
     mounts.extend(grant.write.iter().map(|path| host(path, true, true, "write")));
-    // A mount can only lie on one that is there already. The sort is stable: on equal paths the later, wider grant wins.
+    // A mount can only lie on one that is there already. The sort is stable: on equal paths the later, wider grant wins,
+    // and is the only one that is made.
     mounts.sort_by_key(|mount| mount.path.components().count());
+    let mut seen = BTreeSet::new();
+    mounts.reverse();
+    mounts.retain(|mount| seen.insert(mount.path.clone()));
+    mounts.reverse();
 
     let mut env: BTreeMap<String, String> = [
         ("PATH", "/usr/local/bin:/usr/bin:/bin"),

@@ -20,6 +20,16 @@ pub struct AddressBook {
 }
 
 impl AddressBook {
+    /// How many names have an address.
+    pub fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    /// Whether none has.
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+
     /// The address of `name` (as [`super::names::normalize`] made it); `None` once [`MAX_NAMES`] others have one.
     pub fn address_of(&mut self, name: &str) -> Option<Ipv4Addr> {
         if let Some(&place) = self.places.get(name) {

@@ -1,18 +1,18 @@
 //! What the gateway tells the supervisor, and the supervisor's reading of it.
 //!
 //! The channel is a `SOCK_SEQPACKET` pair; a packet is one JSON document of at most [`MAX_EVENT`] bytes:
-//! `{"event":"refused","operation":…,"object":{…},"rule":…,"remedy":…,"count":n}`,
+//! `{"event":"refused","operation":…,"object":{…},"count":n}`,
 //! `{"event":"connection",…}` with the fields of [`EgressRecord`], and `{"event":"dropped","count":n}` for refusals
 //! beyond [`MAX_DISTINCT`]. The same refusal may come again with the count of what was added since.
 
 use super::addresses::Class;
-use crate::types::{Denial, EgressRecord, EgressRule};
+use crate::types::{Denial, EgressRecord};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, send};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::{HashMap, VecDeque};
-use std::net::{IpAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -38,6 +38,13 @@ pub enum Event {
         /// How many.
         count: u64,
     },
+    /// A granted name got this address, the first time that it was asked for.
+    Named {
+        /// The name.
+        name: String,
+        /// Of 127.64.0.0/10.
+        address: Ipv4Addr,
+    },
 }
 
 impl Event {
@@ -53,93 +60,64 @@ impl Event {
     }
 }
 
-/// Something that was not granted.
+/// Something that was not granted. Which grant decides and what would allow it is told from the configuration, once the
+/// call is over (`decide::verdict`).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Refusal {
-    /// `resolve`, `connect`, `address`, `tls_name`, `tls_missing` or `limit`.
+    /// `resolve`, `connect`, `address`, `tls_name`, `tls_missing` or `egress_bytes`.
     pub operation: String,
     /// What it was done to.
     pub object: Value,
-    /// The grant that decides.
-    pub rule: String,
-    /// The configuration line that would allow it.
-    pub remedy: String,
     /// How often, since this refusal was last told.
     pub count: u64,
 }
 
 impl Refusal {
-    fn new(operation: &str, object: Value, rule: impl Into<String>, remedy: impl Into<String>) -> Refusal {
-        Refusal { operation: operation.into(), object, rule: rule.into(), remedy: remedy.into(), count: 1 }
+    fn new(operation: &str, object: Value) -> Refusal {
+        Refusal { operation: operation.into(), object, count: 1 }
     }
 
     /// A name that nothing grants. `asked` is what [`super::stub::answer`] hands to its closure. The supervisor uses
-    /// this too, with no rules, for calls without egress.
-    pub fn resolve(asked: &str, rules: &[EgressRule]) -> Refusal {
-        let object = json!({ "name": shorten(asked) });
-        match super::names::normalize(asked) {
-            Some(name) => Refusal::new("resolve", object, "egress", add_host(&name, None, rules)),
-            None => Refusal::new("resolve", object, "egress", "nothing: this is no host name"),
-        }
+    /// this too, for calls without egress.
+    pub fn resolve(asked: &str) -> Refusal {
+        Refusal::new("resolve", json!({ "name": shorten(asked) }))
     }
 
     /// A granted name, after [`super::addresses::MAX_NAMES`] others.
     pub fn too_many_names(name: &str) -> Refusal {
-        let remedy = "grant the names themselves in place of a wildcard; a call may ask for 4096 names";
-        Refusal::new("resolve", json!({ "name": name }), "egress", remedy)
+        Refusal::new("resolve", json!({ "name": name, "names": super::addresses::MAX_NAMES }))
     }
 
     /// A granted name on a port that it is not granted on.
-    pub fn connect(name: &str, port: u16, rules: &[EgressRule]) -> Refusal {
-        Refusal::new("connect", json!({ "name": name, "port": port }), "egress", add_host(name, Some(port), rules))
+    pub fn connect(name: &str, port: u16) -> Refusal {
+        Refusal::new("connect", json!({ "name": name, "port": port }))
     }
 
     /// A local address that stands for no name.
     pub fn connect_address(address: SocketAddrV4) -> Refusal {
-        let remedy = "nothing: connect to a granted name, not to an address";
-        let object = json!({ "address": address.ip().to_string(), "port": address.port() });
-        Refusal::new("connect", object, "egress", remedy)
+        Refusal::new("connect", json!({ "address": address.ip().to_string(), "port": address.port() }))
     }
 
     /// A granted name of which every answer is an address that may not be dialled.
-    pub fn address(rule: &EgressRule, name: &str, port: u16, address: IpAddr, class: Class) -> Refusal {
-        let remedy = match class {
-            Class::Public | Class::Never => "nothing allows addresses of this kind".to_owned(),
-            _ => format!("allow_private = true in [egress.{}]", rule.group),
-        };
+    pub fn address(name: &str, port: u16, address: IpAddr, class: Class) -> Refusal {
         let object = json!({ "name": name, "port": port, "address": address.to_string(), "kind": class.as_str() });
-        Refusal::new("address", object, format!("egress.{}.allow_private", rule.group), remedy)
+        Refusal::new("address", object)
     }
 
     /// A ClientHello for another name.
-    pub fn tls_name(rule: &EgressRule, name: &str, port: u16, found: &str) -> Refusal {
-        let object = json!({ "name": name, "port": port, "tls_name": found });
-        Refusal::new("tls_name", object, format!("egress.{}.tls", rule.group), no_tls(rule))
+    pub fn tls_name(name: &str, port: u16, found: &str) -> Refusal {
+        Refusal::new("tls_name", json!({ "name": name, "port": port, "tls_name": found }))
     }
 
     /// No ClientHello that names a host.
-    pub fn tls_missing(rule: &EgressRule, name: &str, port: u16, reason: &str) -> Refusal {
-        let object = json!({ "name": name, "port": port, "reason": reason });
-        Refusal::new("tls_missing", object, format!("egress.{}.tls", rule.group), no_tls(rule))
+    pub fn tls_missing(name: &str, port: u16, reason: &str) -> Refusal {
+        Refusal::new("tls_missing", json!({ "name": name, "port": port, "reason": reason }))
     }
 
     /// The call's bytes are used up.
     pub fn limit(name: &str, port: u16, limit_bytes: u64) -> Refusal {
-        let object = json!({ "name": name, "port": port, "limit_bytes": limit_bytes });
-        Refusal::new("limit", object, "egress_bytes", "a larger egress_bytes for this method")
-    }
-}
-
-fn no_tls(rule: &EgressRule) -> String {
-    format!("tls = false in [egress.{}], which ends the name check for all its hosts", rule.group)
-}
-
-/// The line that grants `name`. Which of several groups the administrator would choose cannot be known: the first.
-fn add_host(name: &str, port: Option<u16>, rules: &[EgressRule]) -> String {
-    let port = port.unwrap_or(443);
-    match rules.first() {
-        Some(rule) => format!("add \"{name}:{port}\" to [egress.{}] hosts", rule.group),
-        None => format!("hosts = [\"{name}:{port}\"] in [egress.NAME], and egress = [\"NAME\"] for this method"),
+        let object = json!({ "limit": limit_bytes, "used": limit_bytes, "unit": "B", "name": name, "port": port });
+        Refusal::new("egress_bytes", object)
     }
 }
 
@@ -151,18 +129,10 @@ fn shorten(name: &str) -> String {
     }
 }
 
-/// A refusal as the envelope and the audit tell it.
+/// A refusal as a denial.
 pub fn denial(refusal: Refusal) -> Denial {
-    Denial {
-        layer: "egress".into(),
-        operation: refusal.operation,
-        object: refusal.object,
-        rule: refusal.rule,
-        remedy: refusal.remedy,
-        count: refusal.count,
-        pid: None,
-        comm: None,
-    }
+    let layer = if refusal.operation == "egress_bytes" { "limits" } else { "egress" };
+    Denial { count: refusal.count, ..Denial::new(layer, &refusal.operation, refusal.object) }
 }
 
 /// The gateway's end of the channel: never blocks, never grows past its bounds.
@@ -216,6 +186,11 @@ impl Outbox {
             }
             waiting.refusals.insert(key, refusal);
         }
+    }
+
+    /// Tells which address a name got; should there be no room, nobody is told.
+    pub fn named(&self, name: &str, address: Ipv4Addr) {
+        self.send(&Event::Named { name: name.to_owned(), address });
     }
 
     /// Tells how a connection ended.
@@ -326,10 +301,10 @@ mod tests {
             text,
             r#"{"event":"connection","host":"a.org","port":443,"bytes_sent":1,"bytes_received":2,"duration_us":3,"end":"closed"}"#
         );
-        let text = serde_json::to_string(&Event::Refused(Refusal::resolve("files.example.org", &[]))).unwrap();
+        let text = serde_json::to_string(&Event::Refused(Refusal::resolve("files.example.org"))).unwrap();
         assert_eq!(
             text,
-            r#"{"event":"refused","operation":"resolve","object":{"name":"files.example.org"},"rule":"egress","remedy":"hosts = [\"files.example.org:443\"] in [egress.NAME], and egress = [\"NAME\"] for this method","count":1}"#
+            r#"{"event":"refused","operation":"resolve","object":{"name":"files.example.org"},"count":1}"#
         );
         assert!(Event::parse(b"{}").is_err());
         assert!(Event::parse(&[b' '; MAX_EVENT + 1]).is_err());
@@ -339,7 +314,7 @@ mod tests {
     fn the_same_refusal_is_counted() {
         let (out, fd) = pair();
         for _ in 0..1000 {
-            out.refuse(Refusal::resolve("evil.net", &[]));
+            out.refuse(Refusal::resolve("evil.net"));
         }
         assert!(matches!(next(&fd), Some(Event::Refused(r)) if r.count == 1));
         assert_eq!(next(&fd), None);
@@ -353,7 +328,7 @@ mod tests {
         let (out, fd) = pair();
         let longest = format!("{}.{}", r"\000".repeat(120), "x".repeat(100));
         for i in 0..10_000 {
-            out.refuse(Refusal::resolve(&format!("{i}.{longest}"), &[]));
+            out.refuse(Refusal::resolve(&format!("{i}.{longest}")));
         }
         assert_eq!(out.lock().refusals.len(), MAX_DISTINCT);
         let mut told = 0;
@@ -401,41 +376,20 @@ mod tests {
     #[test]
     fn the_longest_events_fit() {
         let name = "x".repeat(253);
-        let rule = EgressRule {
-            group: "g".repeat(64),
-            pattern: crate::types::HostPattern { wildcard: false, name: name.clone(), port: 443 },
-            allow_private: false,
-            allow_loopback: false,
-            proxy: crate::types::Proxy::None,
-            tls: true,
-        };
-        for refusal in [
-            Refusal::resolve(&r"\255".repeat(253), std::slice::from_ref(&rule)),
-            Refusal::tls_name(&rule, &name, 443, &name),
-            Refusal::connect(&name, 443, std::slice::from_ref(&rule)),
-        ] {
+        for refusal in
+            [Refusal::resolve(&r"\255".repeat(253)), Refusal::tls_name(&name, 443, &name), Refusal::connect(&name, 443)]
+        {
             let bytes = packet(&Event::Refused(refusal.clone()));
             assert_eq!(Event::parse(&bytes), Ok(Event::Refused(refusal)));
         }
     }
 
     #[test]
-    fn a_denial_names_the_line_to_write() {
-        let rule = EgressRule {
-            group: "pip".into(),
-            pattern: crate::types::HostPattern { wildcard: false, name: "a.org".into(), port: 443 },
-            allow_private: false,
-            allow_loopback: false,
-            proxy: crate::types::Proxy::None,
-            tls: true,
-        };
-        let rules = std::slice::from_ref(&rule);
-        let d = denial(Refusal::resolve("Files.Example.org", rules));
-        assert_eq!((d.layer.as_str(), d.operation.as_str(), d.count), ("egress", "resolve", 1));
-        assert_eq!(d.remedy, "add \"files.example.org:443\" to [egress.pip] hosts");
-        assert_eq!(denial(Refusal::connect("a.org", 8443, rules)).remedy, "add \"a.org:8443\" to [egress.pip] hosts");
-        let address = Refusal::address(&rule, "a.org", 443, IpAddr::from([10, 0, 0, 1]), Class::Private);
-        assert_eq!(denial(address).remedy, "allow_private = true in [egress.pip]");
-        assert_eq!(Refusal::resolve(r"a\000.org", rules).remedy, "nothing: this is no host name");
+    fn a_refusal_is_a_denial_of_its_layer() {
+        let told = denial(Refusal { count: 3, ..Refusal::resolve("Files.Example.org") });
+        assert_eq!((told.layer.as_str(), told.operation.as_str(), told.count), ("egress", "resolve", 3));
+        let told = denial(Refusal::limit("a.org", 443, 1000));
+        assert_eq!((told.layer.as_str(), told.operation.as_str()), ("limits", "egress_bytes"));
+        assert_eq!(told.object, json!({ "limit": 1000, "used": 1000, "unit": "B", "name": "a.org", "port": 443 }));
     }
 }

@@ -5,7 +5,7 @@
 //! passes only where the outer name is the granted one. What is sent inside the encryption (an HTTP `Host` header of
 //! another site on the same server) stays between client and server; TLS is end to end.
 
-use super::names;
+use crate::decide::names;
 use std::io::{self, Read};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
@@ -87,6 +87,8 @@ impl HelloReader {
             self.handshake.extend_from_slice(fragment);
             self.next += 5 + length;
             if let Some(name) = client_hello_name(&self.handshake)? {
+                // What came behind the bound in the same piece belongs to the connection, which now goes on.
+                self.raw.extend_from_slice(&bytes[bytes.len().min(room)..]);
                 return Ok(Some(name));
             }
         }
@@ -266,6 +268,18 @@ mod tests {
         let bytes = [hello("example.org"), vec![23, 3, 3, 0, 2, 1, 2]].concat();
         let mut reader = HelloReader::default();
         assert_eq!(reader.push(&bytes), name("example.org"));
+        assert_eq!(reader.into_bytes(), bytes);
+    }
+
+    #[test]
+    fn what_follows_is_kept_behind_the_bound_too() {
+        let hello = records(&message(&[extension(21, &[0; 65000]), sni(&[b"example.org"])].concat()), 16384);
+        assert!(hello.len() < MAX_HELLO);
+        let bytes = [hello, vec![23; 16 * 1024]].concat();
+        assert!(bytes.len() > MAX_HELLO);
+        let mut reader = HelloReader::default();
+        assert_eq!(reader.push(&bytes[..60_000]), Ok(None));
+        assert_eq!(reader.push(&bytes[60_000..]), name("example.org"));
         assert_eq!(reader.into_bytes(), bytes);
     }
 

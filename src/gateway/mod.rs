@@ -25,11 +25,11 @@
 pub mod addresses;
 pub mod events;
 pub mod hello;
-pub mod names;
 pub mod proxy;
 pub mod relay;
 pub mod stub;
 
+use crate::decide::names;
 use crate::sys;
 use crate::types::{EgressRecord, EgressRule};
 use addresses::{AddressBook, Class};
@@ -211,12 +211,18 @@ impl Shared {
     /// The stub's decision on one name.
     fn decide(&self, asked: &str) -> Option<Ipv4Addr> {
         let Some(name) = names::normalize(asked).filter(|n| names::granted(&self.rules, n)) else {
-            self.outbox.refuse(Refusal::resolve(asked, &self.rules));
+            self.outbox.refuse(Refusal::resolve(asked));
             return None;
         };
-        let address = lock(&self.book).address_of(&name);
-        if address.is_none() {
-            self.outbox.refuse(Refusal::too_many_names(&name));
+        let (address, is_new) = {
+            let mut book = lock(&self.book);
+            let known = book.len();
+            (book.address_of(&name), book.len() > known)
+        };
+        match address {
+            None => self.outbox.refuse(Refusal::too_many_names(&name)),
+            Some(address) if is_new => self.outbox.named(&name, address),
+            Some(_) => {}
         }
         address
     }
@@ -554,12 +560,12 @@ fn prepare(
     accepted: Instant,
 ) -> Result<Prepared, Refused> {
     let Some(rule) = names::rule_for(&shared.rules, name, port) else {
-        shared.outbox.refuse(Refusal::connect(name, port, &shared.rules));
+        shared.outbox.refuse(Refusal::connect(name, port));
         return Err("refused".to_owned().into());
     };
     plugin.set_nonblocking(false).map_err(|e| format!("error: plugin: {e}"))?;
     let to_host =
-        if rule.tls && port != 80 { checked_hello(shared, plugin, rule, name, port, accepted)? } else { Vec::new() };
+        if rule.tls && port != 80 { checked_hello(shared, plugin, name, port, accepted)? } else { Vec::new() };
     let proxy = proxy::route(rule, &shared.host.proxies, name, port).map_err(|e| format!("proxy: {e}"))?;
     let Some(proxy) = proxy else {
         return Ok(Prepared { host: dial(shared, rule, name, port)?, to_host, to_plugin: Vec::new() });
@@ -578,7 +584,6 @@ fn prepare(
 fn checked_hello(
     shared: &Shared,
     plugin: &mut TcpStream,
-    rule: &EgressRule,
     name: &str,
     port: u16,
     accepted: Instant,
@@ -586,13 +591,13 @@ fn checked_hello(
     match hello::read(plugin, accepted + hello::TIMEOUT) {
         Ok((bytes, found)) if found == name => Ok(bytes),
         Ok((_, found)) => {
-            shared.outbox.refuse(Refusal::tls_name(rule, name, port, &found));
+            shared.outbox.refuse(Refusal::tls_name(name, port, &found));
             Err(Refused { end: "tls_name".into(), alert: true })
         }
         // A client that went away by itself: nothing was tried that had to be stopped.
         Err(HelloError::Missing(Missing::Closed)) => Err("tls_missing".to_owned().into()),
         Err(HelloError::Missing(why)) => {
-            shared.outbox.refuse(Refusal::tls_missing(rule, name, port, why.as_str()));
+            shared.outbox.refuse(Refusal::tls_missing(name, port, why.as_str()));
             Err(Refused { end: "tls_missing".into(), alert: why == Missing::NoName })
         }
         Err(HelloError::Io(e)) => Err(format!("error: plugin: {e}").into()),
@@ -609,7 +614,7 @@ fn dial(shared: &Shared, rule: &EgressRule, name: &str, port: u16) -> Result<Tcp
     if allowed.is_empty() {
         let Some(first) = answers.first() else { return Err("resolve_failed: no address".to_owned().into()) };
         let class: Class = class(first);
-        shared.outbox.refuse(Refusal::address(rule, name, port, first.ip(), class));
+        shared.outbox.refuse(Refusal::address(name, port, first.ip(), class));
         return Err("address_refused".to_owned().into());
     }
     dial_addresses(&allowed).map_err(|e| format!("connect_failed: {e}").into())

@@ -3,7 +3,7 @@
 //! Behind a proxy the gateway sends the granted name and nothing else; the proxy resolves it and answers for the
 //! addresses. HTTP on port 80 is tunnelled by CONNECT too, which the proxy must permit.
 
-use super::names;
+use crate::decide::names;
 use crate::types::{EgressRule, Proxy};
 use std::fmt;
 use std::io::{self, Read, Write};

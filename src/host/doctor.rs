@@ -31,7 +31,7 @@ const TRUE: &str = "/usr/bin/true";
 /// Tries everything. Each trial is a process of its own: what it does to itself ends with it.
 #[must_use]
 pub fn run() -> Vec<Trial> {
-    vec![namespaces(), landlock_layer(), seccomp_layer(), id_mapped_mounts(), whole_call(), audit()]
+    vec![namespaces(), landlock_layer(), seccomp_layer(), id_mapped_mounts(), cgroup(), whole_call(), audit()]
 }
 
 /// `uname -sr`, as far as /proc tells it.
@@ -194,6 +194,14 @@ fn id_mapped_mounts() -> Trial {
     }
 }
 
+/// Without one a call still runs, by the limits of each process and the sum of their memory.
+fn cgroup() -> Trial {
+    let (serves, found, remedy) = supervise::cgroup::describe();
+    let found =
+        if serves { found } else { format!("not used: {found}; the sum of a call's memory is watched instead") };
+    Trial { layer: "cgroup", holds: true, found, remedy }
+}
+
 /// Every step of a real call, with a program that does nothing in the plugin's place.
 fn whole_call() -> Trial {
     let program = match fs::canonicalize(TRUE) {
@@ -222,6 +230,7 @@ fn whole_call() -> Trial {
                 runner: crate::plugin::RUNNER,
                 signals,
                 deadline: Instant::now() + grant.timeout,
+                observe: false,
             };
             match supervise::run(job, &mut Unwatched)?.result {
                 // It ends with status 0 and without a frame: that it ran at all is what was to be seen.

@@ -68,7 +68,7 @@ fn entries(directory: &Path, names: &[&str]) -> BTreeMap<String, Option<PathBuf>
 }
 
 fn run_as(named: Option<&str>) -> Result<(u32, u32), Failure> {
-    let invalid = |why: String| Failure::new(Code::ConfigInvalid, format!("run_as: {why}"));
+    let invalid = |why: String| Failure::new(Code::ConfigInvalid, format!("run_as: {why}")).detail("key", "run_as");
     let user = match named {
         None => match nix::unistd::User::from_name(OWN_USER) {
             Ok(Some(user)) => (user.uid.as_raw(), user.gid.as_raw()),
@@ -98,6 +98,7 @@ fn run_as(named: Option<&str>) -> Result<(u32, u32), Failure> {
 fn interpreter_prefixes(interpreter: &Path, protected: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
     let missing = |error: std::io::Error| {
         Failure::new(Code::ConfigInvalid, format!("{}: interpreter: {error}", interpreter.display()))
+            .detail("key", "interpreter")
     };
     let real = fs::canonicalize(interpreter).map_err(missing)?;
     // Links on the way to the interpreter's directory are resolved, the name itself is kept: pyvenv.cfg is looked up
@@ -140,6 +141,7 @@ fn refuse_prefix(interpreter: &Path, prefix: &Path, why: &str) -> Failure {
             prefix.display()
         ),
     )
+    .detail("key", "interpreter")
 }
 
 /// The files of a plugin: its executable, or the top-level package or module under the first search path that has it.

@@ -7,13 +7,13 @@ use super::{Init, call_frame};
 use crate::confine::session;
 use crate::confine::step::Step;
 use crate::decide::plan::{self, ClientNeeds, Code as PluginCode, Environment, Facts};
-use crate::supervise::{self, Job, Unwatched, signals};
+use crate::supervise::signals::{self, Signals};
+use crate::supervise::{self, Job, Unwatched};
 use crate::sys::clone::Forked;
 use crate::types::{Client, Code, EgressGroup, EgressRule, EgressSource, Entry, Failure, Grant, HostPattern};
-use nix::sys::signalfd::SignalFd;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::Write;
@@ -225,10 +225,10 @@ pub struct Patience<'a> {
     /// The call's deadline.
     pub deadline: Instant,
     /// The caller's cancelling signals, where they are taken.
-    pub signals: Option<&'a SignalFd>,
+    pub signals: Option<&'a Signals>,
 }
 
-/// Runs the reader in a child with a supervisor of its own: a supervisor confines itself for good.
+/// Runs the client's reader ([`run`]): a supervisor confines itself for good.
 fn ask(
     client: Client,
     grant: &Grant,
@@ -270,11 +270,6 @@ fn ask(
         },
         ..facts.clone()
     };
-    let environment = Environment { request_id: "", timeout: TIMEOUT, pass: variable };
-    let plan = plan::plan((class, "read"), &entry, &reader, &facts, Vec::new(), &ClientNeeds::default(), environment);
-    let init =
-        Init { project_root: Path::new("/"), cache_dir: Path::new("/tmp"), policy: &reader.policy, fernet: false };
-    let frame = call_frame(&plan, "", &[], &Map::new(), &init);
     let failed = |why: String| {
         Failure::new(
             Code::ConfigInvalid,
@@ -283,7 +278,27 @@ fn ask(
             ),
         )
     };
+    let environment = Environment { request_id: "", timeout: TIMEOUT, pass: variable };
+    let plan = plan::plan((class, "read"), &entry, &reader, &facts, Vec::new(), &ClientNeeds::default(), environment);
+    match run(&plan, &[], patience)? {
+        Ok(value) => serde_json::from_value(value).map_err(|error| failed(error.to_string())),
+        // What the host lacks is not the configuration's fault.
+        Err(failure) if failure.code == Code::SandboxUnavailable => Err(failure),
+        Err(failure) => Err(failed(failure.message)),
+    }
+}
 
+/// Runs `plan`, which is of one of the engine's own readers, in a child with a supervisor of its own. What came of it is
+/// the inner result; the outer one is a wait that ended before.
+pub(super) fn run(
+    plan: &plan::Plan,
+    args: &[Value],
+    patience: &Patience<'_>,
+) -> Result<Result<Value, Failure>, Failure> {
+    let policy = Map::new();
+    let init = Init { project_root: Path::new("/"), cache_dir: Path::new("/tmp"), policy: &policy, fernet: false };
+    let frame = call_frame(plan, "", args, &Map::new(), &init);
+    let failed = |why: String| Failure::new(Code::Internal, format!("{}: {why}", plan.plugin));
     let (read, write) =
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|error| failed(error.to_string()))?;
     let own = crate::sys::process::own_pidfd().map_err(|error| failed(error.to_string()))?;
@@ -292,7 +307,7 @@ fn ask(
         Forked::Child => {
             drop(read);
             let outlived = session::die_with(own.as_fd(), Step::Prepare).is_err();
-            let ended = outlived || answer_into(File::from(write), &plan, frame, deadline).is_err();
+            let ended = outlived || answer_into(File::from(write), plan, frame, deadline).is_err();
             crate::sys::process::exit_now(i32::from(ended));
         }
         Forked::Parent { pid, pidfd } => {
@@ -303,14 +318,24 @@ fn ask(
                 rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL).ok();
             }
             crate::sys::process::wait_usage(pid).map_err(|error| failed(error.to_string()))?;
-            let value: Value =
-                serde_json::from_slice(&text?).map_err(|_| failed("the reader ended without an answer".to_owned()))?;
-            match value.get("failure") {
-                Some(Value::String(why)) => Err(failed(why.clone())),
-                _ => serde_json::from_value(value).map_err(|error| failed(error.to_string())),
-            }
+            let answer: Option<Ended> = serde_json::from_slice(&text?).ok();
+            Ok(match answer {
+                Some(Ended::Result(value)) => Ok(value),
+                Some(Ended::Failure { code, message, details }) => {
+                    Err(Failure { details, ..Failure::new(code, message) })
+                }
+                None => Err(failed("the reader ended without an answer".to_owned())),
+            })
         }
     }
+}
+
+/// What the child tells of its call.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Ended {
+    Result(Value),
+    Failure { code: Code, message: String, details: Map<String, Value> },
 }
 
 /// The reader's answer, unless the deadline or a signal comes first.
@@ -321,7 +346,8 @@ fn collect(pipe: &OwnedFd, patience: &Patience<'_>, deadline: Instant) -> Result
         let left = deadline.saturating_duration_since(Instant::now());
         let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
         let mut fds = vec![PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::IN)];
-        fds.extend(patience.signals.map(|signals| PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN)));
+        let cancelling = patience.signals.into_iter().flat_map(Signals::poll);
+        fds.extend(cancelling.map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags)));
         match poll(&mut fds, Some(&timeout)) {
             Ok(0) => {
                 return Err(Failure::new(Code::Timeout, "the time was over while the client's configuration was read"));
@@ -349,15 +375,16 @@ fn collect(pipe: &OwnedFd, patience: &Patience<'_>, deadline: Instant) -> Result
 
 /// The child's whole life: the confined call, its result as JSON into the pipe.
 fn answer_into(mut pipe: File, plan: &plan::Plan, frame: Vec<u8>, deadline: Instant) -> std::io::Result<()> {
-    let answer = match signals::take() {
-        Err(error) => json!({ "failure": format!("signals: {error}") }),
+    let ended = match signals::take() {
+        Err(error) => Err(Failure::new(Code::Internal, format!("signals: {error}"))),
         Ok(signals) => {
-            let job = Job { plan, frame, runner: super::RUNNER, signals, deadline };
-            match supervise::run(job, &mut Unwatched).and_then(|outcome| outcome.result) {
-                Ok(value) => value,
-                Err(failure) => json!({ "failure": failure.message }),
-            }
+            let job = Job { plan, frame, runner: super::RUNNER, signals, deadline, observe: false };
+            supervise::run(job, &mut Unwatched).and_then(|outcome| outcome.result)
         }
     };
-    pipe.write_all(answer.to_string().as_bytes())
+    let ended = match ended {
+        Ok(value) => Ended::Result(value),
+        Err(Failure { code, message, details, .. }) => Ended::Failure { code, message, details },
+    };
+    pipe.write_all(&serde_json::to_vec(&ended)?)
 }

@@ -1,7 +1,9 @@
 //! How a plugin is started: the Python runner and the call frame.
 
+pub mod classes;
 pub mod client;
 pub mod digest;
+pub mod empty;
 
 use crate::decide::plan::Plan;
 use crate::types::Entry;

@@ -17,11 +17,11 @@ def failed(error):
         message = str(error)
     except BaseException:
         message = "(its message cannot be had)"
-    frame = {"type": "error", "kind": "plugin_raised", "traceback": None}
+    frame = {"type": "error", "kind": "plugin_raised", "traceback": None, "details": {"type": clean(type(error).__name__, 256)}}
     frame["message"] = clean(type(error).__name__ + (": " if message else "") + message, 8192)
     try:
         if isinstance(error, OSError) and isinstance(error.errno, int):
-            frame["details"] = details_of(error)
+            frame["details"].update(details_of(error))
         frame["traceback"] = traceback_of(error)
     except BaseException:  # out of memory, or the plugin's own __str__, __repr__
         pass

@@ -69,6 +69,10 @@ pub struct Record {
     pub method: Option<String>,
     /// The user who called.
     pub caller_uid: u32,
+    /// That user's group, where it is known.
+    pub caller_gid: Option<u32>,
+    /// The process that called, over a socket.
+    pub caller_pid: Option<i32>,
     /// The user who logged in ([`login_uid`]), whatever `su` or `sudo` came after.
     pub login_uid: Option<u32>,
     /// Why it failed or was refused. A `call_finished` without one is written as `ok`.
@@ -98,6 +102,8 @@ impl Record {
             plugin: None,
             method: None,
             caller_uid,
+            caller_gid: None,
+            caller_pid: None,
             login_uid,
             code: None,
             duration_us: None,
@@ -153,6 +159,8 @@ impl Record {
         add("plugin", self.plugin.as_ref().map(cut));
         add("method", self.method.as_ref().map(cut));
         add("caller_uid", Some(self.caller_uid.into()));
+        add("caller_gid", self.caller_gid.map(Value::from));
+        add("caller_pid", self.caller_pid.map(Value::from));
         add("login_uid", Some(self.login_uid.map_or(Value::Null, Value::from)));
         add("code", self.code().map(Value::from));
         add("duration_us", self.duration_us.map(Value::from));
@@ -224,6 +232,12 @@ fn bounded(text: &str) -> String {
 #[must_use]
 pub fn login_uid() -> Option<u32> {
     parse_login_uid(&std::fs::read_to_string("/proc/self/loginuid").ok()?)
+}
+
+/// [`login_uid`] of another process.
+#[must_use]
+pub fn login_uid_of(pid: i32) -> Option<u32> {
+    parse_login_uid(&std::fs::read_to_string(format!("/proc/{pid}/loginuid")).ok()?)
 }
 
 fn parse_login_uid(text: &str) -> Option<u32> {

@@ -96,21 +96,25 @@ fn envelope(success: bool, mut data: Map<String, Value>, meta: &Metadata) -> Val
 /// What was seen of a plugin that was started.
 fn observed(data: &mut Map<String, Value>, outcome: &Outcome) {
     let usage = &outcome.usage;
-    data.insert(
-        "usage".into(),
-        json!({
-            "wall_us": usage.wall_us,
-            "cpu_user_us": usage.cpu_user_us,
-            "cpu_system_us": usage.cpu_system_us,
-            "max_rss_bytes": usage.max_rss_bytes,
-            "egress_bytes_sent": usage.egress_bytes_sent,
-            "egress_bytes_received": usage.egress_bytes_received,
-        }),
-    );
+    let mut used = json!({
+        "wall_us": usage.wall_us,
+        "cpu_user_us": usage.cpu_user_us,
+        "cpu_system_us": usage.cpu_system_us,
+        "max_rss_bytes": usage.max_rss_bytes,
+        "egress_bytes_sent": usage.egress_bytes_sent,
+        "egress_bytes_received": usage.egress_bytes_received,
+    });
+    for (name, told) in [("memory_peak_bytes", usage.memory_peak_bytes), ("pids_peak", usage.pids_peak)] {
+        if let Some(told) = told {
+            used[name] = told.into();
+        }
+    }
+    data.insert("usage".into(), used);
     data.insert("denials".into(), json!(outcome.denials));
     if outcome.denials_dropped > 0 {
         data.insert("denials_dropped".into(), outcome.denials_dropped.into());
     }
+    data.insert("denials_complete".into(), json!(outcome.denials_complete));
     data.insert("egress".into(), json!(outcome.egress));
     data.insert("sandbox".into(), outcome.sandbox.clone());
 }
@@ -166,7 +170,7 @@ fn incomplete_tail(bytes: &[u8]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{Code, Denial, EgressRecord, Usage};
+    use crate::types::{Code, Completeness, Denial, EgressRecord, Usage};
 
     fn meta() -> Metadata {
         Metadata {
@@ -194,6 +198,7 @@ mod tests {
                 comm: None,
             }],
             denials_dropped: 0,
+            denials_complete: Completeness { seccomp: true, learn: "upm learn P m".into(), ..Completeness::default() },
             egress: vec![EgressRecord {
                 host: "files.example".into(),
                 port: 443,
@@ -202,6 +207,7 @@ mod tests {
                 duration_us: 30,
                 end: "closed".into(),
             }],
+            observed: None,
             sandbox: json!({"landlock": {"asked": true, "abi": 6}}),
         }
     }
@@ -226,7 +232,8 @@ mod tests {
                 r#""plugin_version":null,"usage":{"wall_us":1200,"cpu_user_us":0,"cpu_system_us":0,"max_rss_bytes":0,"#,
                 r#""egress_bytes_sent":0,"egress_bytes_received":0},"denials":[{"layer":"seccomp","operation":"mount","#,
                 r#""object":{"flags":4096},"rule":"syscalls","remedy":"nothing can allow this","count":2,"pid":2,"#,
-                r#""comm":null}],"egress":[{"host":"files.example","port":443,"bytes_sent":10,"bytes_received":20,"#,
+                r#""comm":null}],"denials_complete":{"seccomp":true,"egress":false,"limits":false,"landlock":false,"#,
+                r#""paths":false,"learn":"upm learn P m"},"egress":[{"host":"files.example","port":443,"bytes_sent":10,"bytes_received":20,"#,
                 r#""duration_us":30,"end":"closed"}],"sandbox":{"landlock":{"asked":true,"abi":6}},"#,
                 r#""timestamp":"2025-07-16T17:54:22.123456Z","hostname":"myhost","pid":3478,"#,
                 r#""request_id":"cdb3458d-0b84-491a-9c4e-709f30e11111"},"#,
@@ -274,6 +281,7 @@ mod tests {
                 "usage",
                 "denials",
                 "denials_dropped",
+                "denials_complete",
                 "egress",
                 "sandbox",
                 "timestamp",
@@ -334,6 +342,7 @@ mod tests {
         let mut full = outcome(Ok(Value::Null));
         full.plugin_version = Some(json!("1.0.0"));
         full.denials_dropped = 1;
+        full.usage = Usage { memory_peak_bytes: Some(1 << 20), pids_peak: Some(3), ..Usage::default() };
         full.output = Output { stdout: b"\xff".to_vec(), stderr: vec![], stdout_dropped: 1, stderr_dropped: 2 };
         for document in [success(&outcome(Ok(json!({"a": 1}))), &meta()), success(&full, &meta())] {
             assert!(validator.is_valid(&document), "{document}");

@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 /// How often a lock that another `upm` holds is tried again.
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
+const CONFIGURE: &str = "set audit.file in the configuration to a file in a directory that only you can write";
+
 /// An open audit file.
 #[derive(Debug)]
 pub struct FileSink {
@@ -31,17 +33,44 @@ impl FileSink {
     /// # Errors
     /// The directory or the file cannot be had, or is not to be trusted.
     pub fn open(path: &Path, check: impl Fn(&Path) -> Result<(), String>) -> Result<Self, AuditError> {
+        Self::open_or_look(path, check, true)
+    }
+
+    /// What [`FileSink::open`] would say, without creating anything.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn look(path: &Path, check: impl Fn(&Path) -> Result<(), String>) -> Result<(), AuditError> {
+        let there = |path: &Path| std::fs::symlink_metadata(path).is_ok();
+        let Some(parent) = path.parent().filter(|parent| parent.is_absolute() && !there(path)) else {
+            return Self::open_or_look(path, check, false).map(drop);
+        };
+        // The nearest directory that is there is where something would have to be created.
+        let home = parent.ancestors().find(|above| there(above)).unwrap_or(parent);
+        let failed = |reason: String| AuditError::new(path.display().to_string(), reason, CONFIGURE);
+        check(home).map_err(failed)?;
+        let may = rustix::fs::access(home, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK);
+        may.map_err(|errno| failed(format!("{}: nothing can be created there: {errno}", home.display())))
+    }
+
+    fn open_or_look(
+        path: &Path,
+        check: impl Fn(&Path) -> Result<(), String>,
+        create: bool,
+    ) -> Result<Self, AuditError> {
         let error = |reason: String, remedy: &str| AuditError::new(path.display().to_string(), reason, remedy);
-        let configure = "set audit.file in the configuration to a file in a directory that only you can write";
+        let configure = CONFIGURE;
         let (directory, name) = match (path.parent(), path.file_name()) {
             (Some(directory), Some(name)) if path.is_absolute() => (directory, name),
             _ => return Err(error("it is no absolute path of a file".to_owned(), configure)),
         };
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory)
-            .map_err(|cause| error(format!("{}: {cause}", directory.display()), configure))?;
+        if create {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(directory)
+                .map_err(|cause| error(format!("{}: {cause}", directory.display()), configure))?;
+        }
         check(directory).map_err(|reason| error(reason, configure))?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = open(directory, flags, Mode::empty())
@@ -49,7 +78,7 @@ impl FileSink {
         // Read as well, for the last byte; not blocking, should it be a FIFO.
         let flags = OFlags::RDWR
             | OFlags::APPEND
-            | OFlags::CREATE
+            | if create { OFlags::CREATE } else { OFlags::empty() }
             | OFlags::NOFOLLOW
             | OFlags::NONBLOCK
             | OFlags::NOCTTY

@@ -7,3 +7,4 @@ pub mod file;
 pub mod journald;
 pub mod render;
 pub mod text;
+pub mod trail;

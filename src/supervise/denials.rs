@@ -1,7 +1,8 @@
 //! What the plugin tried and a layer stopped: the same act is one entry with a count, and the table is bounded.
 
 use crate::confine::filter;
-use crate::decide::plan::Plan;
+use crate::gateway;
+use crate::gateway::events::Refusal;
 use crate::types::Denial;
 use serde_json::{Map, Value, json};
 
@@ -55,19 +56,7 @@ pub fn syscall(number: i32, arguments: &[u64; 6], pid: u32) -> Denial {
         .map(|(index, label)| ((*label).to_owned(), Value::from(arguments[*index])))
         .collect();
     let (inside, comm) = identity(pid);
-    Denial {
-        layer: "seccomp".to_owned(),
-        operation: name.clone(),
-        object: Value::Object(values),
-        rule: "syscalls".to_owned(),
-        remedy: match filter::fixed_reason(&name) {
-            Some(reason) => format!("nothing: {reason}"),
-            None => format!("syscalls = [\"{name}\"] in the grant of this method, where it is known to be harmless"),
-        },
-        count: 1,
-        pid: inside,
-        comm,
-    }
+    Denial { pid: inside, comm, ..Denial::new("seccomp", &name, Value::Object(values)) }
 }
 
 /// The process as its own pid namespace numbers it, and its name. It may be gone already.
@@ -81,38 +70,12 @@ fn identity(pid: u32) -> (Option<i32>, Option<String>) {
 
 /// A limit of the grant that the call came up against: which key, its value and the use, in the key's own unit.
 #[must_use]
-pub fn limit(plan: &Plan, key: &'static str, value: u64, used: Option<u64>, unit: &str) -> Denial {
-    Denial {
-        layer: "limits".to_owned(),
-        operation: key.to_owned(),
-        object: json!({ "limit": value, "used": used, "unit": unit }),
-        rule: key.to_owned(),
-        remedy: format!(
-            "{key} = \"{}{unit}\" in [plugins.{}.methods.{}]",
-            value.saturating_mul(2),
-            plan.plugin,
-            plan.method
-        ),
-        count: 1,
-        pid: None,
-        comm: None,
-    }
+pub fn limit(key: &str, value: u64, used: Option<u64>, unit: &str) -> Denial {
+    Denial::new("limits", key, json!({ "limit": value, "used": used, "unit": unit }))
 }
 
 /// A look-up that the stub refused in a call without egress.
 #[must_use]
 pub fn lookup(name: &str) -> Denial {
-    Denial {
-        layer: "egress".to_owned(),
-        operation: "resolve".to_owned(),
-        object: json!({ "name": name }),
-        rule: "egress".to_owned(),
-        remedy: format!(
-            "an [egress.NAME] group with hosts = [\"{}:443\"], and egress = [\"NAME\"] for this method",
-            name.escape_default()
-        ),
-        count: 1,
-        pid: None,
-        comm: None,
-    }
+    gateway::denial(Refusal::resolve(name))
 }

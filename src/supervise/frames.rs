@@ -5,8 +5,9 @@ use crate::json::{TOO_MANY, parse_strict};
 use crate::types::{Code, Failure};
 use serde_json::{Map, Value};
 
-/// Nesting that a frame may have; serde_json's own limit.
-const MAX_DEPTH: usize = 128;
+/// Nesting that a frame may have. Ordinary readers of JSON stop at 127 levels, and in the answer the result lies one level
+/// deeper than here.
+const MAX_DEPTH: usize = crate::json::MAX_DEPTH - 1;
 /// Bytes of a progress message that are kept.
 const MAX_MESSAGE: usize = 500;
 
@@ -236,6 +237,16 @@ mod tests {
         ] {
             assert_eq!(code(bytes), Code::ProtocolViolation, "{}", String::from_utf8_lossy(bytes));
         }
+    }
+
+    #[test]
+    fn the_deepest_result_makes_an_answer_that_can_be_read() {
+        let line = |n: usize| format!("{{\"type\":\"result\",\"result\":{}{}}}\n", "[".repeat(n), "]".repeat(n));
+        assert_eq!(read(1000, line(126).as_bytes()).unwrap_err().code, Code::ProtocolViolation);
+        let frames = read(1000, line(125).as_bytes()).unwrap();
+        let [Frame::Result { value, .. }] = frames.as_slice() else { panic!("{frames:?}") };
+        let answer = serde_json::json!({"success": true, "data": {"result": value}});
+        assert_eq!(serde_json::from_str::<Value>(&answer.to_string()).unwrap(), answer);
     }
 
     proptest! {

@@ -1,6 +1,7 @@
 //! The memory of a whole call where no cgroup counts it: the sum over its processes, looked at every 100 ms. And what else
 //! `/proc` tells of them.
 
+use super::limits::Peaks;
 use crate::sys::process::Spent;
 use crate::types::{Code, Failure};
 use serde::Serialize;
@@ -34,11 +35,13 @@ fn tasks(pid: i32) -> Vec<std::path::PathBuf> {
 }
 
 /// Bytes of anonymous and shared memory that `root` and its descendants have resident now; `None` when `root` is gone.
-/// Memory that processes share after a fork is counted in each: the sum errs on the side of ending a call.
+/// Memory that processes share after a fork is counted in each: the sum errs on the side of ending a call. On the way
+/// `peaks` learns what else there is to see of them.
 #[must_use]
-pub fn resident(root: i32) -> Option<u64> {
+pub fn resident(root: i32, peaks: &mut Peaks) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{root}/status")).ok()?;
     let mut total = 0u64;
+    let mut processes = 0;
     // A process whose first thread has ended shows its memory in the others alone.
     let used = |status: &str| Some(field(status, "RssAnon:")? + field(status, "RssShmem:")?);
     walk(root, |pid| {
@@ -49,8 +52,21 @@ pub fn resident(root: i32) -> Option<u64> {
             .and_then(used)
             .or_else(|| tasks(pid).iter().find_map(|task| used(&fs::read_to_string(task.join("status")).ok()?)));
         total = total.saturating_add(bytes.unwrap_or(0));
+        if pid != root {
+            let shown = |name| leader.as_deref().and_then(|status| number(status, name)).unwrap_or(0);
+            // A process that has ended and was not waited for yet counts as well.
+            processes += shown("Threads:").max(1);
+            peaks.one(shown("VmData:").saturating_mul(1024), descriptors(pid));
+        }
     });
+    peaks.processes = peaks.processes.max(processes);
+    peaks.resident = peaks.resident.max(total);
     Some(total)
+}
+
+/// How many descriptors a process has: the size of its directory of them (Linux 6.2; 0 before).
+fn descriptors(pid: i32) -> u64 {
+    rustix::fs::stat(format!("/proc/{pid}/fd")).map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or(0))
 }
 
 /// Processor time of the processes that are there now, and of what they have waited for (`proc_pid_stat(5)`, 14–17).
@@ -129,18 +145,20 @@ fn number(status: &str, name: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use super::Peaks;
+
     #[test]
     fn this_process_uses_memory_and_more_after_taking_some() {
         let own = std::process::id() as i32;
-        let before = super::resident(own).unwrap();
+        let before = super::resident(own, &mut Peaks::default()).unwrap();
         let block = vec![1u8; 32 << 20];
-        let after = super::resident(own).unwrap();
+        let after = super::resident(own, &mut Peaks::default()).unwrap();
         assert!(before > 0 && after >= before + (30 << 20), "{before} {after} {}", block.len());
     }
 
     #[test]
     fn a_process_that_is_gone_uses_nothing() {
-        assert_eq!(super::resident(i32::MAX), None);
+        assert_eq!(super::resident(i32::MAX, &mut Peaks::default()), None);
     }
 
     #[test]

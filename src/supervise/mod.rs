@@ -1,13 +1,18 @@
 //! The parent's side of a call: makes the child, then one poll loop until nothing of it is left.
 
 pub mod capture;
+pub mod cgroup;
+pub mod client;
 pub mod denials;
 pub mod frames;
 pub mod gateway;
+pub mod limits;
 pub mod memory;
+pub mod observe;
 pub mod outcome;
 pub mod own;
 pub mod signals;
+pub mod unroutable;
 
 use crate::confine::channels::{self, Tag};
 use crate::confine::step::{Step, StepError};
@@ -19,18 +24,21 @@ use crate::sys::clone::{Forked, fork_into};
 use crate::sys::process::Spent;
 use crate::types::{Code, EgressRecord, Failure, OnViolation, Outcome};
 use capture::Capture;
+use cgroup::Cgroup;
 use denials::Denials;
 use frames::{Frame, Reader};
+use limits::{Peaks, Tmp};
 use nix::sched::CloneFlags;
-use nix::sys::signalfd::SignalFd;
 use outcome::Ending;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use signals::Signals;
 use std::collections::VecDeque;
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
+use unroutable::Counters;
 
 /// How often memory is added up where no cgroup does it, and how often a watcher is woken.
 const TICK: Duration = Duration::from_millis(100);
@@ -86,9 +94,11 @@ pub struct Job<'a> {
     /// Source of the runner.
     pub runner: &'static [u8],
     /// From [`signals::take`], taken before anything else of the call.
-    pub signals: SignalFd,
+    pub signals: Signals,
     /// When it must be over.
     pub deadline: Instant,
+    /// Whether what the plugin looks for is noted (`upm learn`).
+    pub observe: bool,
 }
 
 /// Runs the call. Afterwards nothing of it is left.
@@ -100,9 +110,18 @@ pub fn run(job: Job<'_>, watcher: &mut dyn Watcher) -> Result<Outcome, Failure> 
     // Descriptor 3 must be taken before the channels are made: in the child it becomes the frame socket.
     let reserve = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)
         .map_err(|error| StepError::new(Step::Prepare, "descriptor 3", error))?;
+    confine::privileges::require()?;
+    // Before `prepare`: in a user's own namespace the owners of the tree's other parts have no number.
+    let request_id = job.plan.env.get("UPM_REQUEST_ID").map_or("", String::as_str);
+    let cgroup = cgroup::make(job.plan.limits.memory, job.plan.limits.processes, request_id);
     own::prepare(as_root)?;
-    let prepared = confine::prepare(job.plan, job.runner, as_root)?;
-    let filter = (prepared.filter.name, prepared.filter.program.len(), prepared.filter.sha256());
+    let mut prepared = confine::prepare(job.plan, job.runner, as_root)?;
+    let observer = if job.observe { Some(observe::start()?) } else { None };
+    if observer.is_some() {
+        let (decides, tells) = observe::filters(&prepared.filter);
+        (prepared.decides, prepared.filter) = (Some(decides), tells);
+    }
+    let filter = prepared.filter.clone();
     let (parent, child) = channels::make().map_err(|error| StepError::new(Step::Prepare, "channels", error))?;
     if as_root {
         // `/dev/stdout` opens the pipe anew, by its owner and mode.
@@ -114,7 +133,7 @@ pub fn run(job: Job<'_>, watcher: &mut dyn Watcher) -> Result<Outcome, Failure> 
     }
     tracing::debug!(mounts = prepared.trees.len(), filter = prepared.filter.name, "prepared");
     let started = Instant::now();
-    let forked = fork_into(NAMESPACE_FLAGS, None).map_err(|error| StepError::new(Step::Clone, "clone3", error))?;
+    let (forked, cgroup) = clone(&mut prepared, cgroup)?;
     let Forked::Parent { pid, pidfd } = forked else {
         drop(parent);
         confine::enter(job.plan, prepared, child);
@@ -130,6 +149,7 @@ pub fn run(job: Job<'_>, watcher: &mut dyn Watcher) -> Result<Outcome, Failure> 
         deadline: job.deadline,
         pid,
         pidfd,
+        cgroup,
         signals: job.signals,
         status: Some(parent.status),
         failure: Some(parent.failure),
@@ -138,8 +158,10 @@ pub fn run(job: Job<'_>, watcher: &mut dyn Watcher) -> Result<Outcome, Failure> 
         reader: Reader::new(job.plan.limits.result),
         stdout: Capture::new(parent.stdout, job.plan.limits.output),
         stderr: Capture::new(parent.stderr, job.plan.limits.output),
+        filter,
         listener: None,
         filtered: false,
+        told: false,
         stub: None,
         gateway: None,
         denials: Denials::default(),
@@ -156,11 +178,36 @@ pub fn run(job: Job<'_>, watcher: &mut dyn Watcher) -> Result<Outcome, Failure> 
         spent_before: Spent::default(),
         over: false,
         next_memory: started,
+        observer,
+        peaks: Peaks::default(),
+        unroutable: Counters::default(),
+        tmp: Tmp::default(),
         buffer: vec![0; CHUNK],
     };
     let written =
         id_map::write_maps(pid, (INSIDE_ID, INSIDE_ID), job.plan.outside).and_then(|()| supervision.send(Tag::Go));
-    supervision.finish(written, &filter)
+    supervision.finish(written)
+}
+
+/// The child, in its cgroup where that can be had; the kernel may still refuse to put it there (a threaded part of the
+/// tree, a directory that somebody has taken away).
+fn clone(
+    prepared: &mut confine::Prepared,
+    cgroup: Result<Cgroup, cgroup::Missing>,
+) -> Result<(Forked, Result<Cgroup, cgroup::Missing>), StepError> {
+    let cgroup = match cgroup {
+        Ok(cgroup) => {
+            prepared.cgroup = confine::limits::Cgroup { own: true, pids: cgroup.pids };
+            match fork_into(NAMESPACE_FLAGS, Some(cgroup.directory())) {
+                Ok(forked) => return Ok((forked, Ok(cgroup))),
+                Err(error) => Err(cgroup.refused_clone(&error)),
+            }
+        }
+        Err(missing) => Err(missing),
+    };
+    prepared.cgroup = confine::limits::Cgroup::default();
+    let forked = fork_into(NAMESPACE_FLAGS, None).map_err(|error| StepError::new(Step::Clone, "clone3", error))?;
+    Ok((forked, cgroup))
 }
 
 /// One call while it runs.
@@ -172,7 +219,9 @@ struct Supervision<'a> {
     deadline: Instant,
     pid: i32,
     pidfd: OwnedFd,
-    signals: SignalFd,
+    /// The call's own, or why there is none. Removed with this value.
+    cgroup: Result<Cgroup, cgroup::Missing>,
+    signals: Signals,
     status: Option<OwnedFd>,
     failure: Option<OwnedFd>,
     frames: Option<OwnedFd>,
@@ -180,9 +229,13 @@ struct Supervision<'a> {
     reader: Reader,
     stdout: Capture,
     stderr: Capture,
+    filter: confine::filter::Filter,
+    /// `None` before the filter was installed, and where there can be no listener.
     listener: Option<OwnedFd>,
-    /// The filter was installed: its listener has come.
+    /// The filter was installed.
     filtered: bool,
+    /// It has a listener, so that every refusal was told.
+    told: bool,
     /// The name stub of a call without egress, which refuses every name here.
     stub: Option<(OwnedFd, OwnedFd)>,
     gateway: Option<gateway::Gateway>,
@@ -208,6 +261,10 @@ struct Supervision<'a> {
     /// Pid 1 has ended.
     over: bool,
     next_memory: Instant,
+    observer: Option<observe::Observer>,
+    peaks: Peaks,
+    unroutable: Counters,
+    tmp: Tmp,
     buffer: Vec<u8>,
 }
 
@@ -235,7 +292,7 @@ impl Supervision<'_> {
     }
 
     /// Polls until pid 1 is gone, then gathers what is left.
-    fn finish(mut self, begun: Result<(), StepError>, filter: &(&str, usize, String)) -> Result<Outcome, Failure> {
+    fn finish(mut self, begun: Result<(), StepError>) -> Result<Outcome, Failure> {
         if let Err(error) = begun {
             // A child that failed first says more than the pipe that broke.
             if error.source.raw_os_error() != Some(Errno::PIPE.raw_os_error()) {
@@ -252,15 +309,13 @@ impl Supervision<'_> {
         self.end_gateway();
         let ended =
             ended.map_err(|errno| Failure::new(Code::Internal, format!("waiting for the call's pid 1: {errno}")))?;
-        outcome::conclude(self, ended, wall, filter)
+        outcome::conclude(self, ended, wall)
     }
 
     /// One round of the loop; true when pid 1 has ended.
     fn turn(&mut self) -> bool {
-        let mut sources = vec![
-            (Source::Child, self.pidfd.as_fd(), PollFlags::IN),
-            (Source::Signals, self.signals.as_fd(), PollFlags::IN),
-        ];
+        let mut sources = vec![(Source::Child, self.pidfd.as_fd(), PollFlags::IN)];
+        sources.extend(self.signals.poll().map(|(fd, flags)| (Source::Signals, fd, flags)));
         let out = if self.to_send.is_empty() { PollFlags::empty() } else { PollFlags::OUT };
         let optional: [(Source, Option<BorrowedFd<'_>>, PollFlags); 9] = [
             (Source::Status, self.status.as_ref().map(AsFd::as_fd), PollFlags::IN),
@@ -282,7 +337,7 @@ impl Supervision<'_> {
             // Killed already: only pid 1's end is awaited.
             wait = UNREAPED;
         }
-        if self.running || self.watcher.wants_ticks() {
+        if (self.running && !self.counted()) || self.watcher.wants_ticks() {
             wait = wait.min(TICK);
         }
         let timeout = Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: wait.subsec_nanos().into() };
@@ -306,16 +361,26 @@ impl Supervision<'_> {
             let now = Instant::now();
             if now >= self.deadline {
                 self.end(Ending::Timeout);
-            } else if self.running && now >= self.next_memory {
+            } else if self.running && !self.counted() && now >= self.next_memory {
                 self.next_memory = now + TICK;
-                // None: it has just ended.
-                if let Some(used) = memory::resident(self.pid).filter(|used| *used > self.plan.limits.memory) {
+                if let Some(used) = self.look().filter(|used| *used > self.plan.limits.memory) {
                     self.end(Ending::Memory { used });
                 }
             }
         }
         let gone = ready.iter().any(|(source, _)| *source == Source::Child);
         gone || self.ended_at.is_some_and(|ended| ended.elapsed() >= UNREAPED)
+    }
+
+    /// What the call uses now; bytes of memory, `None` when it has just ended.
+    fn look(&mut self) -> Option<u64> {
+        self.tmp.look();
+        memory::resident(self.pid, &mut self.peaks)
+    }
+
+    /// The kernel counts the call's memory.
+    fn counted(&self) -> bool {
+        self.cgroup.as_ref().is_ok_and(|cgroup| cgroup.memory)
     }
 
     /// Ends the call: pid 1 is killed, and with it everything in its pid namespace.
@@ -331,6 +396,9 @@ impl Supervision<'_> {
             && error != Errno::SRCH
         {
             self.ending = Some(Ending::Engine(Failure::new(Code::Internal, format!("ending the call: {error}"))));
+        }
+        if let Ok(cgroup) = &self.cgroup {
+            cgroup.kill();
         }
     }
 
@@ -365,14 +433,10 @@ impl Supervision<'_> {
     }
 
     fn serve_signals(&mut self) -> Result<(), Failure> {
-        match self.signals.read_signal() {
-            Ok(Some(signal)) => {
-                self.end(Ending::Cancelled { signal: signal.ssi_signo as i32 });
-                Ok(())
-            }
-            Ok(None) => Ok(()),
-            Err(errno) => Err(internal("signals")(errno_of(errno))),
+        if let Some(signal) = self.signals.cancelled().map_err(|errno| internal("signals")(errno_of(errno)))? {
+            self.end(Ending::Cancelled { signal });
         }
+        Ok(())
     }
 
     /// Takes every packet that is there.
@@ -406,7 +470,7 @@ impl Supervision<'_> {
                     self.gateway = Some(gateway::start(self.plan, sockets, self.as_root, own.as_fd())?);
                 }
             }
-            tag if tag == Tag::Verified as u8 => {
+            tag if tag == Tag::Verified as u8 && !fds.is_empty() => {
                 let report: verify::Report = serde_json::from_slice(&packet[1..])
                     .map_err(|error| Failure::new(Code::Internal, format!("verification report: {error}")))?;
                 for name in verify::NAMESPACES {
@@ -421,12 +485,19 @@ impl Supervision<'_> {
                     }
                 }
                 self.report = Some(report);
+                let mut fds = fds.into_iter();
+                self.tmp = fds.next().map_or_else(Tmp::default, Tmp::new);
+                self.unroutable = Counters::new(fds);
+            }
+            tag if tag == Tag::Deaf as u8 => {
+                self.filter = self.filter.deaf(self.plan.on_violation);
+                self.filtered = true;
             }
             tag if tag == Tag::Listener as u8 && fds.len() == 1 => {
                 sys::seccomp::set_sync_wake_up(fds[0].as_fd())
                     .map_err(|error| StepError::new(Step::Seccomp, "listener", error))?;
                 self.listener = fds.pop();
-                self.filtered = true;
+                (self.filtered, self.told) = (true, true);
             }
             tag if tag == Tag::Ended as u8 && length == 5 => {
                 let status = packet[1..5].try_into().map_or(0, i32::from_ne_bytes);
@@ -449,7 +520,7 @@ impl Supervision<'_> {
                     self.running = true;
                     tracing::debug!(after_us = self.started.elapsed().as_micros() as u64, "the plugin runs");
                     self.seen = memory::watchable(self.pid)?;
-                    own::confine(self.plan.landlock_abi)?;
+                    own::confine(self.plan.landlock_abi, self.cgroup.as_ref().ok().map(Cgroup::above))?;
                 }
                 Ok(())
             }
@@ -502,6 +573,10 @@ impl Supervision<'_> {
                     self.end(Ending::Frames(failure));
                     return Ok(false);
                 }
+                // The last moment at which a short call's processes and files are all there.
+                if self.answer.is_some() && self.ending.is_none() && !self.over {
+                    self.look();
+                }
                 Ok(true)
             }
             Err(Errno::INTR) => Ok(true),
@@ -518,6 +593,13 @@ impl Supervision<'_> {
             Ok(None) => return Ok(()),
             Err(error) => return Err(StepError::new(Step::Seccomp, "listener", error).into()),
         };
+        if let Some(observer) = &mut self.observer
+            && observer
+                .observe(self.plan, listener.as_fd(), &notification)
+                .map_err(|error| StepError::new(Step::Seccomp, "listener", error))?
+        {
+            return Ok(());
+        }
         let denial = denials::syscall(notification.nr, &notification.args, notification.pid);
         if self.plan.on_violation == OnViolation::Kill {
             self.denials.add(denial.clone());
@@ -582,6 +664,11 @@ impl Supervision<'_> {
                     Event::Connection(record) => self.take_record(record),
                     Event::Refused(refusal) => drop(self.denials.add(crate::gateway::denial(refusal))),
                     Event::Dropped { count } => self.denials.drop_more(count),
+                    Event::Named { name, address } => {
+                        if let Some(observer) = &mut self.observer {
+                            observer.named(&name, address);
+                        }
+                    }
                 }
                 Ok(true)
             }

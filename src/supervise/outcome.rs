@@ -1,12 +1,15 @@
 //! How a call ended, from what the supervisor did and what the kernel and the plugin said.
 
 use super::Supervision;
+use super::cgroup::{self, Cgroup, Told};
 use super::denials::{self, Denials};
 use super::frames::Frame;
+use super::limits::Peaks;
+use crate::confine::filter::Filter;
 use crate::confine::step::{Step, StepError};
-use crate::decide::plan::Plan;
+use crate::decide::plan::{Limits, Plan};
 use crate::sys::process::{Ended, Spent};
-use crate::types::{Code, Denial, Failure, Outcome, Output, Usage};
+use crate::types::{Code, Completeness, Denial, Failure, Outcome, Output, Usage};
 use nix::sys::signal::Signal;
 use serde_json::{Map, Value, json};
 use std::time::Duration;
@@ -34,12 +37,8 @@ pub(super) enum Ending {
 }
 
 /// The outcome; or, when the plugin never ran, the failure alone.
-pub(super) fn conclude(
-    call: Supervision<'_>,
-    ended: Option<(i32, Spent)>,
-    wall: Duration,
-    filter: &(&str, usize, String),
-) -> Result<Outcome, Failure> {
+pub(super) fn conclude(call: Supervision<'_>, ended: Option<(i32, Spent)>, wall: Duration) -> Result<Outcome, Failure> {
+    let told = call.cgroup.as_ref().map(Cgroup::told).unwrap_or_default();
     let (init_status, reaped) = ended.unwrap_or_default();
     let usage = Spent {
         user_us: reaped.user_us.max(call.spent_before.user_us),
@@ -53,6 +52,10 @@ pub(super) fn conclude(
                 Failure::new(Code::Timeout, "the time was over before the plugin could start")
             }
             (Some(Ending::Cancelled { signal }), _) => cancelled(signal),
+            // Less than the steps themselves need.
+            (None | Some(Ending::Engine(_)), _) if told.memory_exceeded() => {
+                memory_exceeded(call.plan.limits.memory, told.memory_peak, "cgroup")
+            }
             (_, Some(error)) => error.into(),
             (Some(Ending::Engine(failure)), None) => failure,
             _ => StepError::new(
@@ -81,15 +84,19 @@ pub(super) fn conclude(
         )
         .detail("timeout_ms", limits.timeout_ms)),
         (Some(Ending::Cancelled { signal }), _) => Err(cancelled(signal)),
-        (Some(Ending::Memory { used }), _) => Err(memory_exceeded(limits.memory, Some(used))),
+        (Some(Ending::Memory { used }), _) => Err(memory_exceeded(limits.memory, Some(used), "sum")),
+        // Whatever the kernel's kill has cut short: a frame, a packet.
+        (None | Some(Ending::Frames(_) | Ending::Engine(_)), _) if told.memory_exceeded() => {
+            Err(memory_exceeded(limits.memory, told.memory_peak, "cgroup"))
+        }
         (Some(Ending::Violation(denial)), _) => Err(Failure::new(
             Code::Violation,
             format!("{}: refused by {}, and on_violation = \"kill\" ends the call", denial.operation, denial.layer),
         )
-        .detail("denial", json!(denial))),
+        .detail("operation", denial.operation)),
         (Some(Ending::Frames(failure) | Ending::Engine(failure)), _) => Err(failure),
         (None, Some(error)) => Err(error.into()),
-        (None, None) => concluded(call.answer, call.wait_status, cpu, limits),
+        (None, None) => concluded(call.answer, call.wait_status, cpu, limits, &told),
     };
     let result = match (result, ended) {
         (Err(failure), None) => Err(failure.detail(
@@ -98,20 +105,35 @@ pub(super) fn conclude(
         )),
         (result, _) => result,
     };
+    let complete = Completeness {
+        seccomp: call.told,
+        egress: true,
+        // What an rlimit refuses to a process the kernel tells nobody else; the same holds for landlock and for mounts.
+        limits: false,
+        landlock: false,
+        paths: false,
+        learn: String::new(),
+    };
     let mut denials = call.denials;
-    limits_met(call.plan, &result, wall, cpu, &mut denials);
-    let sandbox = sandbox(call.plan, call.report.as_ref(), &call.seen, filter);
+    if let Some(denial) = call.unroutable.denial() {
+        denials.add(denial);
+    }
+    limits_met(&call.plan.limits, &result, wall, cpu, &mut denials);
+    // A cgroup that counts processes tells of each that it refused.
+    let counted = call.cgroup.as_ref().is_ok_and(|cgroup| cgroup.pids);
+    let peaks = if counted { Peaks { processes: 0, ..call.peaks } } else { call.peaks };
+    super::limits::met(call.plan, &peaks, &call.tmp, result.as_ref().err(), &mut denials);
+    if let Some(denial) = cgroup::refused(call.plan, &told) {
+        denials.add(denial);
+    }
+    let serving = served(cgroup::serving(call.cgroup.as_ref()));
+    let sandbox = sandbox(call.plan, call.report.as_ref(), &call.seen, (&call.filter, complete.seccomp), serving);
     let (stdout, stdout_dropped) = call.stdout.finish();
     let (stderr, stderr_dropped) = call.stderr.finish();
     for (dropped, stream) in [(stdout_dropped, "stdout"), (stderr_dropped, "stderr")] {
         if dropped > 0 {
-            let mut denial = denials::limit(
-                call.plan,
-                "output",
-                call.plan.limits.output,
-                Some(call.plan.limits.output + dropped),
-                "B",
-            );
+            let limit = call.plan.limits.output;
+            let mut denial = denials::limit("output", limit, Some(limit + dropped), "B");
             denial.object["stream"] = json!(stream);
             denials.add(denial);
         }
@@ -123,30 +145,38 @@ pub(super) fn conclude(
         output: Output { stdout, stderr, stdout_dropped, stderr_dropped },
         usage: Usage {
             wall_us: u64::try_from(wall.as_micros()).unwrap_or(u64::MAX),
-            cpu_user_us: usage.user_us,
-            cpu_system_us: usage.system_us,
+            // A cgroup has counted those that nobody waited for too.
+            cpu_user_us: told.cpu.map_or(usage.user_us, |(user, _)| user),
+            cpu_system_us: told.cpu.map_or(usage.system_us, |(_, system)| system),
             max_rss_bytes: usage.max_rss_bytes,
+            memory_peak_bytes: told.memory_peak,
+            pids_peak: told.pids_peak,
             egress_bytes_sent: call.egress_bytes.0,
             egress_bytes_received: call.egress_bytes.1,
         },
         denials,
         denials_dropped,
+        denials_complete: complete,
         egress: call.egress,
+        observed: call.observer.map(super::observe::Observer::finish),
         sandbox,
     })
 }
 
 /// The limits that ended the call, as denials.
-fn limits_met(plan: &Plan, result: &Result<Value, Failure>, wall: Duration, cpu: Duration, denials: &mut Denials) {
+fn limits_met(limits: &Limits, result: &Result<Value, Failure>, wall: Duration, cpu: Duration, denials: &mut Denials) {
     let Err(failure) = result else { return };
     let millis = |time: Duration| u64::try_from(time.as_millis()).ok();
     let met = match failure.code {
-        Code::Timeout => denials::limit(plan, "timeout", plan.limits.timeout_ms, millis(wall), "ms"),
-        Code::CpuTimeExceeded => denials::limit(plan, "cpu_time", plan.limits.cpu_time_s, Some(cpu.as_secs()), "s"),
-        Code::MemoryExceeded => {
-            denials::limit(plan, "memory", plan.limits.memory, failure.details.get("used").and_then(Value::as_u64), "B")
+        // It began with the call, before the sandbox was there.
+        Code::Timeout => {
+            denials::limit("timeout", limits.timeout_ms, millis(wall).map(|used| used.max(limits.timeout_ms)), "ms")
         }
-        Code::ResultTooLarge => denials::limit(plan, "result", plan.limits.result, None, "B"),
+        Code::CpuTimeExceeded => denials::limit("cpu_time", limits.cpu_time_s, Some(cpu.as_secs()), "s"),
+        Code::MemoryExceeded => {
+            denials::limit("memory", limits.memory, failure.details.get("used").and_then(Value::as_u64), "B")
+        }
+        Code::ResultTooLarge => denials::limit("result", limits.result, None, "B"),
         _ => return,
     };
     denials.add(met);
@@ -157,8 +187,16 @@ fn concluded(
     answer: Option<Frame>,
     wait_status: Option<i32>,
     cpu: Duration,
-    limits: &crate::decide::plan::Limits,
+    limits: &Limits,
+    told: &Told,
 ) -> Result<Value, Failure> {
+    let killed = |signal| {
+        let failure = killed(signal);
+        if told.oom_kills == 0 {
+            return failure;
+        }
+        failure.detail("by", "the kernel, for want of memory outside of the call's own limit")
+    };
     let Some(status) = wait_status else {
         return Err(killed(Signal::SIGKILL as i32));
     };
@@ -207,14 +245,15 @@ pub fn cancelled(signal: i32) -> Failure {
     failure
 }
 
-/// `memory_exceeded`, with what was used when it was seen.
-fn memory_exceeded(limit: u64, used: Option<u64>) -> Failure {
+/// `memory_exceeded`, with what was used when it was seen, and who saw it.
+fn memory_exceeded(limit: u64, used: Option<u64>, by: &str) -> Failure {
     Failure::new(
         Code::MemoryExceeded,
         format!("memory: the call used more than {limit} bytes; raise `memory` for this method if it needs more"),
     )
     .detail("memory", limit)
     .detail("used", used)
+    .detail("by", by)
 }
 
 fn seconds(ms: u64) -> String {
@@ -223,10 +262,11 @@ fn seconds(ms: u64) -> String {
 
 /// Each layer as asked and as read back.
 fn sandbox(
-    plan: &crate::decide::plan::Plan,
+    plan: &Plan,
     report: Option<&crate::confine::verify::Report>,
     seen: &super::memory::Seen,
-    filter: &(&str, usize, String),
+    (filter, told): (&Filter, bool),
+    limits: Value,
 ) -> Value {
     let Some(report) = report else { return Value::Object(Map::new()) };
     let layer = |asked: Value, active: Value| json!({ "asked": asked, "active": active });
@@ -235,20 +275,41 @@ fn sandbox(
         "layers": {
             "namespaces": layer(json!(crate::confine::verify::NAMESPACES), json!(report.namespaces)),
             "root": layer(json!(plan.mounts.iter().filter(|mount| mount.is_mount()).count() + 1), json!(report.mounts)),
-            "landlock": layer(json!({ "abi": plan.landlock_abi }), json!({ "abi": plan.landlock_abi, "status": "fully enforced" })),
+            "landlock": layer(
+                json!({ "abi": plan.landlock_abi, "rights": crate::confine::landlock::rights_of(plan.landlock_abi) }),
+                json!({ "abi": plan.landlock_abi, "status": "fully enforced" }),
+            ),
             "seccomp": layer(
-                json!({ "filter": filter.0, "instructions": filter.1, "sha256": filter.2 }),
-                json!({ "listener": true, "mode": seen.seccomp, "filters": seen.seccomp_filters }),
+                json!({ "filter": filter.name, "instructions": filter.len(), "sha256": filter.sha256() }),
+                json!({
+                    "listener": told,
+                    "mode": seen.seccomp,
+                    "filters": seen.seccomp_filters,
+                    "note": (!told).then_some("upm runs under a filter that has a listener, and there can be only one: what is refused is not reported"),
+                }),
             ),
             "capabilities": layer(json!(0), json!(report.capabilities)),
             "no_new_privs": layer(json!(true), json!(report.no_new_privs)),
-            "limits": layer(json!(plan.limits), json!({
-                "memory": "RLIMIT_DATA a process, and the sum watched every 100 ms",
-                "processes": "RLIMIT_NPROC in the call's user namespace",
-                "cpu_time": "RLIMIT_CPU a process",
-            })),
+            "limits": layer(json!(plan.limits), limits),
             "egress": layer(json!(plan.egress), json!(if plan.egress.is_empty() { "none: an empty network namespace" } else { "gateway" })),
         },
         "ids": { "inside": [report.uid[0], report.gid[0]], "outside": [plan.outside.0, plan.outside.1], "uid_map": report.uid_map, "supplementary_groups": report.groups },
     })
+}
+
+/// What holds each limit, besides those that a cgroup may hold.
+fn served(mut by: Value) -> Value {
+    for (key, what) in [
+        ("timeout_ms", "the supervisor's deadline"),
+        ("cpu_time_s", "RLIMIT_CPU a process"),
+        ("open_files", "RLIMIT_NOFILE a process"),
+        ("file_size", "RLIMIT_FSIZE a file"),
+        ("tmp", "the size of its tmpfs"),
+        ("output", "the supervisor keeps so much of each stream"),
+        ("result", "the supervisor reads no longer line"),
+        ("egress_bytes", "the gateway counts"),
+    ] {
+        by[key] = what.into();
+    }
+    by
 }

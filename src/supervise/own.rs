@@ -6,6 +6,7 @@ use crate::sys;
 use ::landlock::{AccessFs, PathBeneath, RulesetCreatedAttr};
 use rustix::fs::{Mode, OFlags};
 use std::fs;
+use std::os::fd::BorrowedFd;
 
 /// As root: no supplementary groups (in the call's user namespace they could not be dropped any more). As a user: an own
 /// user and mount namespace in which that user stays itself, so that the same calls work as for root.
@@ -30,18 +31,24 @@ pub fn prepare(as_root: bool) -> Result<(), StepError> {
 
 /// From here on the supervisor only reads frames and output, answers the filter, and writes audit and envelope: no
 /// capability, no new privilege, no file but `/proc` (whose processes' memory use and names it tells; audit, journal and
-/// answer are open already), and the system calls of that.
+/// answer are open already), and the system calls of that. In `above`, where the call's cgroup lies, it may remove
+/// directories.
 ///
 /// # Errors
 /// Any of it not fully had.
-pub fn confine(landlock_abi: u32) -> Result<(), StepError> {
+pub fn confine(landlock_abi: u32, above: Option<BorrowedFd<'_>>) -> Result<(), StepError> {
     capabilities::clear()?;
     nix::sys::prctl::set_no_new_privs().map_err(|errno| StepError::new(Step::NoNewPrivs, "supervisor", errno))?;
     let proc = rustix::fs::open("/proc", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
         .map_err(|error| StepError::new(Step::Landlock, "/proc", error))?;
-    let rules = landlock::unscoped(landlock_abi)?
+    let mut rules = landlock::unscoped(landlock_abi)?
         .add_rule(PathBeneath::new(proc, AccessFs::ReadFile | AccessFs::ReadDir))
         .map_err(|error| StepError::new(Step::Landlock, "/proc", std::io::Error::other(error)))?;
+    if let Some(above) = above {
+        rules = rules
+            .add_rule(PathBeneath::new(above, AccessFs::RemoveDir))
+            .map_err(|error| StepError::new(Step::Landlock, "the call's cgroup", std::io::Error::other(error)))?;
+    }
     landlock::restrict(rules)?;
     let program = filter::supervisor();
     sys::seccomp::install(&program.program).map_err(|error| StepError::new(Step::Seccomp, "supervisor", error))

@@ -2,7 +2,7 @@
 
 use super::check;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// Sets `IFF_UP` on the loopback interface of the caller's network namespace; the kernel then gives it 127.0.0.1/8 and ::1
 /// (`netdevice(7)`).
@@ -43,6 +43,63 @@ pub fn refuse_descriptors(socket: BorrowedFd<'_>) -> io::Result<bool> {
     match check(result.into()) {
         Ok(_) => Ok(true),
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENOPROTOOPT | libc::EOPNOTSUPP)) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// The supplementary groups that the peer of a connected UNIX socket had when it connected (`SO_PEERGROUPS`, Linux 4.13).
+///
+/// # Errors
+/// `ENODATA` for a socket without a peer.
+pub fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
+    // NGROUPS_MAX of the kernel: no process has more.
+    const MOST: usize = 65_536;
+    let mut groups = vec![0u32; 64];
+    loop {
+        let mut length = libc::socklen_t::try_from(size_of_val(groups.as_slice())).map_err(io::Error::other)?;
+        // SAFETY: the kernel writes at most `length` bytes into the vector's initialised elements, and the length it needs
+        // or used into `length`; both outlive the call.
+        let result = unsafe {
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_PEERGROUPS,
+                groups.as_mut_ptr().cast(),
+                &raw mut length,
+            )
+        };
+        let count = length as usize / size_of::<u32>();
+        match check(result.into()) {
+            Ok(_) => {
+                groups.truncate(count);
+                return Ok(groups);
+            }
+            Err(error) if error.raw_os_error() == Some(libc::ERANGE) && count > groups.len() && count <= MOST => {
+                groups.resize(count, 0);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// A pidfd of the process that connected a UNIX socket (`SO_PEERPIDFD`, Linux 6.5). `None` where the kernel has no such
+/// option, and where that process is gone.
+///
+/// # Errors
+/// `EMFILE`, `ENODATA` for a socket without a peer.
+pub fn peer_pidfd(socket: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
+    // asm-generic/socket.h; libc has no name for it on every target.
+    const SO_PEERPIDFD: libc::c_int = 77;
+    let mut fd: libc::c_int = -1;
+    let mut length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the option writes one int, of which the size is passed; both outlive the call.
+    let result = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_PEERPIDFD, (&raw mut fd).cast(), &raw mut length)
+    };
+    match check(result.into()) {
+        // SAFETY: the kernel has just made this descriptor for the caller, and nothing else owns it.
+        Ok(_) => Ok(Some(unsafe { OwnedFd::from_raw_fd(fd) })),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOPROTOOPT | libc::ESRCH | libc::EINVAL)) => Ok(None),
         Err(error) => Err(error),
     }
 }

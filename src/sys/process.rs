@@ -64,6 +64,22 @@ pub fn close_from(first: u32) -> io::Result<()> {
     Ok(())
 }
 
+/// Takes over a descriptor that the program was started with: a new one for the same object, close-on-exec, in place of
+/// `number`, which is closed.
+///
+/// # Errors
+/// `EBADF` when nothing was handed over under that number.
+pub fn take_inherited(number: i32) -> io::Result<std::os::fd::OwnedFd> {
+    use std::os::fd::FromRawFd;
+    // SAFETY: fcntl with integer arguments only; a number that is no descriptor is an error.
+    let own = check(unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 4) }.into())?;
+    // SAFETY: the descriptor was just made, so that nothing else owns it.
+    let own = unsafe { std::os::fd::OwnedFd::from_raw_fd(i32::try_from(own).map_err(io::Error::other)?) };
+    // SAFETY: called at the program's start for a number that it was given and that no Rust object owns.
+    check(unsafe { libc::close(number) }.into())?;
+    Ok(own)
+}
+
 /// Marks every descriptor from `first` on close-on-exec (`CLOSE_RANGE_CLOEXEC`, Linux 5.11).
 ///
 /// # Errors

@@ -121,6 +121,21 @@ pub fn notif_send_errno(listener: BorrowedFd<'_>, id: u64, errno: i32) -> io::Re
     present(check(rc))
 }
 
+/// Answers a notification: its call goes on, as if nobody had been asked. Only for watching (`supervise::observe`): what the
+/// arguments point to may change before the kernel reads it, so that no decision can rest on having looked
+/// (seccomp_unotify(2), "Design goals; use of SECCOMP_USER_NOTIF_FLAG_CONTINUE"). A filter of the same process that
+/// refuses the call has done so before. Returns whether its caller was still there.
+///
+/// # Errors
+/// What ioctl(2) says.
+pub fn notif_continue(listener: BorrowedFd<'_>, id: u64) -> io::Result<bool> {
+    let flags = libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32;
+    let mut response = libc::seccomp_notif_resp { id, val: 0, error: 0, flags };
+    // SAFETY: the request reads one `seccomp_notif_resp`.
+    let rc = unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND, &raw mut response) };
+    present(check(rc))
+}
+
 /// Whether the caller of a notification still waits: what was read about its process (`/proc/PID/comm`) is about it
 /// only if this is true afterwards.
 ///

@@ -493,6 +493,11 @@ impl Call<'_> {
         self.mounting(r#"mount -o loop "$0.ext4" "$0" && exec "$@""#, path)
     }
 
+    /// Started by root's shell in a mount namespace of its own; `script` ends with `exec "$@"`. Needs root.
+    pub fn mounting_script(self, script: &str) -> Self {
+        self.mounting(script, PathBuf::from("sh"))
+    }
+
     /// Started by root's shell in a mount namespace of its own; the script knows `path` as `$0`.
     fn mounting(mut self, script: &str, path: PathBuf) -> Self {
         self.outer.extend(["unshare", "--mount", "--", "/bin/sh", "-c", script].map(OsString::from));

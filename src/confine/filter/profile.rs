@@ -224,6 +224,10 @@ pub struct Condition {
 }
 
 impl Condition {
+    fn negated(&self) -> Condition {
+        Condition { equal: !self.equal, ..*self }
+    }
+
     #[cfg(test)]
     pub(super) fn holds(&self, args: &[u64; 6]) -> bool {
         let low = (args[usize::from(self.arg)] & 0xffff_ffff) as u32;
@@ -336,7 +340,7 @@ impl Profile {
         }
 
         // Per number: the lists of conditions, and the one rule without conditions.
-        let mut conditional: BTreeMap<u32, Vec<Vec<Condition>>> = BTreeMap::new();
+        let mut conditional: BTreeMap<u32, Vec<(Vec<Condition>, ProfileError)>> = BTreeMap::new();
         let mut plain: BTreeMap<u32, Action> = BTreeMap::new();
         for rule in &raw.rules {
             let Some(first) = rule.syscalls.first() else {
@@ -373,12 +377,7 @@ impl Profile {
                     }
                     match &conditions {
                         Some(list) => {
-                            let lists = conditional.entry(nr).or_default();
-                            // A list that holds whenever the other one does makes the other one redundant.
-                            if lists.iter().any(|l| implies(l, list) || implies(list, l)) {
-                                return Err(at(format!("{name:?}: another rule's `when` covers this one")));
-                            }
-                            lists.push(list.clone());
+                            conditional.entry(nr).or_default().push((list.clone(), at(format!("{name:?}"))));
                         }
                         None => {
                             if plain.insert(nr, act).is_some() {
@@ -389,14 +388,23 @@ impl Profile {
                 }
             }
         }
-        for (nr, allow_when) in conditional {
+        for (nr, lists) in conditional {
             let otherwise = match plain.remove(&nr) {
                 Some(Action::Allow) => {
                     return fail(format!("system call {nr} of {arch}: allowed always, so its `when` is redundant"));
                 }
+                Some(act) if act == profile.otherwise => {
+                    return fail(format!(
+                        "system call {nr} of {arch}: its rule without `when` says what `otherwise` says"
+                    ));
+                }
                 Some(act) => act,
                 None => profile.otherwise,
             };
+            let (allow_when, names): (Vec<_>, Vec<_>) = lists.into_iter().unzip();
+            if let Some((at, what)) = redundant(&allow_when) {
+                return fail(format!("{}: {what}", names[at]));
+            }
             profile.rules.insert(nr, Verdict { allow_when, otherwise });
         }
         for (nr, act) in plain {
@@ -413,6 +421,10 @@ impl Profile {
             for name in entry.syscalls {
                 if !table.rows.contains_key(&name) {
                     return fail(format!("`fixed`: {name:?} is no system call"));
+                }
+                let rule = table.number(&name, arch).and_then(|nr| profile.rules.get(&nr));
+                if rule.is_some_and(|rule| rule.otherwise == Action::Allow) {
+                    return fail(format!("`fixed` names {name:?}, which is allowed always: there is nothing to add"));
                 }
                 if profile.fixed.insert(name.clone(), entry.comment.clone()).is_some() {
                     return fail(format!("`fixed` names {name:?} twice"));
@@ -508,20 +520,71 @@ fn condition(raw: &RawCondition) -> Result<Condition, ProfileError> {
     Ok(Condition { arg: raw.arg, mask, equal, value })
 }
 
-/// Whether `a` holds whenever `b` does: each of its conditions is one of `b`'s, or follows from one.
-fn implies(a: &[Condition], b: &[Condition]) -> bool {
-    let follows = |x: &Condition, y: &Condition| {
-        x == y
-            || x.arg == y.arg
-                && y.equal
-                && match x.equal {
-                    // y fixes every bit that x looks at
-                    true => x.mask & !y.mask == 0 && y.value & x.mask == x.value,
-                    // y fixes a bit that x wants to differ
-                    false => y.value & y.mask & x.mask != x.value & y.mask,
-                }
-    };
-    a.iter().all(|x| b.iter().any(|y| follows(x, y)))
+/// The first of the lists without which, or without a part of which, the rest would say the same; and why.
+fn redundant(lists: &[Vec<Condition>]) -> Option<(usize, &'static str)> {
+    for (at, list) in lists.iter().enumerate() {
+        if !satisfiable(list) {
+            return Some((at, "its `when` never holds"));
+        }
+        for (i, condition) in list.iter().enumerate() {
+            let mut without = list.clone();
+            without[i] = condition.negated();
+            if !satisfiable(&without) {
+                return Some((at, "a condition of its `when` follows from the others"));
+            }
+        }
+    }
+    // the later one is named: what was there before it is not to be mended
+    for at in (0..lists.len()).rev() {
+        let others: Vec<_> = lists.iter().enumerate().filter(|(i, _)| *i != at).map(|(_, list)| list).collect();
+        if !reaches(&lists[at], &others) {
+            return Some((at, "other rules' `when` cover this one"));
+        }
+    }
+    let all: Vec<_> = lists.iter().collect();
+    (!reaches(&[], &all))
+        .then_some((lists.len() - 1, "with it the call is always allowed, so the `when`s are redundant"))
+}
+
+/// Whether there are arguments for which all of `held` holds and none of `lists`: in each of them one condition must fail.
+fn reaches(held: &[Condition], lists: &[&Vec<Condition>]) -> bool {
+    if !satisfiable(held) {
+        return false;
+    }
+    let Some((first, rest)) = lists.split_first() else { return true };
+    first.iter().any(|condition| reaches(&[held, &[condition.negated()]].concat(), rest))
+}
+
+/// Whether there are arguments for which all of these hold.
+fn satisfiable(conditions: &[Condition]) -> bool {
+    (0..6).all(|arg| {
+        // What must be equal fixes bits; what must differ has to find one that is not fixed.
+        let (mut mask, mut value) = (0, 0);
+        let of_arg = conditions.iter().filter(|c| c.arg == arg);
+        let (equal, differ): (Vec<&Condition>, Vec<&Condition>) = of_arg.partition(|c| c.equal);
+        for c in equal {
+            if (value ^ c.value) & mask & c.mask != 0 {
+                return false;
+            }
+            mask |= c.mask;
+            value |= c.value;
+        }
+        differs(mask, value, &differ)
+    })
+}
+
+/// Whether the bits that `mask` leaves open can be chosen so that each of `from` differs.
+fn differs(mask: u32, value: u32, from: &[&Condition]) -> bool {
+    let Some((first, rest)) = from.split_first() else { return true };
+    if (value ^ first.value) & mask & first.mask != 0 {
+        return differs(mask, value, rest);
+    }
+    let free = first.mask & !mask;
+    (0..32).map(|bit| 1_u32 << bit).filter(|bit| free & bit != 0).any(|bit| {
+        // this is the lowest bit that differs: those below it are equal
+        let below = free & (bit - 1);
+        differs(mask | below | bit, value | first.value & below | !first.value & bit, rest)
+    })
 }
 
 /// Binary search, depth first: `jge middle` jumps over the lower half.

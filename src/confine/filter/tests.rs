@@ -483,6 +483,7 @@ fn error(json: &str) -> String {
 #[test]
 fn loading_is_strict() {
     let good = r#"{"syscalls": ["read"], "comment": "c"}"#;
+    let fixed = |entry: &str| profile(good).replacen("\"rules\"", &format!("\"fixed\": [{entry}], \"rules\""), 1);
     Profile::load(&profile(good), &table(), Arch::X86_64).unwrap();
     for (rules, want) in [
         ("", "the profile has no rules: it would refuse every call"),
@@ -515,6 +516,14 @@ fn loading_is_strict() {
             r#"rule of "read" ("c"): argument 0: 0x1 has bits outside of the mask 0x6"#,
         ),
         (
+            r#"{"syscalls": ["read"], "comment": "c", "when": [{"arg": 0}]}"#,
+            r#"rule of "read" ("c"): argument 0: exactly one of `eq` and `ne`"#,
+        ),
+        (
+            r#"{"syscalls": ["read"], "comment": "c", "when": [{"arg": 0, "mask": 0, "eq": 0}]}"#,
+            r#"rule of "read" ("c"): argument 0: the mask is zero"#,
+        ),
+        (
             r#"{"syscalls": ["read", "read"], "comment": "c"}"#,
             r#"rule of "read" ("c"): "read" has a rule without `when` already"#,
         ),
@@ -540,6 +549,13 @@ fn loading_is_strict() {
         (profile(good).replace(r#""otherwise": "notify""#, r#""otherwise": "allow""#), "a profile is an allow list"),
         (profile(r#"{"syscalls": ["file_setattr"], "comment": "c"}"#).replace("469", "468"), "above `newest`"),
         (profile(good) + "x", "trailing characters"),
+        (profile(good).replacen(r#""comment": "c""#, r#""comment": """#, 1), "the profile has no comment"),
+        (profile(good).replace(r#""foreign": "ENOSYS""#, r#""foreign": "ignore""#), "\"ignore\" is not an action"),
+        (fixed(r#"{"syscalls": ["mount"], "comment": ""}"#), "has no comment"),
+        (fixed(r#"{"syscalls": ["mount"]}"#), "missing field `comment`"),
+        (fixed(r#"{"syscalls": ["muont"], "comment": "c"}"#), r#"`fixed`: "muont" is no system call"#),
+        (fixed(r#"{"syscalls": ["mount", "mount"], "comment": "c"}"#), r#"`fixed` names "mount" twice"#),
+        (fixed(r#"{"syscalls": ["read"], "comment": "c"}"#), "`fixed` names \"read\", which is allowed always"),
     ] {
         let said = error(&json);
         assert!(said.contains(part), "{json}: {said}");
@@ -553,26 +569,117 @@ fn redundant_rules_do_not_load() {
             r#"{{"syscalls": ["ioctl"], "comment": "a", "when": [{a}]}}, {{"syscalls": ["ioctl"], "comment": "b", "when": [{b}]}}"#
         ))
     };
-    let covered = r#"rule of "ioctl" ("b"): "ioctl": another rule's `when` covers this one"#;
-    for (a, b) in [
-        (r#"{"arg": 1, "eq": 5}"#, r#"{"arg": 1, "eq": 5}"#),
-        (r#"{"arg": 1, "eq": 5}"#, r#"{"arg": 1, "eq": 5}, {"arg": 2, "eq": 0}"#),
-        (r#"{"arg": 1, "eq": 5}, {"arg": 2, "eq": 0}"#, r#"{"arg": 2, "eq": 0}"#),
-        (r#"{"arg": 1, "mask": 4, "eq": 4}"#, r#"{"arg": 1, "eq": 5}"#),
-        (r#"{"arg": 1, "ne": 7}"#, r#"{"arg": 1, "eq": 5}"#),
+    let covered = "other rules' `when` cover this one";
+    for (a, b, which) in [
+        (r#"{"arg": 1, "eq": 5}"#, r#"{"arg": 1, "eq": 5}"#, "b"),
+        (r#"{"arg": 1, "eq": 5}"#, r#"{"arg": 1, "eq": 5}, {"arg": 2, "eq": 0}"#, "b"),
+        (r#"{"arg": 1, "eq": 5}, {"arg": 2, "eq": 0}"#, r#"{"arg": 2, "eq": 0}"#, "a"),
+        (r#"{"arg": 1, "mask": 4, "eq": 4}"#, r#"{"arg": 1, "eq": 5}"#, "b"),
+        (r#"{"arg": 1, "ne": 7}"#, r#"{"arg": 1, "eq": 5}"#, "b"),
+        (r#"{"arg": 1, "mask": 6, "ne": 6}"#, r#"{"arg": 1, "mask": 2, "eq": 0}"#, "b"),
     ] {
-        assert_eq!(error(&two(a, b)), covered, "{a} {b}");
+        let want = format!(r#"rule of "ioctl" ("{which}"): "ioctl": {covered}"#);
+        assert_eq!(error(&two(a, b)), want, "{a} {b}");
     }
     for (a, b) in [
         (r#"{"arg": 1, "eq": 5}"#, r#"{"arg": 1, "eq": 6}"#),
         (r#"{"arg": 1, "mask": 4, "eq": 0}"#, r#"{"arg": 1, "eq": 5}"#),
-        (r#"{"arg": 1, "ne": 5}"#, r#"{"arg": 1, "eq": 5}"#),
         (r#"{"arg": 0, "ne": 5}"#, r#"{"arg": 1, "ne": 5}"#),
+        (
+            r#"{"arg": 1, "eq": 5}, {"arg": 2, "eq": 0}"#,
+            r#"{"arg": 1, "eq": 5}, {"arg": 2, "ne": 0}, {"arg": 2, "ne": 4}"#,
+        ),
     ] {
         Profile::load(&two(a, b), &table(), Arch::X86_64).unwrap();
     }
-    let always = r#"{"syscalls": ["ioctl"], "comment": "a", "when": [{"arg": 1, "eq": 5}]}, {"syscalls": ["ioctl"], "comment": "b"}"#;
-    assert_eq!(error(&profile(always)), "system call 16 of x86_64: allowed always, so its `when` is redundant");
+    // no single rule covers the last one, or allows all: together they do
+    let rule = |name: &str, when: &str| format!(r#"{{"syscalls": ["ioctl"], "comment": "{name}", "when": [{when}]}}"#);
+    let together = [
+        rule("a", r#"{"arg": 1, "mask": 1, "eq": 0}, {"arg": 2, "eq": 0}"#),
+        rule("b", r#"{"arg": 1, "mask": 1, "eq": 1}, {"arg": 2, "mask": 255, "eq": 0}"#),
+    ];
+    Profile::load(&profile(&together.join(",")), &table(), Arch::X86_64).unwrap();
+    let third = format!("{},{}", together.join(","), rule("c", r#"{"arg": 2, "eq": 0}"#));
+    assert_eq!(error(&profile(&third)), r#"rule of "ioctl" ("c"): "ioctl": other rules' `when` cover this one"#);
+    for (a, b) in [
+        (r#"{"arg": 1, "ne": 5}"#, r#"{"arg": 1, "eq": 5}"#),
+        (r#"{"arg": 1, "mask": 1, "eq": 0}"#, r#"{"arg": 1, "mask": 1, "eq": 1}"#),
+        (r#"{"arg": 1, "ne": 5}"#, r#"{"arg": 1, "ne": 6}"#),
+    ] {
+        let always = "with it the call is always allowed, so the `when`s are redundant";
+        assert_eq!(error(&two(a, b)), format!(r#"rule of "ioctl" ("b"): "ioctl": {always}"#), "{a} {b}");
+    }
+    for (when, what) in [
+        (r#"{"arg": 1, "eq": 5}, {"arg": 1, "eq": 6}"#, "its `when` never holds"),
+        (r#"{"arg": 1, "mask": 3, "eq": 1}, {"arg": 1, "mask": 6, "eq": 2}"#, "its `when` never holds"),
+        (
+            r#"{"arg": 1, "mask": 1, "eq": 0}, {"arg": 1, "mask": 3, "ne": 0}, {"arg": 1, "mask": 3, "ne": 2}"#,
+            "its `when` never holds",
+        ),
+        (r#"{"arg": 1, "eq": 5}, {"arg": 1, "ne": 7}"#, "a condition of its `when` follows from the others"),
+        (r#"{"arg": 1, "eq": 5}, {"arg": 1, "mask": 4, "eq": 4}"#, "a condition of its `when` follows from the others"),
+        (r#"{"arg": 1, "ne": 5}, {"arg": 1, "ne": 5}"#, "a condition of its `when` follows from the others"),
+    ] {
+        assert_eq!(error(&profile(&rule("a", when))), format!(r#"rule of "ioctl" ("a"): "ioctl": {what}"#), "{when}");
+    }
+    let some = rule("a", r#"{"arg": 1, "eq": 5}"#);
+    for (plain, want) in [
+        (
+            r#"{"syscalls": ["ioctl"], "comment": "b"}"#,
+            "system call 16 of x86_64: allowed always, so its `when` is redundant",
+        ),
+        (
+            r#"{"syscalls": ["ioctl"], "comment": "b", "action": "notify"}"#,
+            "system call 16 of x86_64: its rule without `when` says what `otherwise` says",
+        ),
+    ] {
+        assert_eq!(error(&profile(&format!("{some},{plain}"))), want);
+    }
+    Profile::load(
+        &profile(&format!(r#"{some},{{"syscalls": ["ioctl"], "comment": "b", "action": "ENOTTY"}}"#)),
+        &table(),
+        Arch::X86_64,
+    )
+    .unwrap();
+}
+
+/// Each name of each rule counts: with it taken out the program answers some call otherwise.
+#[test]
+fn no_rule_can_be_taken_out() {
+    for (name, text) in PROFILES {
+        let whole: serde_json::Value = serde_json::from_str(text).unwrap();
+        for arch in Arch::ALL {
+            let profile = load(name, arch);
+            let program = profile.compile().unwrap();
+            for (at, rule) in whole["rules"].as_array().unwrap().iter().enumerate() {
+                if rule.get("arch").is_some_and(|only| *only != arch.to_string()) {
+                    continue;
+                }
+                let mut less = whole.clone();
+                less["rules"].as_array_mut().unwrap().remove(at);
+                let less = Profile::load(&less.to_string(), &table(), arch).unwrap().compile().unwrap();
+                for call in rule["syscalls"].as_array().unwrap() {
+                    let nr = table().number(call.as_str().unwrap(), arch).unwrap();
+                    let differs = |args: &[u64; 6]| {
+                        let said = |program: &[Insn]| interpreter::run(program, arch.audit(), nr, args).0;
+                        said(&program) != said(&less)
+                    };
+                    assert!(probes(&profile.rules[&nr]).iter().any(differs), "{name} {arch}: {call} of {rule}");
+                }
+            }
+        }
+    }
+}
+
+/// What is above `newest` does not exist for a plugin: the number must be the last one that the table knows.
+#[test]
+fn newest_is_the_newest_that_was_weighed() {
+    for (name, _) in PROFILES {
+        for arch in Arch::ALL {
+            let last = table().of(arch).map(|(_, nr)| nr).max().unwrap();
+            assert_eq!(load(name, arch).newest, last, "{name} {arch}");
+        }
+    }
 }
 
 #[test]

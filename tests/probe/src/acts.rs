@@ -3,7 +3,7 @@
 use crate::answer::{Answer, Trouble, form};
 use crate::args::Args;
 use crate::sys::{self, Ended};
-use crate::{bombs, files, foreign, inside, ipc, kernel, modes, net, processes};
+use crate::{bombs, files, foreign, inside, ipc, kernel, modes, net, processes, rules};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -73,6 +73,8 @@ const ACTS: &[(&str, Act)] = &[
     ("seccomp_listener", kernel::seccomp_listener),
     ("int80", foreign::int80),
     ("x32", foreign::x32),
+    ("rule", rules::rule),
+    ("try", rules::any),
     // bombs and floods
     ("fork_bomb", bombs::fork_bomb),
     ("memory_bomb", bombs::memory_bomb),

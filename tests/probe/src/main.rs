@@ -2,6 +2,8 @@
 //!
 //! As a plugin (`exec = "…/upm-probe"`) it reads the call frame on descriptor 3 and runs the act that the method
 //! names; the method `run` takes the act's name as its first argument, so that one allowed method serves every test.
+//! `upm-probe under-listener PROGRAM …` runs another program: see `listener`.
+//!
 //! By hand, `upm-probe ACT [ARG…]` prints the same result on stdout: that is the control of a denial test.
 //! Each argument is JSON, or else a plain string.
 //!
@@ -19,14 +21,20 @@ mod frames;
 mod inside;
 mod ipc;
 mod kernel;
+mod listener;
 mod modes;
 mod net;
 mod processes;
+mod rules;
 mod sys;
 
 use serde_json::Value;
 
 fn main() {
+    let raw: Vec<std::ffi::OsString> = std::env::args_os().skip(1).collect();
+    if raw.first().is_some_and(|word| word == "under-listener") {
+        listener::become_listened(&raw[1..]);
+    }
     let words: Vec<String> = std::env::args().skip(1).collect();
     if let Some((act, rest)) = words.split_first() {
         let args: Vec<Value> = rest

@@ -72,6 +72,28 @@ pub fn wait(pid: i32, limit: Duration) -> Ended {
     }
 }
 
+/// The same with a bound of milliseconds and without looking again and again; only a child that is late is killed.
+pub fn wait_at_most(pid: i32, milliseconds: i64) -> Result<Ended, Trouble> {
+    let pidfd = call(libc::SYS_pidfd_open, &[i64::from(pid), 0])?;
+    let poll = [(pidfd as u64) | (u64::from(libc::POLLIN.cast_unsigned()) << 32)];
+    let limit = [milliseconds / 1000, milliseconds % 1000 * 1_000_000];
+    let ready = call(libc::SYS_ppoll, &[poll.as_ptr() as i64, 1, limit.as_ptr() as i64, 0, 0]);
+    close(pidfd);
+    let late = ready? == 0;
+    if late {
+        call(libc::SYS_kill, &[i64::from(pid), i64::from(libc::SIGKILL)])?;
+    }
+    let mut status = 0_i32;
+    call(libc::SYS_wait4, &[i64::from(pid), &raw mut status as i64, 0, 0])?;
+    Ok(if late {
+        Ended::Late
+    } else if libc::WIFSIGNALED(status) {
+        Ended::Signal(libc::WTERMSIG(status))
+    } else {
+        Ended::Exit(libc::WEXITSTATUS(status))
+    })
+}
+
 /// A pipe: (read end, write end).
 pub fn pipe() -> Result<(i32, i32), Trouble> {
     let mut ends = [0_i32; 2];

@@ -1,0 +1,449 @@
+//! `upm audit show`: the story of each call, from the audit file, the journal, or both.
+
+use super::terminal::{escape, quote};
+use crate::config::{self, Audit, ConfigError, ConfigErrorKind, Journald};
+use crate::report::audit::{JOURNALD_SOCKET, default_file};
+use crate::report::envelope::hostname;
+use crate::report::journald;
+use crate::report::text::complain;
+use crate::report::trail::{Denied, Entry, Kind, Records, State, Story, Wanted, stories};
+use crate::types::{Code, Failure};
+use chrono::{DateTime, Days, Local, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta, TimeZone, Utc};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+/// Where journalctl is looked for: never along the caller's `PATH`.
+const JOURNALCTL: [&str; 2] = ["/usr/bin/journalctl", "/bin/journalctl"];
+/// Where journals are kept.
+const JOURNALS: [&str; 2] = ["/run/log/journal", "/var/log/journal"];
+/// journalctl may be silent for so long.
+const PATIENCE: Timespec = Timespec { tv_sec: 30, tv_nsec: 0 };
+/// Bytes of its complaints.
+const COMPLAINT: usize = 4096;
+/// Denials of a call that the text shows.
+const SHOWN: usize = 100;
+
+/// What `upm audit show` is asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Show {
+    /// `--config`.
+    pub config: Option<PathBuf>,
+    /// `--request-id`.
+    pub request_id: Option<uuid::Uuid>,
+    /// `--since`.
+    pub since: Option<DateTime<Utc>>,
+    /// `--plugin`.
+    pub plugin: Option<String>,
+    /// JSON instead of text.
+    pub json: bool,
+}
+
+/// One place where records are kept.
+struct Source {
+    /// `journald`, or the file's path.
+    name: String,
+    records: Records,
+    /// Why it could not be read, or not to its end.
+    error: Option<String>,
+}
+
+/// Text or JSON for stdout, and the exit status: 0 when there is something to show, 1 when nothing matches, 125 when a
+/// source could not be read.
+///
+/// # Errors
+/// A configuration that was named and is not there.
+pub fn run(show: &Show) -> Result<(String, i32), Failure> {
+    let settings = settings(show.config.as_deref())?;
+    let wanted =
+        Wanted { request_id: show.request_id.map(|id| id.to_string()), plugin: show.plugin.clone(), since: show.since };
+    let mut sources = Vec::new();
+    sources.extend(from_journal(settings.journald, &wanted));
+    let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    let uid = rustix::process::getuid().as_raw();
+    let default = || default_file(uid, variable("XDG_STATE_HOME"), variable("HOME"));
+    let stands_by = settings.journald != Journald::Required;
+    if let Some(file) = settings.file.clone().or_else(|| if stands_by { default() } else { None }) {
+        sources.push(from_file(&file, &wanted));
+    }
+    if sources.is_empty() {
+        return Err(Failure::new(
+            Code::AuditUnavailable,
+            "audit: there is no journal here, and neither XDG_STATE_HOME nor HOME says where the file is; name the configuration \
+             that has audit.file with --config",
+        ));
+    }
+    for source in &sources {
+        if let Some(error) = &source.error {
+            complain(format_args!("audit: {}: {}", escape(&source.name, false), escape(error, false)));
+        }
+        if source.records.malformed > 0 {
+            complain(format_args!(
+                "audit: {}: {} line(s) are no records and are left out, the first of them line {}",
+                escape(&source.name, false),
+                source.records.malformed,
+                source.records.first_malformed.unwrap_or_default()
+            ));
+        }
+    }
+    let told: Vec<Value> = sources
+        .iter()
+        .map(|source| {
+            json!({ "source": source.name, "records": source.records.entries.len(), "malformed": source.records.malformed, "error": source.error })
+        })
+        .collect();
+    let failed = sources.iter().any(|source| source.error.is_some());
+    let entries: Vec<Vec<Entry>> = sources.into_iter().map(|source| source.records.entries).collect();
+    let mut calls = stories(entries, &hostname(), &is_running);
+    if show.since.is_some() {
+        // What began before that is cut off, not without a beginning.
+        calls.retain(Story::has_beginning);
+    }
+    let exit = match (failed, calls.is_empty()) {
+        (true, _) => 125,
+        (false, true) => 1,
+        (false, false) => 0,
+    };
+    if show.json {
+        return Ok((format!("{}\n", json!({ "sources": told, "calls": calls })), exit));
+    }
+    let mut names = BTreeMap::new();
+    let mut text = String::new();
+    for call in &calls {
+        tell(&mut text, call, &mut names);
+    }
+    Ok((text, exit))
+}
+
+/// `[audit]` of the configuration. Where none can be used records go where they go by default, and are looked for there.
+fn settings(named: Option<&Path>) -> Result<Audit, ConfigError> {
+    match config::load(named) {
+        Ok(config) => Ok(config.audit),
+        Err(error) if named.is_some() && error.kind == ConfigErrorKind::NotFound => Err(error),
+        Err(error) => {
+            if error.kind != ConfigErrorKind::NotFound {
+                complain(format_args!(
+                    "audit: {}; looking where records go without a configuration",
+                    escape(&error.to_string(), false)
+                ));
+            }
+            Ok(Audit::default())
+        }
+    }
+}
+
+fn from_file(path: &Path, wanted: &Wanted) -> Source {
+    let mut records = Records::new(Kind::File);
+    let mut read = || {
+        // A record that others could have written proves nothing.
+        let trusted = match config::check_trusted(path) {
+            Ok(trusted) => trusted,
+            // Nothing was ever written.
+            Err(error) if error.kind == ConfigErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error.to_string()),
+        };
+        if trusted.is_dir {
+            return Err("is a directory; a file was expected".to_owned());
+        }
+        records.read(trusted.file, wanted).map_err(|error| error.to_string())
+    };
+    let error = read().err();
+    Source { name: path.display().to_string(), records, error }
+}
+
+/// What the journal holds; `None` where none is used.
+fn from_journal(mode: Journald, wanted: &Wanted) -> Option<Source> {
+    if mode == Journald::Off {
+        return None;
+    }
+    let in_use = mode == Journald::Required || journald::Journald::connect(Path::new(JOURNALD_SOCKET)).is_ok();
+    let kept = JOURNALS.iter().any(|directory| Path::new(directory).is_dir());
+    if !in_use && !kept {
+        return None;
+    }
+    let mut records = Records::new(Kind::Journal);
+    let program = JOURNALCTL.iter().map(Path::new).find(|program| program.is_file());
+    let read = match program {
+        None => Err(format!("{} is not there; install systemd's journalctl", JOURNALCTL[0])),
+        Some(program) => journalctl(program, wanted, &mut records),
+    };
+    let mut source = Source { name: "journald".to_owned(), records, error: read.err() };
+    if !in_use {
+        // No record can have gone there lately: what it will not show is worth a word, and no failure.
+        if let Some(error) = source.error.take() {
+            complain(format_args!("audit: journald: {} (it does not run)", escape(&error, false)));
+        }
+    }
+    Some(source)
+}
+
+/// Runs journalctl without anything of the caller's environment.
+fn journalctl(program: &Path, wanted: &Wanted, records: &mut Records) -> Result<(), String> {
+    let mut command = Command::new(program);
+    // `--all`: without it long fields are left out.
+    command.args(["-t", "upm", "-o", "json", "--no-pager", "--all", "--quiet"]);
+    if let Some(since) = wanted.since {
+        command.arg(format!("--since=@{}", since.timestamp()));
+    }
+    // Matches of the journal's own index. Neither name nor id can be taken for an option: both stand behind a `=`.
+    command.args(wanted.request_id.iter().map(|id| format!("UPM_REQUEST_ID={id}")));
+    command.args(wanted.plugin.iter().map(|plugin| format!("UPM_PLUGIN={plugin}")));
+    let mut child = command
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        .env("LANG", "C.UTF-8")
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| format!("{}: {error}", program.display()))?;
+    let mut complaint = Vec::new();
+    let read = drain(&mut child, wanted, records, &mut complaint);
+    if read.is_err() {
+        // It may have ended by itself meanwhile.
+        let _gone = child.kill();
+    }
+    let status = child.wait().map_err(|error| format!("{}: {error}", program.display()))?;
+    read.map_err(|error| format!("{}: {error}", program.display()))?;
+    if status.success() {
+        return Ok(());
+    }
+    let complaint = String::from_utf8_lossy(&complaint).trim().to_owned();
+    // With `--quiet` it says by this status that there is nothing to show, and nothing else.
+    if complaint.is_empty() && status.code() == Some(1) {
+        return Ok(());
+    }
+    Err(format!("{}: {status}: {}", program.display(), quote(&complaint, 400)))
+}
+
+/// Reads both pipes to their ends, so that neither can fill up while the other is read.
+fn drain(
+    child: &mut std::process::Child,
+    wanted: &Wanted,
+    records: &mut Records,
+    complaint: &mut Vec<u8>,
+) -> io::Result<()> {
+    let (mut stdout, mut stderr) = (child.stdout.take(), child.stderr.take());
+    let mut buffer = vec![0; 64 << 10];
+    while stdout.is_some() || stderr.is_some() {
+        let ready = {
+            let mut fds: Vec<PollFd<'_>> = Vec::new();
+            fds.extend(stdout.as_ref().map(|pipe| PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::IN)));
+            fds.extend(stderr.as_ref().map(|pipe| PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::IN)));
+            match poll(&mut fds, Some(&PATIENCE)) {
+                Ok(0) => return Err(io::Error::other("said nothing for 30 s")),
+                Ok(_) => {}
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(errno) => return Err(errno.into()),
+            }
+            let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
+            (stdout.is_some() && ready.next().unwrap_or(false), stderr.is_some() && ready.next().unwrap_or(false))
+        };
+        if ready.0
+            && let Some(pipe) = &mut stdout
+        {
+            match pipe.read(&mut buffer)? {
+                0 => stdout = None,
+                count => records.push(&buffer[..count], wanted)?,
+            }
+        }
+        if ready.1
+            && let Some(pipe) = &mut stderr
+        {
+            match pipe.read(&mut buffer)? {
+                0 => stderr = None,
+                count => {
+                    let room = COMPLAINT.saturating_sub(complaint.len());
+                    complaint.extend_from_slice(&buffer[..count.min(room)]);
+                }
+            }
+        }
+    }
+    records.finish(wanted)
+}
+
+/// Whether the process that wrote a record at `time` is still there: one that took its number over began later.
+fn is_running(pid: i32, time: DateTime<Utc>) -> bool {
+    let began = || -> Option<u64> {
+        let stat = procfs::process::Process::new(pid).ok()?.stat().ok()?;
+        // A zombie does nothing any more.
+        if matches!(stat.state, 'Z' | 'X') {
+            return None;
+        }
+        Some(procfs::boot_time_secs().ok()? + stat.starttime / procfs::ticks_per_second())
+    };
+    // The time of the boot is known to the second.
+    began().is_some_and(|began| i64::try_from(began).is_ok_and(|began| began <= time.timestamp() + 1))
+}
+
+/// One call, as text.
+fn tell(text: &mut String, call: &Story, names: &mut BTreeMap<u32, Option<String>>) {
+    let name = |name: &Option<String>| name.as_deref().map_or_else(|| "?".to_owned(), |name| quote(name, 64));
+    let mut user = |uid: Option<u32>| {
+        let Some(uid) = uid else { return "uid ?".to_owned() };
+        let known = names.entry(uid).or_insert_with(|| {
+            nix::unistd::User::from_uid(uid.into()).ok().flatten().map(|user| quote(&user.name, 64))
+        });
+        known.as_ref().map_or_else(|| format!("uid {uid}"), |name| format!("uid {uid} ({name})"))
+    };
+    let caller = user(call.caller_uid);
+    let login = match call.login_uid {
+        Some(login) if Some(login) != call.caller_uid => format!(", logged in as {}", user(Some(login))),
+        _ => String::new(),
+    };
+    let by = call.recorded_by.map(|uid| format!(", recorded by {}", user(Some(uid)))).unwrap_or_default();
+    let code = call.code.as_deref().map(|code| quote(code, 64));
+    let end = match call.state {
+        State::Finished => code.unwrap_or_else(|| "?".to_owned()),
+        State::Refused => format!("refused: {}", code.unwrap_or_else(|| "?".to_owned())),
+        State::Running => "running".to_owned(),
+        State::NoEndRecorded => "no end recorded".to_owned(),
+        State::NoStartRecorded => format!("no start recorded: {}", code.unwrap_or_else(|| "?".to_owned())),
+    };
+    let duration = call.duration_us.map(|us| format!("  {}", duration(us))).unwrap_or_default();
+    let time = call.time.format("%Y-%m-%dT%H:%M:%S%.3fZ");
+    // Writing to a String cannot fail.
+    let mut line = |parts: std::fmt::Arguments<'_>| {
+        text.write_fmt(parts).expect("a string grows");
+        text.push('\n');
+    };
+    line(format_args!("{time}  {}.{}  {caller}{login}{by}{duration}  {end}", name(&call.plugin), name(&call.method)));
+    line(format_args!(
+        "    {}  on {}, pid {}",
+        quote(&call.request_id, 64),
+        quote(&call.hostname, 64),
+        call.pid.map_or_else(|| "?".to_owned(), |pid| pid.to_string())
+    ));
+    for Denied { layer, operation, object, remedy, count, .. } in call.denials.iter().take(SHOWN) {
+        let times = if *count > 1 { format!(" ({count} times)") } else { String::new() };
+        line(format_args!(
+            "    denied: {} {} {}{times}: {}",
+            quote(layer, 64),
+            quote(operation, 64),
+            quote(object, 256),
+            quote(remedy, 1024)
+        ));
+    }
+    if call.denials.len() > SHOWN {
+        line(format_args!("    denied: {} more; --json shows them", call.denials.len() - SHOWN));
+    }
+}
+
+fn duration(us: u64) -> String {
+    match us {
+        0..10_000 => format!("{us} us"),
+        10_000..10_000_000 => format!("{} ms", us / 1000),
+        _ => format!("{} s", us / 1_000_000),
+    }
+}
+
+/// A time as people write it for `--since`: how long ago (`90s`, `15m`, `1h`, `2d`, `1w`), `today`, `yesterday`, a date,
+/// a date and time of day (of this host), or an RFC 3339 timestamp.
+pub(super) fn since(text: &str, now: DateTime<Utc>) -> Result<DateTime<Utc>, String> {
+    const EXPECTED: &str = "expected how long ago, as in 90s, 15m, 1h, 2d, 1w; today or yesterday; or a time, as in 2026-11-24, \
+         2026-11-24T13:00 or 2026-11-24T13:00:00Z";
+    let local = |date: NaiveDate, time: NaiveTime| {
+        // An hour that a change of clocks leaves out does not exist; of one that comes twice the first is meant.
+        Local.from_local_datetime(&NaiveDateTime::new(date, time)).earliest().map(|time| time.to_utc())
+    };
+    let today = now.with_timezone(&Local).date_naive();
+    let parsed = match text {
+        "now" => Some(now),
+        "today" => local(today, NaiveTime::MIN),
+        "yesterday" => today.checked_sub_days(Days::new(1)).and_then(|date| local(date, NaiveTime::MIN)),
+        _ => ago(text).and_then(|ago| now.checked_sub_signed(ago)).or_else(|| {
+            let timestamp = DateTime::parse_from_rfc3339(text).ok().map(|time| time.to_utc());
+            timestamp.or_else(|| local(text.parse().ok()?, NaiveTime::MIN)).or_else(|| {
+                let (date, time) = text.split_once(['T', ' '])?;
+                let time =
+                    NaiveTime::parse_from_str(time, "%H:%M:%S").or_else(|_| NaiveTime::parse_from_str(time, "%H:%M"));
+                local(date.parse().ok()?, time.ok()?)
+            })
+        }),
+    };
+    parsed.ok_or_else(|| EXPECTED.to_owned())
+}
+
+fn ago(text: &str) -> Option<TimeDelta> {
+    let digits = text.find(|c: char| !c.is_ascii_digit())?;
+    let number: u64 = text[..digits].parse().ok()?;
+    let seconds = match &text[digits..] {
+        "s" => 1,
+        "m" | "min" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        "w" => 7 * 86_400,
+        _ => return None,
+    };
+    TimeDelta::from_std(Duration::from_secs(number.checked_mul(seconds)?)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_as_people_write_them() {
+        let now = DateTime::parse_from_rfc3339("2026-11-24T12:00:00Z").unwrap().to_utc();
+        let ago = |text: &str| (now - since(text, now).unwrap()).num_seconds();
+        for (text, seconds) in [
+            ("90s", 90),
+            ("15m", 900),
+            ("15min", 900),
+            ("1h", 3600),
+            ("2d", 172_800),
+            ("1w", 604_800),
+            ("0s", 0),
+            ("now", 0),
+        ] {
+            assert_eq!(ago(text), seconds, "{text}");
+        }
+        assert_eq!(ago("2026-11-24T11:59:00Z"), 60);
+        assert_eq!(ago("2026-11-24T12:59:00+01:00"), 60);
+        let local = |text: &str| since(text, now).unwrap().with_timezone(&Local).naive_local().to_string();
+        assert_eq!(local("2026-11-01"), "2026-11-01 00:00:00");
+        assert_eq!(local("2026-11-01T10:30"), "2026-11-01 10:30:00");
+        assert_eq!(local("2026-11-01 10:30:15"), "2026-11-01 10:30:15");
+        assert!(local("today").ends_with(" 00:00:00") && ago("today") < 86_400);
+        assert_eq!(since("today", now).unwrap() - since("yesterday", now).unwrap(), TimeDelta::days(1));
+        for text in [
+            "",
+            "h",
+            "1",
+            "1y",
+            "-1h",
+            "+1h",
+            "1.5h",
+            "1h30m",
+            "99999999999999999999s",
+            "999999999999999d",
+            "2026-13-01",
+            "2026-11-24T25:00",
+            "tomorrow",
+            "é1h",
+            "1h\n",
+        ] {
+            assert!(since(text, now).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_process_that_took_the_number_over_is_another_one() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        assert!(is_running(own, Utc::now()));
+        assert!(!is_running(own, Utc::now() - TimeDelta::days(1000)));
+        assert!(!is_running(i32::MAX, Utc::now()));
+    }
+
+    #[test]
+    fn durations() {
+        assert_eq!([9_999, 10_000, 9_999_999, 61_000_000].map(duration), ["9999 us", "10 ms", "9999 ms", "61 s"]);
+    }
+}

@@ -1,0 +1,299 @@
+//! Keys that are written and change nothing.
+
+use super::{Report, Severity};
+use crate::config::Base;
+use crate::confine::filter;
+use crate::decide::grant::Decision;
+use crate::types::{EgressSource, Entry, Proxy, Standing};
+use std::collections::BTreeSet;
+
+/// Keys of a plugin's table that are no grant keys.
+const PLUGIN_KEYS: [&str; 5] = ["module", "exec", "allowed_methods", "schemas", "methods"];
+/// Keys that only Python has a use for.
+const PYTHON_KEYS: [&str; 3] = ["interpreter", "site", "fernet"];
+
+/// A table of grant keys.
+#[derive(Clone, Copy)]
+enum Table<'a> {
+    Defaults,
+    Plugin(&'a str),
+    Method(&'a str, &'a str),
+}
+
+impl Table<'_> {
+    fn path(&self) -> Vec<&str> {
+        match self {
+            Table::Defaults => vec!["defaults"],
+            Table::Plugin(plugin) => vec!["plugins", plugin],
+            Table::Method(plugin, method) => vec!["plugins", plugin, "methods", method],
+        }
+    }
+
+    fn subject(&self) -> String {
+        match self {
+            Table::Defaults => "defaults".to_owned(),
+            Table::Plugin(plugin) => (*plugin).to_owned(),
+            Table::Method(plugin, method) => format!("{plugin}.{method}"),
+        }
+    }
+
+    /// Whether it decides this key of the method.
+    fn decides(&self, decision: &Decision, key: &str) -> bool {
+        let Some(origin) = decision.grant.origins.get(key) else { return false };
+        match self {
+            Table::Defaults => origin.level == "defaults",
+            Table::Plugin(plugin) => origin.level == "plugin" && decision.plugin == *plugin,
+            Table::Method(plugin, method) => {
+                origin.level == "method" && decision.plugin == *plugin && decision.method == *method
+            }
+        }
+    }
+}
+
+/// Everything of this file.
+pub(super) fn keys(report: &mut Report<'_>, decisions: &[Decision]) {
+    let config = report.config;
+    table(report, Table::Defaults, decisions);
+    for (name, plugin) in &config.plugins {
+        if plugin.allowed_methods.is_empty() {
+            let line = report.line(&["plugins", name, "allowed_methods"]);
+            report.add(
+                Severity::Warning,
+                name,
+                line,
+                "allowed_methods is empty: nothing of it can be called; name methods, or remove the plugin",
+            );
+            continue;
+        }
+        table(report, Table::Plugin(name), decisions);
+        for (method, line) in config.outline.keys(&["plugins", name, "methods"]) {
+            let one = Table::Method(name, method);
+            if config.outline.keys(&one.path()).is_empty() {
+                report.add(Severity::Warning, one.subject(), line, "the table is empty and has no effect; remove it");
+            }
+            table(report, one, decisions);
+        }
+    }
+    projects(report, decisions);
+    plugin_paths(report);
+    groups(report, decisions);
+}
+
+fn table(report: &mut Report<'_>, table: Table<'_>, decisions: &[Decision]) {
+    let path = table.path();
+    let config = report.config;
+    for (key, line) in config.outline.keys(&path) {
+        if matches!(table, Table::Plugin(_)) && PLUGIN_KEYS.contains(&key) {
+            continue;
+        }
+        let users: Vec<&Decision> = decisions.iter().filter(|decision| table.decides(decision, key)).collect();
+        let mut warn = |line: usize, what: String| report.add(Severity::Warning, table.subject(), line, what);
+        if users.is_empty() {
+            let why = match table {
+                _ if decisions.is_empty() => "no plugin allows a method",
+                Table::Defaults => "every allowed method, or its plugin, has its own",
+                _ => "every allowed method has its own",
+            };
+            warn(line, format!("`{key}` has no effect: {why}; remove it"));
+            continue;
+        }
+        if PYTHON_KEYS.contains(&key) && users.iter().all(|user| matches!(user.entry, Entry::Exec { .. })) {
+            warn(line, format!("`{key}` has no effect: an executable has no use for it; remove it"));
+            continue;
+        }
+        let items = || {
+            let list = [path.as_slice(), &[key]].concat();
+            config.outline.items(&list)
+        };
+        match key {
+            "egress_bytes" if users.iter().all(|user| user.grant.egress.is_empty()) => {
+                warn(line, "`egress_bytes` has no effect: no egress is granted where it holds; remove it".to_owned());
+            }
+            "env_pass" => {
+                for (name, line) in users[0].grant.env_pass.iter().zip(items()) {
+                    if users.iter().all(|user| user.grant.env.contains_key(name)) {
+                        warn(
+                            line,
+                            format!("env_pass: {name} has no effect: `env` sets it; remove it from one of them"),
+                        );
+                    }
+                }
+            }
+            "syscalls" => {
+                for (name, line) in users[0].grant.syscalls.iter().zip(items()) {
+                    if filter::standing(name) == Some(Standing::Allowed) {
+                        warn(line, format!("syscalls: {name} has no effect: the filter allows it anyway; remove it"));
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// `projects`, where no grant is of the project.
+fn projects(report: &mut Report<'_>, decisions: &[Decision]) {
+    let config = report.config;
+    if config.projects.is_empty() {
+        return;
+    }
+    let of_project = |decision: &Decision| {
+        let interpreter = report.deciding(decision, "interpreter").and_then(|keys| keys.interpreter.as_ref());
+        interpreter.is_some_and(|key| key.value.base == Base::ProjectRoot)
+            || [false, true]
+                .iter()
+                .any(|write| report.paths(decision, *write).iter().any(|granted| granted.base == Base::ProjectRoot))
+    };
+    if !decisions.iter().any(of_project) {
+        let line = report.line(&["projects"]);
+        report.add(
+            Severity::Warning,
+            "configuration",
+            line,
+            "`projects` has no effect: no grant is of {project_root}, so that another project opens nothing; remove it, or \
+             grant read = [\"{project_root}\"] or write = […] to the methods that work on it",
+        );
+    }
+}
+
+fn plugin_paths(report: &mut Report<'_>) {
+    let config = report.config;
+    let mut seen = BTreeSet::new();
+    for (path, line) in config.plugin_paths.iter().zip(config.outline.items(&["plugin_paths"])) {
+        if !path.is_dir() {
+            let what = if path.exists() { "no directory" } else { "not there" };
+            report.add(
+                Severity::Warning,
+                "configuration",
+                line,
+                format!("plugin_paths: {} is {what} and has no effect; make it, or remove it", path.display()),
+            );
+        } else if !seen.insert(path) {
+            report.add(
+                Severity::Warning,
+                "configuration",
+                line,
+                format!("plugin_paths: {} occurs twice; remove one", path.display()),
+            );
+        }
+    }
+}
+
+/// Groups that nobody is granted, and what of the others changes nothing.
+fn groups(report: &mut Report<'_>, decisions: &[Decision]) {
+    let config = report.config;
+    let granted: BTreeSet<&str> =
+        decisions.iter().flat_map(|decision| &decision.grant.egress).map(|group| group.name.as_str()).collect();
+    for (name, group) in &config.egress {
+        let subject = format!("egress.{name}");
+        let path = ["egress", name.as_str()];
+        let line = report.line(&path);
+        let EgressSource::Hosts(hosts) = &group.source else {
+            if !granted.contains(name.as_str()) {
+                report.add(
+                    Severity::Warning,
+                    subject,
+                    line,
+                    format!("what the client is configured to use is granted to no method; add egress = [\"{name}\"] to one, or remove the group"),
+                );
+            }
+            continue;
+        };
+        if hosts.is_empty() {
+            let line = report.line(&["egress", name, "hosts"]);
+            report.add(
+                Severity::Warning,
+                subject.as_str(),
+                line,
+                "names no host: a grant of it is no network; name hosts, or remove it",
+            );
+        }
+        let lines = config.outline.items(&["egress", name, "hosts"]);
+        let shown = |at: usize| {
+            let host = &hosts[at];
+            format!("{}{}:{}", if host.wildcard { "*." } else { "" }, host.name, host.port)
+        };
+        for (at, line) in lines.iter().enumerate() {
+            if !granted.contains(name.as_str()) {
+                report.add(
+                    Severity::Warning,
+                    subject.as_str(),
+                    *line,
+                    format!("{} is granted to no method; add egress = [\"{name}\"] to one, or remove it", shown(at)),
+                );
+                continue;
+            }
+            let covered = |other: usize| {
+                let (one, other_host) = (&hosts[at], &hosts[other]);
+                let same = one == other_host && other < at;
+                let below = other_host.wildcard
+                    && one.port == other_host.port
+                    && one.name.strip_suffix(other_host.name.as_str()).is_some_and(|left| left.ends_with('.'));
+                same || below
+            };
+            if let Some(other) = (0..hosts.len()).find(|other| *other != at && covered(*other)) {
+                report.add(
+                    Severity::Warning,
+                    subject.as_str(),
+                    *line,
+                    format!(
+                        "{} has no effect: {} (line {}) covers it; remove it",
+                        shown(at),
+                        shown(other),
+                        lines[other]
+                    ),
+                );
+            }
+        }
+        if !group.tls && !hosts.is_empty() && hosts.iter().all(|host| host.port == 80) {
+            let line = report.line(&["egress", name, "tls"]);
+            report.add(
+                Severity::Warning,
+                subject.as_str(),
+                line,
+                "`tls` has no effect: all its hosts are on port 80, where TLS is never demanded; remove it",
+            );
+        }
+        if group.allow_private && matches!(group.proxy, Proxy::Url(_)) {
+            let line = report.line(&["egress", name, "allow_private"]);
+            report.add(
+                Severity::Warning,
+                subject.as_str(),
+                line,
+                "`allow_private` has no effect: behind a proxy the proxy resolves and checks addresses; remove it",
+            );
+        }
+    }
+    twice(report, decisions);
+}
+
+/// The same host in two groups of one grant: the first one's keys hold.
+fn twice(report: &mut Report<'_>, decisions: &[Decision]) {
+    for decision in decisions {
+        let groups = &decision.grant.egress;
+        for (at, group) in groups.iter().enumerate() {
+            let EgressSource::Hosts(hosts) = &group.source else { continue };
+            let lines = report.config.outline.items(&["egress", &group.name, "hosts"]);
+            for (host, line) in hosts.iter().zip(lines) {
+                let first = groups[..at].iter().find(|other| match &other.source {
+                    EgressSource::Hosts(others) => others.contains(host),
+                    EgressSource::Client(_) => false,
+                });
+                let Some(first) = first else { continue };
+                report.add(
+                    Severity::Warning,
+                    format!("{}.{}", decision.plugin, decision.method),
+                    line,
+                    format!(
+                        "{}{}:{} is in [egress.{}] too, and where both are granted that one, which is named first, decides; grant \
+                         one of them",
+                        if host.wildcard { "*." } else { "" },
+                        host.name,
+                        host.port,
+                        first.name
+                    ),
+                );
+            }
+        }
+    }
+}

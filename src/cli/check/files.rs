@@ -1,0 +1,501 @@
+//! What the configuration names on this host: audit sinks, schemas, modules, classes, executables, interpreters, granted
+//! paths.
+
+use super::{Report, Severity, cannot_tell};
+use crate::call;
+use crate::config::{self, ConfigError, Journald as Mode};
+use crate::confine::trees;
+use crate::decide::arguments;
+use crate::decide::grant::Decision;
+use crate::decide::plan::Facts;
+use crate::plugin::classes::{self, ClassState, Look, MethodState, ModuleState, OLDEST_PYTHON};
+use crate::plugin::client::Patience;
+use crate::quote::{quote, shorten};
+use crate::report::audit;
+use crate::report::file::FileSink;
+use crate::report::journald::Journald;
+use crate::types::{Code, Entry, Failure};
+use rustix::fs::{Access, FileType, fstat};
+use std::collections::btree_map::Entry as Slot;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// Entries of a schema folder that are looked at.
+const MAX_SCHEMAS: usize = 10_000;
+
+/// Whether a record can be stored.
+pub(super) fn audit(report: &mut Report<'_>) {
+    let config = report.config;
+    let journald = match config.audit.journald {
+        Mode::Off => None,
+        Mode::Auto | Mode::Required => Some(Journald::connect(Path::new(audit::JOURNALD_SOCKET)).map(drop)),
+    };
+    if let (Mode::Required, Some(Err(error))) = (config.audit.journald, &journald) {
+        let line = report.line(&["audit", "journald"]);
+        report.add(Severity::Error, "configuration", line, error.to_string());
+    }
+    let path = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    let uid = rustix::process::getuid().as_raw();
+    let default = || audit::default_file(uid, path("XDG_STATE_HOME"), path("HOME"));
+    let stands_by = config.audit.journald != Mode::Required;
+    let wanted = config.audit.file.clone().or_else(|| if stands_by { default() } else { None });
+    let check = |path: &Path| config::check_trusted(path).map(drop).map_err(|error| error.to_string());
+    let line = report.line(&["audit", "file"]);
+    match wanted {
+        Some(file) => {
+            if let Err(error) = FileSink::look(&file, check) {
+                // Without a key of its own the file only stands in for journald.
+                let needed = config.audit.file.is_some() || !matches!(journald, Some(Ok(())));
+                let severity = if needed { Severity::Error } else { Severity::Warning };
+                report.add(severity, "configuration", line, error.to_string());
+            }
+        }
+        None if stands_by && !matches!(journald, Some(Ok(()))) => report.add(
+            Severity::Error,
+            "configuration",
+            line,
+            "audit: there is no journald, and neither XDG_STATE_HOME nor HOME says where a file could be; set audit.file",
+        ),
+        None => {}
+    }
+}
+
+/// Whether each allowed method has a schema that can be used, and each schema a method.
+pub(super) fn schemas(report: &mut Report<'_>) {
+    let config = report.config;
+    // Two plugins may share a folder.
+    let mut used: BTreeMap<&Path, (BTreeSet<String>, usize, bool)> = BTreeMap::new();
+    for (name, plugin) in &config.plugins {
+        let Some(directory) = &plugin.schemas else {
+            report.add(
+                Severity::Warning,
+                name,
+                plugin.line,
+                "no `schemas`: only the outer shape of its arguments is checked; add schemas = \"DIR\" with METHOD.json in it",
+            );
+            continue;
+        };
+        if plugin.allowed_methods.is_empty() {
+            continue; // which is a finding of its own
+        }
+        let line = report.line(&["plugins", name, "schemas"]);
+        let (names, _, whole) = used.entry(directory).or_insert_with(|| (BTreeSet::new(), line, true));
+        let lines = config.outline.items(&["plugins", name, "allowed_methods"]);
+        for (method, method_line) in plugin.allowed_methods.iter().zip(lines) {
+            let subject = format!("{name}.{method}");
+            names.insert(format!("{method}.json"));
+            match config::load_schema(directory, method) {
+                Ok(None) => report.add(
+                    Severity::Warning,
+                    subject,
+                    method_line,
+                    format!(
+                        "no {method}.json in {}: only the outer shape of its arguments is checked; add it",
+                        directory.display()
+                    ),
+                ),
+                Ok(Some(schema)) => {
+                    names.extend(schema.files.keys().cloned());
+                    if let Err(error) = arguments::check_schema(&schema) {
+                        report.add(Severity::Error, subject, line, error.to_string());
+                    }
+                }
+                Err(ConfigError { place: Some((line, column)), path, message, .. }) => {
+                    *whole = false;
+                    report.add_in(Severity::Error, subject, &path, line, format!("column {column}: {message}"));
+                }
+                Err(error) => {
+                    *whole = false;
+                    report.add(Severity::Error, subject, line, error.to_string());
+                }
+            }
+        }
+    }
+    for (directory, (names, line, whole)) in used {
+        // A file that could not be read may be what names the others.
+        if !whole {
+            continue;
+        }
+        let entries = std::fs::read_dir(directory).into_iter().flatten().flatten().take(MAX_SCHEMAS);
+        let mut idle: Vec<String> = entries
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .filter(|name| name.ends_with(".json") && !names.contains(name))
+            .collect();
+        idle.sort();
+        for name in idle {
+            report.add(
+                Severity::Warning,
+                subject_of(report, directory),
+                line,
+                format!(
+                    "{}: has no effect: no allowed method has that name, and no schema refers to it; allow the method, or remove it",
+                    directory.join(shorten(&name, 200)).display()
+                ),
+            );
+        }
+    }
+}
+
+fn subject_of(report: &Report<'_>, schemas: &Path) -> String {
+    let plugins = &report.config.plugins;
+    let owner = plugins.values().find(|plugin| plugin.schemas.as_deref() == Some(schemas));
+    owner.map_or_else(|| "configuration".to_owned(), |plugin| plugin.name.clone())
+}
+
+/// Whether each plugin could be started. Gives the facts of each method that it was told for, in the order of `decisions`.
+pub(super) fn plugins(report: &mut Report<'_>, decisions: &[Decision], patience: &Patience<'_>) -> Vec<Option<Facts>> {
+    let mut gathered = Vec::new();
+    let mut looked: BTreeMap<(&str, &Path, Option<&str>), Option<Look>> = BTreeMap::new();
+    for decision in decisions {
+        paths(report, decision);
+        let facts = match call::trusted_facts(decision) {
+            Ok(facts) => facts,
+            Err(failure) => {
+                let (subject, line) = blamed(report, decision, &failure);
+                report.add(Severity::Error, subject, line, failure.message);
+                gathered.push(None);
+                continue;
+            }
+        };
+        let grant = &decision.grant;
+        let written = grant.origins.get("landlock_min_abi").and_then(|origin| origin.line);
+        if let Some(line) = written
+            && facts.landlock_abi < grant.landlock_min_abi
+        {
+            let (subject, _) = report.origin(decision, "landlock_min_abi");
+            report.add(
+                Severity::Error,
+                subject,
+                line,
+                format!(
+                    "landlock_min_abi: this kernel has ABI {}, {} is wanted; boot a newer kernel, or lower it knowing what is lost",
+                    facts.landlock_abi, grant.landlock_min_abi
+                ),
+            );
+        }
+        match &decision.entry {
+            Entry::Exec { path } => executable(report, decision, path, &facts),
+            Entry::Python { module } => {
+                let key = (decision.plugin.as_str(), grant.interpreter.as_path(), grant.run_as.as_deref());
+                let look = match looked.entry(key) {
+                    Slot::Occupied(look) => look.into_mut(),
+                    Slot::Vacant(slot) => {
+                        let allowed: Vec<&str> = decision.allowed.iter().map(String::as_str).collect();
+                        let look = classes::look(grant, &facts, module, &decision.plugin, &allowed, patience);
+                        match &look {
+                            Ok(look) => class(report, decision, module, look),
+                            Err(failure) => not_looked(report, decision, failure),
+                        }
+                        slot.insert(look.ok())
+                    }
+                };
+                if let Some(look) = look {
+                    method(report, decision, look);
+                }
+            }
+        }
+        gathered.push(Some(facts));
+    }
+    gathered
+}
+
+/// Whose line a failure of `trusted_facts` belongs to.
+fn blamed(report: &Report<'_>, decision: &Decision, failure: &Failure) -> (String, usize) {
+    let entry = || {
+        let path = ["plugins", decision.plugin.as_str()];
+        let key = if matches!(decision.entry, Entry::Exec { .. }) { "exec" } else { "module" };
+        (decision.plugin.clone(), report.line(&[path[0], path[1], key]))
+    };
+    match failure.details.get("key").and_then(|key| key.as_str()) {
+        Some(key) if key == "interpreter" || key == "run_as" || key == "write" => report.origin(decision, key),
+        _ if failure.code == Code::ModuleNotFound => entry(),
+        // The ownership check names a file on the way, which both may have in common.
+        _ if config::check_trusted(&decision.grant.interpreter).is_err() => report.origin(decision, "interpreter"),
+        _ => entry(),
+    }
+}
+
+/// Whether the granted paths can be shown to the plugin.
+fn paths(report: &mut Report<'_>, decision: &Decision) {
+    for write in [false, true] {
+        let key = if write { "write" } else { "read" };
+        let (subject, _) = report.origin(decision, key);
+        for granted in report.paths(decision, write) {
+            // As a call makes the project and the cache, with what is above them.
+            let made = [&decision.project_root, &decision.cache_dir].iter().any(|dir| dir.starts_with(&granted.path));
+            if let Err(why) = can_be_shown(&granted.path, made) {
+                report.add(
+                    Severity::Error,
+                    subject.as_str(),
+                    granted.line,
+                    format!("{key}: {}: {why}", granted.path.display()),
+                );
+            }
+        }
+    }
+}
+
+fn can_be_shown(path: &Path, made: bool) -> Result<(), String> {
+    let link = "a symbolic link lies on the way; grant the path that it points to";
+    match trees::open_exact(path) {
+        Ok(object) => match fstat(&object).map(|stat| FileType::from_raw_mode(stat.st_mode)) {
+            Ok(FileType::Directory | FileType::RegularFile) => Ok(()),
+            Ok(_) => Err("only directories and regular files can be shown to a plugin, never a socket, pipe or device"
+                .to_owned()),
+            Err(errno) => Err(errno.to_string()),
+        },
+        Err(rustix::io::Errno::LOOP) => Err(link.to_owned()),
+        Err(rustix::io::Errno::NOENT) if made => {
+            let home = path.ancestors().find(|above| above.symlink_metadata().is_ok()).unwrap_or(path);
+            match trees::open_exact(home) {
+                Err(rustix::io::Errno::LOOP) => Err(link.to_owned()),
+                Err(errno) => Err(format!("{}: {errno}", home.display())),
+                Ok(_) if !home.is_dir() => Err(format!("cannot be created: {} is no directory", home.display())),
+                Ok(_) => rustix::fs::access(home, Access::WRITE_OK | Access::EXEC_OK)
+                    .map_err(|errno| format!("cannot be created in {}: {errno}", home.display())),
+            }
+        }
+        Err(rustix::io::Errno::NOENT) => Err("is not there; make it, or grant another path".to_owned()),
+        Err(errno) => Err(errno.to_string()),
+    }
+}
+
+/// Whether the executable can be started.
+fn executable(report: &mut Report<'_>, decision: &Decision, path: &Path, facts: &Facts) {
+    let line = report.line(&["plugins", &decision.plugin, "exec"]);
+    let mut fail = |why: String| {
+        report.add(Severity::Error, decision.plugin.as_str(), line, format!("exec: {}: {why}", path.display()));
+    };
+    let real = &facts.code.path;
+    if real != path && !shown_by_system(path, facts) {
+        return fail(format!("a symbolic link lies on the way, which is not there inside; name {}", real.display()));
+    }
+    let data = match std::fs::metadata(real) {
+        Ok(data) => data,
+        Err(error) => return fail(error.to_string()),
+    };
+    if !data.is_file() {
+        return fail("is no regular file; name a program".to_owned());
+    }
+    if data.mode() & 0o111 == 0 {
+        return fail(format!("is not executable; mend it with: chmod +x {}", crate::quote::shell(real)));
+    }
+    let acl = |name| rustix::fs::getxattr(real, name, &mut [0u8; 4096]).is_ok();
+    // As root no supplementary group is left, so that the mode alone decides, but for an ACL.
+    if facts.caller_uid == 0 && !acl("system.posix_acl_access") {
+        let bit = match (data.uid() == facts.outside_uid, data.gid() == facts.outside_gid) {
+            (true, _) => 0o100,
+            (false, true) => 0o010,
+            (false, false) => 0o001,
+        };
+        if data.mode() & bit == 0 {
+            return fail(format!(
+                "may not be run by the plugin's user, uid {} outside (mode {:04o}); mend it with: chmod go+rx {}",
+                facts.outside_uid,
+                data.mode() & 0o7777,
+                crate::quote::shell(real)
+            ));
+        }
+    }
+    match script_of(real) {
+        Ok(Some(interpreter)) => {
+            let shown = shown_by_system(&interpreter, facts)
+                || decision.grant.read.iter().chain(&decision.grant.write).any(|path| interpreter.starts_with(path));
+            if !interpreter.is_file() {
+                fail(format!(
+                    "its interpreter (#!) {} is not there; install it, or name another",
+                    quoted(&interpreter)
+                ));
+            } else if !shown {
+                fail(format!(
+                    "its interpreter (#!) {} is not in the call's root; use one under /usr, or grant read = [{}]",
+                    quoted(&interpreter),
+                    quoted(interpreter.parent().unwrap_or(&interpreter))
+                ));
+            }
+        }
+        Ok(None) => {}
+        Err(error) => fail(error.to_string()),
+    }
+}
+
+fn quoted(path: &Path) -> String {
+    quote(&path.to_string_lossy())
+}
+
+/// Whether a path of the host is in every call's root: `/usr`, or a name of the root that is it or links into it.
+fn shown_by_system(path: &Path, facts: &Facts) -> bool {
+    let mut parts = path.components().skip(1);
+    let top = parts.next().map(|part| part.as_os_str().to_string_lossy().into_owned()).unwrap_or_default();
+    facts.root_entries.contains_key(&top)
+        && std::fs::canonicalize(path).map_or(true, |real| {
+            let top = real.components().nth(1).map(|part| part.as_os_str().to_string_lossy().into_owned());
+            // `/etc/alternatives` is shown as well, so that links through it hold.
+            top.is_some_and(|top| facts.root_entries.contains_key(&top))
+        })
+}
+
+/// The interpreter of a `#!` line, as the kernel reads it (256 bytes at most).
+fn script_of(program: &Path) -> std::io::Result<Option<PathBuf>> {
+    let mut head = Vec::new();
+    match std::fs::File::open(program) {
+        // It may be run all the same.
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => return Ok(None),
+        file => file?.take(256).read_to_end(&mut head)?,
+    };
+    let Some(line) = head.strip_prefix(b"#!") else { return Ok(None) };
+    let line = line.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let word = line.split(|byte| matches!(byte, b' ' | b'\t' | b'\0')).find(|word| !word.is_empty());
+    Ok(word.map(|word| PathBuf::from(String::from_utf8_lossy(word).into_owned())))
+}
+
+/// The reader gave no answer.
+fn not_looked(report: &mut Report<'_>, decision: &Decision, failure: &Failure) {
+    let (subject, line) = report.origin(decision, "interpreter");
+    let interpreter = decision.grant.interpreter.display();
+    if cannot_tell(failure) {
+        let what = format!("whether the class is there could not be told: {}", failure.message);
+        report.add(Severity::Unknown, subject, line, what);
+        return;
+    }
+    let what = format!(
+        "interpreter: {interpreter}: runs no plugin: {}; name a Python of version {}.{} or newer",
+        failure.message, OLDEST_PYTHON.0, OLDEST_PYTHON.1
+    );
+    report.add(Severity::Error, subject, line, what);
+}
+
+/// What was seen of the module and the class.
+fn class(report: &mut Report<'_>, decision: &Decision, module: &str, look: &Look) {
+    let name = decision.plugin.as_str();
+    let interpreter = decision.grant.interpreter.display();
+    if (look.python.0, look.python.1) < OLDEST_PYTHON {
+        let (subject, line) = report.origin(decision, "interpreter");
+        let (major, minor, micro) = look.python;
+        report.add(
+            Severity::Error,
+            subject,
+            line,
+            format!(
+                "interpreter: {interpreter}: is Python {major}.{minor}.{micro}, which is too old; name one of version {}.{} or newer",
+                OLDEST_PYTHON.0, OLDEST_PYTHON.1
+            ),
+        );
+        return;
+    }
+    let module_line = report.line(&["plugins", name, "module"]);
+    let file = look.file.clone().unwrap_or_default();
+    match look.module {
+        ModuleState::Missing => {
+            return report.add(
+                Severity::Error,
+                name,
+                module_line,
+                format!("module {module}: {interpreter} finds no such module, or its files may not be read by the plugin's user; mend its name or its mode"),
+            );
+        }
+        ModuleState::Namespace => {
+            return report.add(
+                Severity::Error,
+                name,
+                module_line,
+                format!(
+                    "module {module}: is a directory without __init__.py, which holds no class; name the module in it"
+                ),
+            );
+        }
+        ModuleState::Unreadable => {
+            return report.add(
+                Severity::Error,
+                name,
+                module_line,
+                format!(
+                    "module {module}: {}: may not be read by the plugin's user; mend it with: chmod go+r {}",
+                    file.display(),
+                    crate::quote::shell(&file)
+                ),
+            );
+        }
+        ModuleState::Unknown | ModuleState::Source => {}
+    }
+    if let Some(problem) = &look.problem {
+        let message = shorten(&problem.message, 400);
+        let what = format!("{interpreter} cannot read it: {message}");
+        return report.add_in(Severity::Error, name, &file, problem.line, what);
+    }
+    let line = report.line(&["plugins", name]);
+    match look.class {
+        ClassState::Missing => report.add(
+            Severity::Error,
+            name,
+            line,
+            format!("{name}: no such class in {}; the key is the name of the class", file.display()),
+        ),
+        ClassState::NoClass => report.add(
+            Severity::Error,
+            name,
+            line,
+            format!("{name}: is no class in {} (line {})", file.display(), look.class_line.unwrap_or(1)),
+        ),
+        ClassState::There | ClassState::Unknown => {}
+    }
+    if let Some(lacking) = look.lacking.as_deref().filter(|lacking| !lacking.is_empty()) {
+        let names: Vec<String> = lacking.iter().take(20).map(|name| shorten(name, 80)).collect();
+        report.add_in(
+            Severity::Error,
+            name,
+            &file,
+            look.init_line.unwrap_or(1),
+            format!(
+                "{name}.__init__ wants {}, which upm does not give; give each a default (upm gives project_root, cache_dir, policy, \
+                 fernet_lib, by keyword)",
+                names.join(", ")
+            ),
+        );
+    }
+}
+
+/// What was seen of one method, and of what its grant hands to the class.
+fn method(report: &mut Report<'_>, decision: &Decision, look: &Look) {
+    let (name, method) = (decision.plugin.as_str(), decision.method.as_str());
+    let subject = format!("{name}.{method}");
+    let file = look.file.clone().unwrap_or_default();
+    let plugin = report.config.plugins.get(name);
+    let at = plugin.and_then(|plugin| plugin.allowed_methods.iter().position(|allowed| allowed == method));
+    let lines = report.config.outline.items(&["plugins", name, "allowed_methods"]);
+    let line = at.and_then(|at| lines.get(at).copied()).unwrap_or_else(|| report.line(&["plugins", name]));
+    let place = format!("{}:{}", file.display(), look.class_line.unwrap_or(1));
+    let why = match look.methods.get(method) {
+        Some(MethodState::Missing) => {
+            Some(format!("{name} ({place}) has no method of that name; remove it, or mend its name"))
+        }
+        Some(MethodState::Property) => {
+            Some(format!("of {name} ({place}) is a property; only version, info, meta and __introspect__ may be one"))
+        }
+        Some(MethodState::Class) => Some(format!("of {name} ({place}) is a class, which is never called")),
+        Some(MethodState::Value) => {
+            Some(format!("of {name} ({place}) is a value; only version, info, meta and __introspect__ may be one"))
+        }
+        Some(MethodState::There | MethodState::Unknown) | None => None,
+    };
+    if let Some(why) = why {
+        report.add(Severity::Error, subject, line, format!("{method}: {why}"));
+    }
+    let Some(given) = &look.given else { return };
+    for (key, parameter, set) in
+        [("policy", "policy", !decision.grant.policy.is_empty()), ("fernet", "fernet_lib", decision.grant.fernet)]
+    {
+        if set && !given.iter().any(|one| one == parameter) {
+            let (subject, line) = report.origin(decision, key);
+            // `[defaults]` may be meant for other plugins.
+            if subject != "defaults" {
+                let what = format!(
+                    "`{key}` has no effect: {name} ({place}) has no __init__ that takes {parameter}; remove it, or take it"
+                );
+                report.add(Severity::Warning, subject, line, what);
+            }
+        }
+    }
+}

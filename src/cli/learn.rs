@@ -1,0 +1,395 @@
+//! `upm learn`: a call is made and watched; what it looked for and was not given becomes a change of the configuration, which
+//! is printed and never made.
+
+use super::Screen;
+use super::terminal::escape;
+use crate::call::{self, Answer, CallArgs};
+use crate::config::{self, Config};
+use crate::confine::filter;
+use crate::decide::learn::{Found, Suggestion};
+use crate::decide::plan::Facts;
+use crate::decide::verdict::View;
+use crate::host::apart;
+use crate::plugin;
+use crate::plugin::client::Patience;
+use crate::supervise::signals::{self, Signals};
+use crate::supervise::{self, Job, Unwatched};
+use crate::types::{Change, Code, Entry, Failure, Look, LookFor, Observed};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Bytes of an observed call's answer: results and outputs are bounded by the grant, which this exceeds.
+const ANSWER: u64 = 4 << 30;
+/// Time for the empty plugin.
+const START: Duration = Duration::from_secs(20);
+/// Look-ups of what is not on this host that the text lists; JSON has them all.
+const LISTED: usize = 20;
+
+/// Text or JSON for stdout; or the answer of a call that could not be observed.
+///
+/// # Errors
+/// What kept the call from being made.
+pub fn run(args: &CallArgs, as_json: bool, screen: &mut Screen) -> Result<String, Answer> {
+    let failed = |failure: Failure| call::refuse(&failure, args.request_id);
+    let internal = |error: std::io::Error| failed(Failure::new(Code::Internal, format!("upm learn: {error}")));
+    let signals = signals::take().map_err(internal)?;
+    // A supervisor confines itself for good: what this process wants to know of the host afterwards it could not.
+    let bytes = apart::run(ANSWER, &signals, || {
+        let answer = call::observed(args, screen);
+        screen.progress.finish();
+        let told = json!({ "envelope": answer.envelope, "exit": answer.exit, "observed": answer.observed });
+        told.to_string().into_bytes()
+    })
+    .map_err(internal)?;
+    let mut told: Value = serde_json::from_slice(&bytes).map_err(|error| internal(error.into()))?;
+    let exit = told["exit"].as_i64().and_then(|exit| i32::try_from(exit).ok()).unwrap_or(125);
+    let envelope = told["envelope"].take();
+    let observed: Option<Observed> =
+        serde_json::from_value(told["observed"].take()).map_err(|error| internal(error.into()))?;
+    let Some(observed) = observed else { return Err(Answer { envelope, exit, observed: None }) };
+    report(args, as_json, &signals, (envelope, exit), observed).map_err(failed)
+}
+
+fn report(
+    args: &CallArgs,
+    as_json: bool,
+    signals: &Signals,
+    (envelope, exit): (Value, i32),
+    observed: Observed,
+) -> Result<String, Failure> {
+    let config = config::load(args.config.as_deref())?;
+    let decision = call::decide(&config, &args.plugin, &args.method, args.project.as_deref())?;
+    let timeout = decision.grant.timeout;
+    let patience = Patience { deadline: Instant::now() + timeout, signals: Some(signals) };
+    let plan = call::make_plan(&decision, "", timeout, &patience)?;
+    let view = View { config: &config, decision: &decision, plan: &plan, filter: &filter::standing_and_reason };
+
+    let (start, unmeasured) = match call::trusted_facts(&decision).map(|facts| start_alone(&view, &facts, signals)) {
+        Ok(Ok(looks)) => (looks, None),
+        Ok(Err(error)) => (BTreeSet::new(), Some(error.to_string())),
+        Err(failure) => (BTreeSet::new(), Some(failure.message)),
+    };
+    let (ordinary, looks): (Vec<Look>, Vec<Look>) =
+        observed.looks.into_iter().partition(|look| start.contains(&(look.act, look.object.clone())));
+    let names = refused_names(&envelope);
+    let suggestion = suggest(&view, &looks, &names);
+    let (change, refused) = allowed(&config, &view, suggestion);
+    let diff = match &change {
+        Some(change) => {
+            let (text, _) = config.changed(change)?;
+            let name = config.path.display().to_string();
+            let before = config.unchanged();
+            Some(similar::TextDiff::from_lines(&before, &text).unified_diff().header(&name, &name).to_string())
+        }
+        None => None,
+    };
+    let seen = Seen { looks, names, left_out: ordinary.len(), unmeasured, dropped: observed.dropped, refused };
+    Ok(if as_json {
+        seen.json(&config, envelope, exit, change, diff)
+    } else {
+        seen.text(&config, &envelope, exit, diff)
+    })
+}
+
+/// What an empty plugin looks for that is started in the same way, measured on this host.
+fn start_alone(view: &View<'_>, facts: &Facts, signals: &Signals) -> std::io::Result<BTreeSet<(LookFor, String)>> {
+    let (plan, frame) = plugin::empty::like(&view.decision.entry, &view.decision.grant, facts);
+    let bytes = apart::run(ANSWER, signals, || {
+        let run = || -> Result<Observed, Failure> {
+            let signals = signals::take().map_err(|error| Failure::new(Code::Internal, error.to_string()))?;
+            let deadline = Instant::now() + START;
+            let job = Job { plan: &plan, frame, runner: plugin::RUNNER, signals, deadline, observe: true };
+            Ok(supervise::run(job, &mut Unwatched)?.observed.unwrap_or_default())
+        };
+        match run() {
+            Ok(observed) => serde_json::to_vec(&observed).unwrap_or_default(),
+            Err(failure) => json!(failure.message).to_string().into_bytes(),
+        }
+    })?;
+    match serde_json::from_slice::<Value>(&bytes)? {
+        Value::String(why) => Err(std::io::Error::other(why)),
+        value => {
+            let observed: Observed = serde_json::from_value(value)?;
+            let place = |object: String| match &view.decision.entry {
+                Entry::Python { module } => plugin::empty::as_if(&object, module, &view.plan.search),
+                Entry::Exec { .. } => object,
+            };
+            Ok(observed.looks.into_iter().map(|look| (look.act, place(look.object))).collect())
+        }
+    }
+}
+
+/// Names that the stub or the gateway refused, with the port where it is known.
+fn refused_names(envelope: &Value) -> BTreeMap<(String, u16), u64> {
+    let mut names = BTreeMap::new();
+    for denial in envelope["data"]["denials"].as_array().into_iter().flatten() {
+        let (operation, object) = (denial["operation"].as_str(), &denial["object"]);
+        if denial["layer"] != "egress" || !matches!(operation, Some("resolve" | "connect")) {
+            continue;
+        }
+        let Some(name) = object["name"].as_str() else { continue };
+        // A look-up says no port; nearly all that is fetched by name is on this one.
+        let port = object["port"].as_u64().and_then(|port| u16::try_from(port).ok()).unwrap_or(443);
+        *names.entry((name.to_owned(), port)).or_default() += denial["count"].as_u64().unwrap_or(1);
+    }
+    names
+}
+
+fn suggest(view: &View<'_>, looks: &[Look], names: &BTreeMap<(String, u16), u64>) -> Suggestion {
+    let found: Vec<Found> = looks
+        .iter()
+        .filter(|look| look.act != LookFor::Connect)
+        .map(|look| {
+            let path = PathBuf::from(&look.object);
+            let directory = fs::metadata(&path).ok().map(|data| data.is_dir());
+            let is_dir = |path: &&Path| fs::metadata(path).is_ok_and(|data| data.is_dir());
+            let above = path.ancestors().skip(1).find(is_dir).unwrap_or(Path::new("/")).to_owned();
+            Found { act: look.act, path, directory, above }
+        })
+        .collect();
+    let mut hosts: Vec<(String, u16)> = names.keys().cloned().collect();
+    let mut refused = Vec::new();
+    for look in looks.iter().filter(|look| look.act == LookFor::Connect) {
+        match Destination::of(&look.object) {
+            Destination::Name(name, port) => hosts.push((name, port)),
+            Destination::Address => refused
+                .push((look.object.clone(), "hosts are granted by name: have the plugin connect to a name".to_owned())),
+            Destination::Socket => {
+                refused.push((look.object.clone(), "sockets of the host are never granted".to_owned()));
+            }
+        }
+    }
+    hosts.sort();
+    hosts.dedup();
+    let mut suggestion = Suggestion::new(view, &found, &hosts);
+    suggestion.refused.append(&mut refused);
+    for paths in [&mut suggestion.read, &mut suggestion.write] {
+        paths.retain(|path| match unfit(path, view.plan.outside.0) {
+            None => true,
+            Some(why) => {
+                suggestion.refused.push((path.display().to_string(), why));
+                false
+            }
+        });
+    }
+    suggestion
+}
+
+/// Why a path is not suggested though it is there. `outside` is the user that the plugin is on the host.
+fn unfit(path: &Path, outside: u32) -> Option<String> {
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    const READABLE_BY_ALL: u32 = 0o004;
+    // What is granted is opened without following links.
+    match fs::canonicalize(path) {
+        Err(error) => return Some(error.to_string()),
+        Ok(real) if real != path => {
+            return Some(format!("a symbolic link leads there from {}; have the plugin use that path", real.display()));
+        }
+        Ok(_) => {}
+    }
+    let data = fs::metadata(path).ok()?;
+    let kind = data.file_type();
+    if kind.is_socket() || kind.is_block_device() || kind.is_char_device() {
+        return Some("sockets and devices are never granted".to_owned());
+    }
+    // As root a granted path is shown as its owner sees it: a plugin could ask for anybody's secrets.
+    (data.uid() != outside && data.mode() & READABLE_BY_ALL == 0)
+        .then(|| "not everyone may read it: should the plugin, then grant it by hand".to_owned())
+}
+
+/// What was connected to.
+enum Destination {
+    Name(String, u16),
+    Address,
+    Socket,
+}
+
+impl Destination {
+    fn of(object: &str) -> Self {
+        if object.starts_with("unix:") {
+            return Destination::Socket;
+        }
+        let name_and_port = object.rsplit_once(':').and_then(|(host, port)| {
+            let is_name = !host.starts_with('[') && host.parse::<std::net::IpAddr>().is_err();
+            Some((host.to_owned(), port.parse().ok()?)).filter(|_| is_name)
+        });
+        name_and_port.map_or(Destination::Address, |(host, port)| Destination::Name(host, port))
+    }
+}
+
+/// The change, without what the configuration would refuse; and what was left out of it.
+fn allowed(config: &Config, view: &View<'_>, suggestion: Suggestion) -> (Option<Change>, Vec<(String, String)>) {
+    let mut refused = suggestion.refused.clone();
+    let mut rest = Suggestion { refused: Vec::new(), ..Suggestion::default() };
+    let mut try_one = |rest: Suggestion, what: String| -> Option<Suggestion> {
+        let change = rest.change(view)?;
+        let usable = config.changed(&change).map_err(|error| error.to_string()).and_then(|(_, changed)| {
+            let decision = &view.decision;
+            let project = Some(decision.project_root.as_path()).filter(|root| *root != changed.project_root);
+            let decided = call::decide(&changed, &decision.plugin, &decision.method, project);
+            decided.and_then(|decided| call::trusted_facts(&decided)).map_err(|failure| failure.message)
+        });
+        match usable {
+            Ok(_) => Some(rest),
+            Err(why) => {
+                refused.push((what, why));
+                None
+            }
+        }
+    };
+    for host in suggestion.hosts {
+        let more = Suggestion { hosts: [&rest.hosts[..], std::slice::from_ref(&host)].concat(), ..copy(&rest) };
+        rest = try_one(more, format!("{}:{}", host.0, host.1)).unwrap_or(rest);
+    }
+    for path in suggestion.read {
+        let more = Suggestion { read: [&rest.read[..], std::slice::from_ref(&path)].concat(), ..copy(&rest) };
+        rest = try_one(more, path.display().to_string()).unwrap_or(rest);
+    }
+    for path in suggestion.write {
+        let more = Suggestion { write: [&rest.write[..], std::slice::from_ref(&path)].concat(), ..copy(&rest) };
+        rest = try_one(more, path.display().to_string()).unwrap_or(rest);
+    }
+    (rest.change(view), refused)
+}
+
+fn copy(of: &Suggestion) -> Suggestion {
+    Suggestion { read: of.read.clone(), write: of.write.clone(), hosts: of.hosts.clone(), refused: Vec::new() }
+}
+
+/// What there is to tell.
+struct Seen {
+    looks: Vec<Look>,
+    names: BTreeMap<(String, u16), u64>,
+    left_out: usize,
+    unmeasured: Option<String>,
+    dropped: u64,
+    refused: Vec<(String, String)>,
+}
+
+impl Seen {
+    /// Whether this host has what was looked for; of what is connected to nobody asks.
+    fn is_here(look: &Look) -> bool {
+        look.act == LookFor::Connect || fs::symlink_metadata(&look.object).is_ok()
+    }
+
+    fn json(
+        &self,
+        config: &Config,
+        envelope: Value,
+        exit: i32,
+        change: Option<Change>,
+        diff: Option<String>,
+    ) -> String {
+        let looks: Vec<Value> = self
+            .looks
+            .iter()
+            .map(|look| json!({ "act": look.act, "object": look.object, "count": look.count, "on_host": Self::is_here(look) }))
+            .collect();
+        let names: Vec<Value> = self
+            .names
+            .iter()
+            .map(|((name, port), count)| json!({ "name": name, "port": port, "count": count }))
+            .collect();
+        let refused: Vec<Value> =
+            self.refused.iter().map(|(object, why)| json!({ "object": object, "why": why })).collect();
+        let document = json!({
+            "config": config.path,
+            "exit": exit,
+            "looked_for": looks,
+            "names": names,
+            "left_out": self.left_out,
+            "start_unmeasured": self.unmeasured,
+            "not_listed": self.dropped,
+            "not_suggested": refused,
+            "change": change.map(|change| config.lines(&change)),
+            "diff": diff,
+            "call": envelope,
+        });
+        format!("{document}\n")
+    }
+
+    fn text(&self, config: &Config, envelope: &Value, exit: i32, diff: Option<String>) -> String {
+        let mut text = String::new();
+        let mut line = |parts: std::fmt::Arguments<'_>| {
+            // Writing to a String cannot fail.
+            text.write_fmt(parts).expect("a string grows");
+            text.push('\n');
+        };
+        match envelope["data"]["error"].as_str() {
+            Some(error) => line(format_args!("the call ended with {exit}: {}", escape(error, false))),
+            None => line(format_args!("the call succeeded")),
+        }
+        let (here, elsewhere): (Vec<&Look>, Vec<&Look>) = self.looks.iter().partition(|look| Self::is_here(look));
+        let verb = |act| match act {
+            LookFor::Read => "read   ",
+            LookFor::Write => "write  ",
+            LookFor::Execute => "run    ",
+            LookFor::Connect => "connect",
+        };
+        if !here.is_empty() || !self.names.is_empty() {
+            line(format_args!("\nlooked for and not given:"));
+        }
+        for look in here {
+            line(format_args!("  {}  {}  ({} times)", verb(look.act), escape(&look.object, false), look.count));
+        }
+        for ((name, port), count) in &self.names {
+            line(format_args!("  name     {}  (port {port}, {count} times)", escape(name, false)));
+        }
+        if !elsewhere.is_empty() {
+            line(format_args!("\nlooked for, and this host has nothing of that name:"));
+        }
+        for look in elsewhere.iter().take(LISTED) {
+            line(format_args!("  {}  {}  ({} times)", verb(look.act), escape(&look.object, false), look.count));
+        }
+        if elsewhere.len() > LISTED {
+            line(format_args!("  and {} more (--json lists them)", elsewhere.len() - LISTED));
+        }
+        if self.dropped > 0 {
+            line(format_args!("\n{} look-ups more are not listed", self.dropped));
+        }
+        match &self.unmeasured {
+            Some(why) => line(format_args!(
+                "\nnothing is left out: an empty plugin could not be measured: {}",
+                escape(why, false)
+            )),
+            None if self.left_out > 0 => {
+                line(format_args!(
+                    "\nleft out: {}, which an empty plugin that asks for one name looks for as well",
+                    self.left_out
+                ));
+            }
+            None => {}
+        }
+        let denials = envelope["data"]["denials"].as_array().into_iter().flatten();
+        let mut others = denials.filter(|denial| !matches!(denial["operation"].as_str(), Some("resolve"))).peekable();
+        if others.peek().is_some() {
+            line(format_args!("\ndenied otherwise (a decision of yours, not part of the change):"));
+        }
+        for denial in others {
+            let text = |member: &str| escape(denial[member].as_str().unwrap_or_default(), false);
+            let remedy = text("remedy").replace('\n', " ");
+            line(format_args!("  {} {}: {remedy}", text("layer"), text("operation")));
+        }
+        if !self.refused.is_empty() {
+            line(format_args!("\nnot suggested:"));
+        }
+        for (object, why) in &self.refused {
+            line(format_args!("  {}: {}", escape(object, false), escape(why, false)));
+        }
+        match diff {
+            Some(diff) => {
+                line(format_args!(
+                    "\nthis change of {} would give it. It was not made; read it first:\n",
+                    escape(&config.path.display().to_string(), false)
+                ));
+                text.push_str(&escape(&diff, true));
+            }
+            None => line(format_args!("\nno change of the configuration is suggested")),
+        }
+        text
+    }
+}

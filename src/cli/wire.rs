@@ -1,0 +1,257 @@
+//! What goes over the service's socket, each a line of JSON: the request; while the call runs what the caller asked to be
+//! told; and the envelope, which is the last. [`super::serve`] answers, [`super::via`] asks.
+#![forbid(unsafe_code)]
+
+use crate::call::{CallArgs, JsonSource};
+use crate::config::is_plugin_name;
+use crate::decide::arguments::Arguments;
+use crate::json::{MAX_DEPTH, parse_strict};
+use crate::report::text::quote;
+use crate::types::{Code, Failure};
+use serde_json::{Map, Value, json};
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use uuid::Uuid;
+
+/// The members of a request.
+const MEMBERS: [&str; 9] =
+    ["plugin", "method", "args", "kwargs", "project", "timeout", "request_id", "progress", "verbose"];
+
+/// A request, understood.
+#[derive(Debug, PartialEq)]
+pub(super) struct Request {
+    /// The call.
+    pub call: CallArgs,
+    /// Whether the plugin's progress is told as it comes.
+    pub progress: bool,
+}
+
+/// A request that cannot be used, and its id, when that much could be read.
+#[derive(Debug)]
+pub(super) struct Refused {
+    pub failure: Failure,
+    pub request_id: Option<Uuid>,
+}
+
+impl Refused {
+    /// The caller's mistake.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Refused { failure: Failure::new(Code::Usage, message), request_id: None }
+    }
+}
+
+/// Reads the request's line, without its newline. `config` is the service's own `--config`.
+pub(super) fn parse(line: &[u8], config: Option<&Path>) -> Result<Request, Refused> {
+    let value = parse_strict(line, MAX_DEPTH)
+        .map_err(|error| Refused::usage(format!("the request is not JSON that is accepted: {error}")))?;
+    let Value::Object(mut members) = value else {
+        return Err(Refused::usage("the request is no JSON object; expected {\"plugin\": …, \"method\": …, …}"));
+    };
+    let request_id = members.get("request_id").and_then(Value::as_str).and_then(|id| super::uuid_of(OsStr::new(id)));
+    understand(&mut members, config).map_err(|message| Refused { request_id, ..Refused::usage(message) })
+}
+
+fn understand(members: &mut Map<String, Value>, config: Option<&Path>) -> Result<Request, String> {
+    if let Some(unknown) = members.keys().find(|key| !MEMBERS.contains(&key.as_str())) {
+        return Err(format!(
+            "{} is no member of a request; expected some of: {}",
+            quote(unknown, 80),
+            MEMBERS.join(", ")
+        ));
+    }
+    let mut text = |name: &str| match members.shift_remove(name) {
+        None => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(_) => Err(format!("`{name}` of the request is no string")),
+    };
+    let plugin = text("plugin")?.ok_or("`plugin` is missing in the request")?;
+    let method = text("method")?.ok_or("`method` is missing in the request")?;
+    let project = text("project")?;
+    let timeout = text("timeout")?;
+    let request_id = text("request_id")?;
+    let mut flag = |name: &str| match members.shift_remove(name) {
+        None => Ok(false),
+        Some(Value::Bool(flag)) => Ok(flag),
+        Some(_) => Err(format!("`{name}` of the request is neither true nor false")),
+    };
+    let (progress, verbose) = (flag("progress")?, flag("verbose")?);
+    if !is_plugin_name(&plugin) {
+        return Err(format!("{}: {}", quote(&plugin, 80), super::NO_PLUGIN));
+    }
+    if let Some(project) = &project
+        && !project.starts_with('/')
+    {
+        return Err(format!("`project` of the request: {}: expected an absolute path", quote(project, 400)));
+    }
+    // What is left are the arguments. Their shape, size and schema are looked at as those of any call.
+    let document = Value::Object(std::mem::take(members)).to_string();
+    Ok(Request {
+        call: CallArgs {
+            config: config.map(Path::to_owned),
+            plugin,
+            method: super::method_name(OsStr::new(&method)).map_err(|error| error.message)?,
+            json: JsonSource::Text(document),
+            project: project.map(PathBuf::from),
+            timeout: timeout.as_deref().map(super::parse_timeout).transpose().map_err(|error| error.message)?,
+            request_id: request_id
+                .as_deref()
+                .map(|id| super::parse_request_id(OsStr::new(id)))
+                .transpose()
+                .map_err(|error| error.message)?,
+            verbose,
+        },
+        progress,
+    })
+}
+
+/// The line that asks for a call, with its newline.
+///
+/// # Errors
+/// `usage` for a project that JSON cannot name.
+pub(super) fn request(
+    call: &CallArgs,
+    request_id: Uuid,
+    arguments: &Arguments,
+    progress: bool,
+) -> Result<Vec<u8>, Failure> {
+    let mut members = Map::new();
+    members.insert("plugin".into(), call.plugin.clone().into());
+    members.insert("method".into(), call.method.clone().into());
+    if let Value::Object(given) = arguments.document() {
+        members.extend(given.clone());
+    }
+    if let Some(project) = &call.project {
+        let wrong = |why: String| {
+            Failure::new(Code::Usage, format!("--project {}: {why}", quote(&project.to_string_lossy(), 400)))
+        };
+        // The service works elsewhere.
+        let absolute = std::path::absolute(project).map_err(|error| wrong(error.to_string()))?;
+        let text = absolute.to_str().ok_or_else(|| wrong("is not UTF-8, which a request must be".to_owned()))?;
+        members.insert("project".into(), text.into());
+    }
+    if let Some(timeout) = call.timeout {
+        members.insert("timeout".into(), format!("{}ms", timeout.as_millis().max(1)).into());
+    }
+    members.insert("request_id".into(), request_id.to_string().into());
+    for (name, flag) in [("progress", progress), ("verbose", call.verbose)] {
+        if flag {
+            members.insert(name.into(), true.into());
+        }
+    }
+    Ok(format!("{}\n", Value::Object(members)).into_bytes())
+}
+
+/// The plugin's progress, as a line.
+pub(super) fn progress(message: &str, fraction: Option<f64>) -> String {
+    format!("{}\n", json!({ "type": "progress", "message": message, "fraction": fraction }))
+}
+
+/// A piece of the plugin's stderr, as a line.
+pub(super) fn stderr(text: &str) -> String {
+    format!("{}\n", json!({ "type": "stderr", "text": text }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decide::arguments;
+    use proptest::prelude::*;
+    use std::time::Duration;
+
+    const ID: &str = "cdb3458d-0b84-491a-9c4e-709f30e11111";
+
+    fn message(line: &str) -> String {
+        parse(line.as_bytes(), None).unwrap_err().failure.message
+    }
+
+    #[test]
+    fn what_is_asked_for_is_what_is_understood() {
+        let call = CallArgs {
+            config: None,
+            plugin: "P".into(),
+            method: "m".into(),
+            json: JsonSource::Default,
+            project: Some("/p".into()),
+            timeout: Some(Duration::from_millis(1500)),
+            request_id: Some(Uuid::parse_str(ID).unwrap()),
+            verbose: true,
+        };
+        let text = r#"{"args":[1,"é\n",{"a":0.1}],"kwargs":{"k":null}}"#;
+        let given = arguments::parse(text.as_bytes(), 1000).unwrap();
+        let line = request(&call, call.request_id.unwrap(), &given, true).unwrap();
+        assert!(line.ends_with(b"\n") && line.iter().filter(|byte| **byte == b'\n').count() == 1);
+        let read = parse(&line[..line.len() - 1], Some(Path::new("/c"))).unwrap();
+        let expected = CallArgs { config: Some("/c".into()), json: JsonSource::Text(text.into()), ..call.clone() };
+        assert_eq!(read, Request { call: expected, progress: true });
+
+        let plain = CallArgs { project: None, timeout: None, verbose: false, ..call };
+        let line = request(&plain, plain.request_id.unwrap(), &Arguments::default(), false).unwrap();
+        assert_eq!(
+            String::from_utf8(line).unwrap(),
+            format!("{{\"plugin\":\"P\",\"method\":\"m\",\"request_id\":\"{ID}\"}}\n")
+        );
+    }
+
+    #[test]
+    fn the_least_request() {
+        let read = parse(br#"{"plugin":"P","method":"m"}"#, None).unwrap();
+        assert_eq!((read.call.json, read.progress, read.call.verbose), (JsonSource::Text("{}".into()), false, false));
+    }
+
+    #[test]
+    fn what_is_no_request_is_refused() {
+        for (line, text) in [
+            ("", "the request is not JSON"),
+            ("{", "the request is not JSON"),
+            ("[]", "the request is no JSON object"),
+            ("{}", "`plugin` is missing"),
+            (r#"{"plugin":"P"}"#, "`method` is missing"),
+            (r#"{"plugin":"P","method":"m","plugin":"Q"}"#, "the request is not JSON that is accepted: line 1 column"),
+            (r#"{"plugin":"P","method":"m","args":[{"a":1,"a":2}]}"#, "the request is not JSON that is accepted"),
+            (r#"{"plugin":"P","method":"m"} x"#, "the request is not JSON that is accepted"),
+            (r#"{"plugin":"P","method":"m","config":"/x"}"#, "config is no member of a request"),
+            (r#"{"plugin":"p","method":"m"}"#, "p: no name of a plugin"),
+            (r#"{"plugin":7,"method":"m"}"#, "`plugin` of the request is no string"),
+            (r#"{"plugin":"P","method":""}"#, "'': the method's name is empty"),
+            (r#"{"plugin":"P","method":"m\n"}"#, "m\\n: the method's name has control characters"),
+            (r#"{"plugin":"P","method":"m","project":"x"}"#, "`project` of the request: x: expected an absolute path"),
+            (r#"{"plugin":"P","method":"m","project":null}"#, "`project` of the request is no string"),
+            (r#"{"plugin":"P","method":"m","timeout":5}"#, "`timeout` of the request is no string"),
+            (r#"{"plugin":"P","method":"m","timeout":"5"}"#, "timeout 5: a time without a unit"),
+            (r#"{"plugin":"P","method":"m","request_id":"7"}"#, "request-id 7: no UUID"),
+            (r#"{"plugin":"P","method":"m","progress":1}"#, "`progress` of the request is neither"),
+        ] {
+            let message = message(line);
+            assert!(
+                message.starts_with(text) || message.trim_start_matches("--").starts_with(text),
+                "{line}: {message}"
+            );
+        }
+        assert!(parse(b"{\"plugin\":\"P\xff\",\"method\":\"m\"}", None).is_err());
+    }
+
+    #[test]
+    fn a_refusal_keeps_the_request_id() {
+        let refused =
+            parse(format!(r#"{{"plugin":"p","method":"m","request_id":"{ID}"}}"#).as_bytes(), None).unwrap_err();
+        assert_eq!(refused.request_id, Uuid::parse_str(ID).ok());
+        assert_eq!(refused.failure.code, Code::Usage);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_request_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            if let Err(refused) = parse(&bytes, None) {
+                prop_assert!(!refused.failure.message.chars().any(crate::report::text::is_control));
+            }
+        }
+
+        #[test]
+        fn members_of_any_kind_are_a_request_or_refused(name in "plugin|method|args|project|timeout|request_id|progress|x", value in r#"(null|true|1e9|"[ -~]{0,9}"|\[\]|\{\})"#) {
+            let line = format!(r#"{{"plugin":"P","method":"m","{name}":{value}}}"#);
+            if let Err(refused) = parse(line.as_bytes(), None) {
+                prop_assert!(refused.failure.message.len() < 500);
+            }
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! From what a call looked for and was not given to the change of the configuration that would give it.
+
+use super::verdict::{Remedy, View};
+use crate::types::{Change, LookFor};
+use std::path::{Path, PathBuf};
+
+/// Something that was looked for, and what this host has of it.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// What for.
+    pub act: LookFor,
+    /// The path.
+    pub path: PathBuf,
+    /// Whether it is a directory; `None` where there is nothing of that name.
+    pub directory: Option<bool>,
+    /// The nearest directory above it that there is, for what is to be made.
+    pub above: PathBuf,
+}
+
+/// What to grant, and what cannot be.
+#[derive(Debug, Default)]
+pub struct Suggestion {
+    /// The paths to read.
+    pub read: Vec<PathBuf>,
+    /// The paths to write.
+    pub write: Vec<PathBuf>,
+    /// The hosts to reach.
+    pub hosts: Vec<(String, u16)>,
+    /// What is not suggested, and why.
+    pub refused: Vec<(String, String)>,
+}
+
+impl Suggestion {
+    /// For each thing the least that gives it: its directory where [`View::nearest`] says so, reading rather than writing,
+    /// hosts by their names. What lies in something suggested already needs nothing of its own.
+    #[must_use]
+    pub fn new(view: &View<'_>, found: &[Found], hosts: &[(String, u16)]) -> Self {
+        let mut suggestion = Suggestion { hosts: hosts.to_vec(), ..Suggestion::default() };
+        for write in [true, false] {
+            for one in found.iter().filter(|one| (one.act == LookFor::Write) == write) {
+                // A directory that only leads to something else that was looked for.
+                let passage = one.directory == Some(true)
+                    && found.iter().any(|other| other.path != one.path && other.path.starts_with(&one.path));
+                if passage {
+                    continue;
+                }
+                let target = match one.directory {
+                    Some(true) => one.path.clone(),
+                    Some(false) => view.nearest(&one.path),
+                    None if write => one.above.clone(),
+                    // There is nothing to be given.
+                    None => continue,
+                };
+                suggestion.take(view, one, target, write);
+            }
+        }
+        suggestion.write = outermost(suggestion.write, &[]);
+        suggestion.read = outermost(suggestion.read, &suggestion.write);
+        suggestion
+    }
+
+    fn take(&mut self, view: &View<'_>, one: &Found, target: PathBuf, write: bool) {
+        let narrow = |path: &Path| path.components().count() < 3;
+        let remedy = if one.directory.is_none() && narrow(&target) {
+            Remedy::Nothing(format!("{} is all there is of it here; make its directory first", target.display()))
+        } else {
+            view.grant_path(std::slice::from_ref(&target), write)
+        };
+        match remedy {
+            Remedy::Change(_) if write => self.write.push(target),
+            Remedy::Change(_) => self.read.push(target),
+            Remedy::Nothing(why) => self.refused.push((one.path.display().to_string(), why)),
+        }
+    }
+
+    /// The change, reading before writing; `None` where there is nothing to change.
+    #[must_use]
+    pub fn change(&self, view: &View<'_>) -> Option<Change> {
+        let mut change = Change::default();
+        let mut add = |remedy: Remedy| {
+            if let Remedy::Change(more) = remedy {
+                change.0.extend(more.0);
+            }
+        };
+        if !self.hosts.is_empty() {
+            add(view.grant_hosts(&self.hosts));
+        }
+        for (paths, write) in [(&self.read, false), (&self.write, true)] {
+            if !paths.is_empty() {
+                add(view.grant_path(paths, write));
+            }
+        }
+        // Tables first, then the method's own keys together.
+        (!change.0.is_empty()).then_some(change)
+    }
+}
+
+/// Those paths that lie in no other of them, nor in one of `wider`.
+fn outermost(mut paths: Vec<PathBuf>, wider: &[PathBuf]) -> Vec<PathBuf> {
+    paths.sort();
+    paths.dedup();
+    let all = paths.clone();
+    paths.retain(|path| {
+        !wider.iter().any(|other| path.starts_with(other))
+            && !all.iter().any(|other| other != path && path.starts_with(other))
+    });
+    paths
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_outermost_stays() {
+        let paths = |list: &[&str]| list.iter().map(PathBuf::from).collect::<Vec<_>>();
+        assert_eq!(outermost(paths(&["/a/b", "/a", "/c", "/a", "/ab"]), &[]), paths(&["/a", "/ab", "/c"]));
+        assert_eq!(outermost(paths(&["/a/b", "/c"]), &paths(&["/a"])), paths(&["/c"]));
+    }
+}

@@ -1,0 +1,127 @@
+//! Who a caller is, and whether `callers` names it. Names are looked up as the host does it (`nsswitch.conf`).
+
+use crate::report::audit;
+use crate::sys;
+use crate::types::{Caller, CallerSpec};
+use nix::sys::socket::{getsockopt, sockopt};
+use nix::unistd::{Gid, Group, User};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::io;
+use std::os::fd::BorrowedFd;
+
+/// Whoever started this process.
+#[must_use]
+pub fn own() -> Caller {
+    Caller {
+        uid: nix::unistd::getuid().as_raw(),
+        gid: nix::unistd::getgid().as_raw(),
+        groups: nix::unistd::getgroups().unwrap_or_default().into_iter().map(Gid::as_raw).collect(),
+        pid: None,
+        login_uid: audit::login_uid(),
+    }
+}
+
+/// Who connected this UNIX socket, as the kernel noted it then.
+///
+/// # Errors
+/// When the kernel cannot tell.
+pub fn peer(socket: BorrowedFd<'_>) -> io::Result<Caller> {
+    let who = getsockopt(&socket, sockopt::PeerCredentials)?;
+    let groups = sys::net::peer_groups(socket)?;
+    // 0: in a process namespace that this one does not see.
+    let pid = Some(who.pid()).filter(|pid| *pid > 0);
+    let login_uid = match (pid, sys::net::peer_pidfd(socket)?) {
+        (Some(pid), Some(process)) => {
+            let read = audit::login_uid_of(pid);
+            // A process that has not ended by now had its number to itself while that was read.
+            let mut ended = [PollFd::new(&process, PollFlags::IN)];
+            read.filter(|_| matches!(poll(&mut ended, Some(&Timespec::default())), Ok(0)))
+        }
+        // Before Linux 6.5 the number may be another process's by now, and an audit record must not guess.
+        _ => None,
+    };
+    Ok(Caller { uid: who.uid(), gid: who.gid(), groups, pid, login_uid })
+}
+
+/// Whether the caller is one of these. A name that this host does not know names nobody.
+#[must_use]
+pub fn names(callers: &[CallerSpec], caller: &Caller) -> bool {
+    callers.iter().any(|spec| match (spec, id(spec)) {
+        (_, None) => false,
+        (CallerSpec::User(_), Some(uid)) => uid == caller.uid,
+        (CallerSpec::Group(_), Some(gid)) => gid == caller.gid || caller.groups.contains(&gid),
+    })
+}
+
+/// The user's or group's number; `None` for a name that this host does not know, or cannot look up now.
+#[must_use]
+pub fn id(spec: &CallerSpec) -> Option<u32> {
+    match spec {
+        CallerSpec::User(name) | CallerSpec::Group(name) if name.bytes().all(|b| b.is_ascii_digit()) => {
+            name.parse().ok()
+        }
+        CallerSpec::User(name) => User::from_name(name).ok().flatten().map(|user| user.uid.as_raw()),
+        CallerSpec::Group(name) => Group::from_name(name).ok().flatten().map(|group| group.gid.as_raw()),
+    }
+}
+
+/// A user for a message: its name, where it has one, and its number.
+#[must_use]
+pub fn shown(uid: u32) -> String {
+    match User::from_uid(uid.into()) {
+        Ok(Some(user)) => format!("{} ({uid})", user.name.escape_default()),
+        _ => uid.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+
+    fn caller(uid: u32, gid: u32, groups: &[u32]) -> Caller {
+        Caller { uid, gid, groups: groups.to_vec(), pid: None, login_uid: None }
+    }
+
+    fn user(name: &str) -> CallerSpec {
+        CallerSpec::User(name.into())
+    }
+
+    fn group(name: &str) -> CallerSpec {
+        CallerSpec::Group(name.into())
+    }
+
+    #[test]
+    fn users_and_groups_by_name_and_number() {
+        let one = caller(1234, 500, &[600, 700]);
+        for spec in [user("1234"), group("500"), group("700")] {
+            assert!(names(&[user("1"), spec.clone()], &one), "{spec}");
+        }
+        for spec in [user("500"), user("600"), group("1234"), user("root"), group("root")] {
+            assert!(!names(std::slice::from_ref(&spec), &one), "{spec}");
+        }
+        assert!(!names(&[], &one), "an empty list names nobody");
+        let root = caller(0, 0, &[]);
+        assert!(names(&[user("root")], &root) && names(&[group("root")], &root));
+    }
+
+    #[test]
+    fn a_name_that_nobody_has_names_nobody() {
+        let nobody = user("upm-test-no-such-user");
+        assert_eq!(id(&nobody), None);
+        // setresuid(2) takes 2^32-1 as "leave it": no lookup may end there
+        for uid in [0, 65534, u32::MAX] {
+            assert!(!names(&[nobody.clone(), group("upm-test-no-such-group")], &caller(uid, uid, &[uid])));
+        }
+    }
+
+    #[test]
+    fn the_peer_of_a_pair_is_this_process() {
+        let (one, _other) = UnixStream::pair().unwrap();
+        let peer = peer(one.as_fd()).unwrap();
+        let own = own();
+        assert_eq!((peer.uid, peer.gid, &peer.groups), (own.uid, own.gid, &own.groups));
+        assert_eq!(peer.pid, Some(std::process::id().cast_signed()));
+    }
+}

@@ -1,0 +1,67 @@
+//! Dialled addresses: the call's network namespace has no route but to itself, so the kernel refuses them at once
+//! (`ENETUNREACH`) and tells nobody which. It counts them, and that is told.
+
+use crate::types::Denial;
+use serde_json::json;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+
+/// The counters of the call's network namespace. An open file keeps them readable when its processes are gone.
+#[derive(Debug, Default)]
+pub struct Counters {
+    v4: Option<File>,
+    v6: Option<File>,
+}
+
+impl Counters {
+    /// From the files that the child opened inside: `/proc/self/net/snmp`, and `snmp6` where the kernel has IPv6.
+    #[must_use]
+    pub fn new(files: impl IntoIterator<Item = OwnedFd>) -> Self {
+        let mut files = files.into_iter().map(File::from);
+        Counters { v4: files.next(), v6: files.next() }
+    }
+
+    /// Packets and connections that found no route (`ipSystemStatsOutNoRoutes` of RFC 4293), as a denial.
+    #[must_use]
+    pub fn denial(self) -> Option<Denial> {
+        let counted = |file, read: fn(&str) -> Option<u64>| text(file).as_deref().and_then(read).unwrap_or(0);
+        let count = counted(self.v4, v4).saturating_add(counted(self.v6, v6));
+        (count > 0).then(|| Denial {
+            count,
+            ..Denial::new("egress", "connect", json!({ "address": null, "errno": "ENETUNREACH" }))
+        })
+    }
+}
+
+fn text(file: Option<File>) -> Option<String> {
+    let mut text = String::new();
+    file?.take(65_536).read_to_string(&mut text).ok()?;
+    Some(text)
+}
+
+/// Two lines that begin with `Ip:`, the names and the values.
+fn v4(text: &str) -> Option<u64> {
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Ip:"));
+    let (names, values) = (lines.next()?, lines.next()?);
+    let at = names.split_ascii_whitespace().position(|name| name == "OutNoRoutes")?;
+    values.split_ascii_whitespace().nth(at)?.parse().ok()
+}
+
+/// A line a counter.
+fn v6(text: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix("Ip6OutNoRoutes"))?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn counters_are_found_by_their_names() {
+        let text = "Ip: Forwarding OutDiscards OutNoRoutes ReasmTimeout\nIp: 1 2 3 4\nIcmp: InMsgs\nIcmp: 7\n";
+        assert_eq!(super::v4(text), Some(3));
+        assert_eq!(super::v4("Ip: OutNoRoutes\n"), None);
+        assert_eq!(super::v6("Ip6InReceives   \t9\nIp6OutNoRoutes                  \t5\n"), Some(5));
+        let own = std::fs::read_to_string("/proc/self/net/snmp").unwrap();
+        assert!(super::v4(&own).is_some(), "{own}");
+    }
+}

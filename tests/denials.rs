@@ -1,0 +1,287 @@
+//! What was denied is named in the answer, with the grant that decided and the very lines that would allow it; the lines are
+//! put into the configuration, and the same act then works.
+
+mod common;
+
+use common::{Answer, Fixture, Mode, assert_errno, assert_ok};
+use rstest::rstest;
+use serde_json::{Value, json};
+
+/// The only denial of this layer and operation.
+#[track_caller]
+fn one(answer: &Answer, layer: &str, operation: &str) -> Value {
+    let found = answer.denials(layer, operation);
+    assert_eq!(found.len(), 1, "{layer} {operation}: {:#}", answer.data()["denials"]);
+    found[0].clone()
+}
+
+/// The configuration with the remedy's lines behind it, as somebody would paste them.
+fn apply(f: &Fixture, tables: &str, remedy: &Value) {
+    let remedy = remedy.as_str().unwrap();
+    assert!(remedy.parse::<toml::Table>().is_ok(), "no TOML: {remedy}");
+    f.config(&format!("{tables}\n{remedy}\n"));
+}
+
+const TABLES: &str = "
+[plugins.Probe]
+exec = \"plugins/upm-probe\"
+allowed_methods = [\"run\"]
+";
+
+#[rstest]
+fn a_system_call(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let tables = format!("{TABLES}syscalls = [\"ptrace\"]\n");
+    let Some(f) = Fixture::new(mode, &tables) else { return };
+    let answer = f.run("privileged", json!(["kcmp"]));
+    assert_errno(&answer.result(), "EPERM");
+    let denial = one(&answer, "seccomp", "kcmp");
+    // what the plugin's table grants is not lost by the method's own
+    assert_eq!(denial["remedy"], "[plugins.Probe.methods.run]\nsyscalls = [\"ptrace\", \"kcmp\"]");
+    let line = std::fs::read_to_string(f.path("upm_config.toml")).unwrap();
+    let line = line.lines().position(|line| line.starts_with("syscalls")).unwrap() + 1;
+    assert_eq!(denial["rule"], format!("syscalls ({}:{line})", f.text("upm_config.toml")));
+    // the question gets the same answer beforehand
+    let asked = f.upm(["explain", "Probe", "run", "--may", "syscall kcmp", "--json"]).run();
+    let told: Value = serde_json::from_str(&asked.stdout).unwrap();
+    assert_eq!((asked.exit, &told["remedy"], &told["layer"]), (Some(1), &denial["remedy"], &json!("seccomp")));
+    assert_eq!(format!("syscalls ({})", told["place"].as_str().unwrap()), denial["rule"]);
+    apply(&f, &tables, &denial["remedy"]);
+    assert_eq!(f.upm(["explain", "Probe", "run", "--may", "syscall kcmp"]).run().exit, Some(0));
+    let answer = f.run("privileged", json!(["kcmp"]));
+    assert_ok(&answer.result());
+    assert_eq!(answer.data()["denials"], json!([]));
+}
+
+#[rstest]
+fn what_nothing_can_allow(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let Some(f) = Fixture::new(mode, TABLES) else { return };
+    let answer = f.run("mount", json!(["none", "/tmp", "tmpfs"]));
+    assert_errno(&answer.result(), "EPERM");
+    let denial = one(&answer, "seccomp", "mount");
+    assert_eq!(denial["rule"], "syscalls (built-in)");
+    assert!(denial["remedy"].as_str().unwrap().starts_with("nothing: "), "{denial:#}");
+}
+
+#[rstest]
+fn a_violation_names_its_remedy(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let tables = format!("{TABLES}on_violation = \"kill\"\n");
+    let Some(f) = Fixture::new(mode, &tables) else { return };
+    let data = f.run("privileged", json!(["kcmp"])).failed("violation", 159);
+    let denial = &data["details"]["denial"];
+    assert_eq!(denial["operation"], "kcmp");
+    apply(&f, &tables, &denial["remedy"]);
+    assert_ok(&f.act("privileged", json!(["kcmp"])));
+}
+
+#[rstest]
+fn a_name(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let Some(f) = Fixture::new(mode, TABLES) else { return };
+    let answer = f.run("resolve", json!(["files.example"]));
+    assert_eq!(answer.result()["ok"], false);
+    let denial = one(&answer, "egress", "resolve");
+    assert_eq!(denial["rule"], "egress (built-in)");
+    let lines = "[egress.files]\nhosts = [\"files.example:443\"]\n\n[plugins.Probe.methods.run]\negress = [\"files\"]";
+    assert_eq!(denial["remedy"], lines);
+    apply(&f, TABLES, &denial["remedy"]);
+    let answer = f.run("resolve", json!(["files.example"]));
+    assert_ok(&answer.result());
+    assert_eq!(answer.data()["denials"], json!([]));
+}
+
+/// The change of a configuration in JSON is JSON.
+#[rstest]
+fn a_json_configuration_gets_json(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let Some(f) = Fixture::bare(mode) else { return };
+    let plugin = json!({"exec": "plugins/upm-probe", "allowed_methods": ["run"]});
+    let mut config = json!({"plugins": {"Probe": plugin}, "audit": {"journald": "off", "file": f.text("audit/a")}});
+    f.write("upm_config.json", config.to_string());
+    let answer = f.run("privileged", json!(["kcmp"]));
+    let denial = one(&answer, "seccomp", "kcmp");
+    let change: Value = serde_json::from_str(denial["remedy"].as_str().unwrap()).unwrap();
+    config["plugins"]["Probe"]["methods"] = change["plugins"]["Probe"]["methods"].clone();
+    f.write("upm_config.json", config.to_string());
+    assert_ok(&f.act("privileged", json!(["kcmp"])));
+}
+
+/// An address has no name that could be granted, and the kernel does not tell which it was: it is counted.
+#[rstest]
+fn dialled_addresses_are_counted(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let Some(f) = Fixture::new(mode, TABLES) else { return };
+    // port 53 is the one that landlock leaves open, so the route decides on every kernel
+    let answer = f.run("batch", json!([["connect", "192.0.2.1", 53], ["connect", "192.0.2.2", 53]]));
+    for one in answer.result()["answers"].as_array().unwrap() {
+        assert_errno(one, "ENETUNREACH");
+    }
+    let denial = one(&answer, "egress", "connect");
+    assert_eq!((&denial["count"], &denial["object"]["errno"]), (&json!(2), &json!("ENETUNREACH")));
+    assert!(denial["remedy"].as_str().unwrap().starts_with("nothing: hosts are granted by name"), "{denial:#}");
+    // the control: what reaches itself is no denial
+    assert_eq!(f.run("echo", Value::Null).data()["denials"], json!([]));
+}
+
+/// Each limit that a call comes up against: which, its value, the use; with twice as much the same act has room.
+#[rstest]
+#[case::timeout("timeout = \"500ms\"", "sleep", json!([2]), "timeout")]
+#[case::output("output = \"1KiB\"", "print", json!(["stdout", 3000]), "output")]
+#[case::processes("processes = 8", "fork_bomb", json!([20, 400]), "processes")]
+#[case::tmp("tmp = \"1MiB\"", "write_big", json!(["/tmp/big", 2]), "tmp")]
+#[case::result("result = \"4KiB\"", "frame_sized", json!([6000]), "result")]
+fn a_limit(
+    #[values(Mode::Root, Mode::User)] mode: Mode,
+    #[case] grant: &str,
+    #[case] act: &str,
+    #[case] args: Value,
+    #[case] key: &str,
+) {
+    let tables = format!("{TABLES}{grant}\n");
+    let Some(f) = Fixture::new(mode, &tables) else { return };
+    let answer = f.run(act, args.clone());
+    let denial = one(&answer, "limits", key);
+    let (limit, used) = (denial["object"]["limit"].as_u64().unwrap(), denial["object"]["used"].as_u64());
+    assert!(used.is_none_or(|used| used >= limit), "{denial:#}");
+    assert!(denial["rule"].as_str().unwrap().starts_with(&format!("{key} (")), "{denial:#}");
+    let remedy: toml::Table = denial["remedy"].as_str().unwrap().parse().unwrap();
+    let value = &remedy["plugins"]["Probe"]["methods"]["run"][key];
+    assert!(!value.is_array(), "{remedy}");
+    // the control: where the limit is as built in, the same act is not denied
+    f.config(TABLES);
+    let answer = f.run(act, args);
+    assert_eq!(answer.denials("limits", key), Vec::<Value>::new(), "{:#}", answer.data()["denials"]);
+}
+
+const RAISING: &str = r#"
+class Raising:
+    def memory(self):
+        return len(bytearray(200 << 20))
+
+    def files(self):
+        held = [open("/dev/null") for _ in range(50)]
+        return len(held)
+
+    def big(self):
+        with open("/tmp/big", "wb") as f:
+            f.write(b"x" * (2 << 20))
+        return 1
+
+    def read(self, path):
+        with open(path) as f:
+            return f.read()
+
+    def write(self, path):
+        with open(path, "w") as f:
+            return f.write("x")
+"#;
+
+fn raising(mode: Mode, grant: &str) -> Option<Fixture> {
+    let f = Fixture::new(mode, &raising_tables(grant))?;
+    f.python("raising", RAISING);
+    Some(f)
+}
+
+fn raising_tables(grant: &str) -> String {
+    format!(
+        "\n[plugins.Raising]\nmodule = \"raising\"\nsite = false\nallowed_methods = [\"memory\", \"files\", \"big\", \"read\", \"write\"]\n{grant}\n"
+    )
+}
+
+/// What the kernel refuses to a process alone is told by the exception that it came to.
+#[rstest]
+#[case::memory("memory = \"150MiB\"", "memory", "memory")]
+#[case::open_files("open_files = 32", "files", "open_files")]
+#[case::file_size("file_size = \"1MiB\"", "big", "file_size")]
+fn a_limit_that_only_the_exception_tells(
+    #[values(Mode::Root, Mode::User)] mode: Mode,
+    #[case] grant: &str,
+    #[case] method: &str,
+    #[case] key: &str,
+) {
+    let Some(f) = raising(mode, grant) else { return };
+    let answer = f.call("Raising", method, &json!([]));
+    answer.failed("plugin_raised", 1);
+    let denial = one(&answer, "limits", key);
+    apply(&f, &raising_tables(grant), &denial["remedy"]);
+    f.call("Raising", method, &json!([])).result();
+}
+
+#[rstest]
+fn a_path_that_is_not_granted(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let Some(f) = raising(mode, "") else { return };
+    f.mkdir("data");
+    f.write("data/file", "content");
+    let path = f.text("data/file");
+    let data = f.call("Raising", "read", &json!([path])).failed("plugin_raised", 1);
+    let details = &data["details"];
+    assert_eq!((&details["errno_name"], &details["type"]), (&json!("ENOENT"), &json!("FileNotFoundError")));
+    assert_eq!(details["granted"], json!({"read": false, "write": false}));
+    assert_eq!(details["remedy"], format!("[plugins.Raising.methods.read]\nread = [\"{}\"]", f.text("data")));
+    let learn = format!("upm learn Raising read '{{\"args\":[\"{path}\"]}}'");
+    assert_eq!(details["learn"], learn);
+    let complete = &data["denials_complete"];
+    assert_eq!((&complete["paths"], &complete["learn"]), (&json!(false), &json!(learn)));
+    assert_eq!((&complete["seccomp"], &complete["egress"]), (&json!(true), &json!(true)));
+
+    // granted for reading: now it can be read, and the refused writing names `write`
+    apply(&f, &raising_tables(""), &details["remedy"]);
+    assert_eq!(f.call("Raising", "read", &json!([path])).result(), "content");
+    f.config(&format!("{}read = [\"data\"]\n", raising_tables("")));
+    let data = f.call("Raising", "write", &json!([path])).failed("plugin_raised", 1);
+    assert_eq!(data["details"]["granted"], json!({"read": true, "write": false}));
+    assert!(data["details"]["remedy"].as_str().unwrap().contains("\nwrite = ["), "{data:#}");
+    apply(&f, &raising_tables(""), &data["details"]["remedy"]);
+    assert_eq!(f.call("Raising", "write", &json!([path])).result(), 1);
+
+    // what is there already is said to be
+    let data = f.call("Raising", "read", &json!(["/usr/lib/no-such-file"])).failed("plugin_raised", 1);
+    assert_eq!(data["details"]["granted"], json!({"read": true, "write": false}));
+    assert_eq!(data["details"].get("remedy"), None);
+}
+
+/// Of all filters that a process is under one can have a listener. Where upm itself is under such a one, what would be reported
+/// is refused all the same, and the answer says that it was not reported.
+#[rstest]
+fn under_a_filter_with_a_listener(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let Some(f) = Fixture::new(mode, TABLES) else { return };
+    let acts = json!({"args": ["batch", ["mount", "none", "/tmp", "tmpfs"], ["echo"]]}).to_string();
+    let under = [f.text("plugins/upm-probe"), "under-listener".to_owned()];
+    let answer = f.upm(["Probe", "run", &acts]).through(under.clone()).run();
+    let answers = answer.result()["answers"].clone();
+    assert_errno(&answers[0], "EPERM");
+    assert_ok(&answers[1]);
+    let data = answer.data();
+    assert_eq!(data["denials"], json!([]));
+    assert_eq!(data["denials_complete"]["seccomp"], false);
+    let active = &data["sandbox"]["layers"]["seccomp"]["active"];
+    assert_eq!(active["listener"], false);
+    assert!(active["note"].as_str().unwrap().contains("not reported"), "{active}");
+    // the control: without that filter the same refusal is reported
+    let answer = f.upm(["Probe", "run", &acts]).run();
+    assert_errno(&answer.result()["answers"][0], "EPERM");
+    assert_eq!(answer.data()["denials_complete"]["seccomp"], true);
+    assert_eq!(answer.data()["sandbox"]["layers"]["seccomp"]["active"]["listener"], true);
+    one(&answer, "seccomp", "mount");
+    // and with `kill` it kills
+    f.config(&format!("{TABLES}on_violation = \"kill\"\n"));
+    f.upm(["Probe", "run", &acts]).through(under).run().failed("plugin_killed", 159);
+}
+
+#[rstest]
+fn the_sandbox_is_proven(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let Some(f) = Fixture::new(mode, TABLES) else { return };
+    let data = f.run("echo", Value::Null).data();
+    let sandbox = &data["sandbox"];
+    for digest in ["plan_sha256", "config_sha256"] {
+        assert_eq!(sandbox[digest].as_str().unwrap().len(), 64, "{digest}");
+    }
+    let landlock = &sandbox["layers"]["landlock"]["asked"];
+    let rights: Vec<&str> = landlock["rights"].as_array().unwrap().iter().map(|r| r.as_str().unwrap()).collect();
+    assert!(rights.contains(&"fs_read_file") && rights.contains(&"fs_refer"), "{rights:?}");
+    let (abi, has) = (landlock["abi"].as_u64().unwrap(), |right| rights.contains(&right));
+    assert_eq!((abi >= 4, abi >= 6), (has("net_connect_tcp"), has("scope_signal")), "ABI {abi}: {rights:?}");
+    let limits = &sandbox["layers"]["limits"];
+    for key in limits["asked"].as_object().unwrap().keys() {
+        assert!(limits["active"][key].is_string(), "nothing serves {key}: {limits:#}");
+    }
+    // the plan that was enforced is the one that is explained
+    let explained: Value = serde_json::from_str(&f.upm(["explain", "Probe", "run", "--json"]).run().stdout).unwrap();
+    assert_eq!(explained["plan_sha256"], sandbox["plan_sha256"]);
+}

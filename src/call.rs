@@ -280,17 +280,6 @@ pub fn make_plan(
     patience: &Patience<'_>,
 ) -> Result<Plan, Failure> {
     let facts = trusted_facts(decision)?;
-    if facts.landlock_abi < decision.grant.landlock_min_abi {
-        return Err(Failure::new(
-            Code::SandboxUnavailable,
-            format!(
-                "landlock: this kernel has ABI {}, the grant wants {}; boot a newer kernel with landlock enabled (`lsm=landlock,…`), or \
-                 lower `landlock_min_abi` knowing what is lost",
-                facts.landlock_abi, decision.grant.landlock_min_abi
-            ),
-        )
-        .detail("layer", "landlock"));
-    }
     let pass = |name: &str| std::env::var(name).ok();
     let (rules, needs) = client::resolve(&decision.grant, &facts, &pass, patience)?;
     let environment = Environment { request_id, timeout, pass: &pass };

@@ -773,7 +773,7 @@ fn what_the_kernel_lacks(#[values(Mode::Root, Mode::User)] mode: Mode) {
         &f,
         "error",
         "X",
-        "landlock_min_abi: this kernel has ABI",
+        "landlock: this kernel has ABI",
         &format!("{X}landlock_min_abi = 99 #<-\n"),
         &format!("{X}landlock_min_abi = 2\n"),
     );

@@ -128,20 +128,6 @@ fn units() -> Vec<(String, String)> {
         .into()
 }
 
-/// The units leave what the engine keeps, no more and no less.
-#[test]
-fn the_bounding_set_is_the_engines_list() {
-    let source = read("src/confine/privileges.rs");
-    let list = source.split("OF_ROOT:").nth(1).unwrap().split("\n];").next().unwrap();
-    let engine: BTreeSet<&str> =
-        list.split(|c: char| !c.is_ascii_uppercase() && c != '_').filter(|word| word.starts_with("CAP_")).collect();
-    assert!(engine.len() > 2, "{engine:?}");
-    for (name, text) in units() {
-        let line = text.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet=")).unwrap();
-        assert_eq!(line.split(' ').collect::<BTreeSet<_>>(), engine, "{name}");
-    }
-}
-
 /// A score over 3.0 needs a reason for each setting that makes it: it is set to what is needed, or its comment says which
 /// step forbids it.
 #[test]

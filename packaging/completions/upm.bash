@@ -6,12 +6,12 @@ _upm() {
     cur=${COMP_WORDS[COMP_CWORD]}
     prev=${COMP_WORDS[COMP_CWORD-1]}
 
-    local value='--config --via --project --timeout --request-id --may'
+    local value='--config --via --project --timeout --request-id --may --since --plugin'
     case $prev in
         --config | --via) COMPREPLY=($(compgen -f -- "$cur")); compopt -o filenames 2>/dev/null; return ;;
         --project) COMPREPLY=($(compgen -d -- "$cur")); compopt -o filenames 2>/dev/null; return ;;
         --may) COMPREPLY=($(compgen -W 'read write connect syscall' -- "$cur")); return ;;
-        --timeout | --request-id) return ;;
+        --timeout | --request-id | --since) return ;;
     esac
 
     # the words so far without options, and which configuration they are about
@@ -25,14 +25,18 @@ _upm() {
         esac
     done
 
+    if [[ $prev == --plugin ]]; then
+        COMPREPLY=($(compgen -W "$(_upm_list "${config[@]}")" -- "$cur"))
+        return
+    fi
     if [[ $cur == -* ]]; then
         local options='--config --json --help'
         case ${plain[0]-} in
-            '') options='--config --via --project --timeout --request-id --verbose --json --may --help --version' ;;
-            list | check) ;;
+            '') options='--config --via --project --timeout --request-id --verbose --json --may --since --plugin --help --version' ;;
+            list | check | doctor) ;;
+            audit) options='--request-id --since --plugin --config --json --help' ;;
             serve) options='--config --help' ;;
             learn) options='--config --project --timeout --verbose --json --help' ;;
-            doctor) options='--json --help' ;;
             explain) options='--config --project --may --json --help' ;;
             *) options='--config --via --project --timeout --request-id --verbose --help' ;;
         esac
@@ -42,7 +46,8 @@ _upm() {
 
     local want=()
     case ${#plain[@]}:${plain[0]-} in
-        0:) want=(list explain learn check doctor serve $(_upm_list "${config[@]}")) ;;
+        0:) want=(list explain learn check doctor audit serve $(_upm_list "${config[@]}")) ;;
+        1:audit) want=(show) ;;
         1:list | 1:explain | 1:learn) want=($(_upm_list "${config[@]}")) ;;
         2:explain | 2:learn) want=($(_upm_list "${config[@]}" "${plain[1]}")) ;;
         1:[A-Z]*) want=($(_upm_list "${config[@]}" "${plain[0]}")) ;;

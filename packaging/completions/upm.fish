@@ -6,7 +6,7 @@ function __upm_words
     for word in (commandline -opc)[2..]
         if test $skip = 1
             set skip 0
-        else if contains -- $word --config --via --project --timeout --request-id --may
+        else if contains -- $word --config --via --project --timeout --request-id --may --since --plugin
             set skip 1
         else if not string match -q -- '-*' $word
             echo $word
@@ -59,6 +59,8 @@ complete -c upm -n '__upm_at 0' -a explain -d 'What a call would be allowed'
 complete -c upm -n '__upm_at 0' -a learn -d 'Make a call, and tell what it was not given'
 complete -c upm -n '__upm_at 0' -a check -d 'Whether the configuration can be used'
 complete -c upm -n '__upm_at 0' -a doctor -d 'What this host offers'
+complete -c upm -n '__upm_at 0' -a audit -d 'What is on record of calls'
+complete -c upm -n 'test (__upm_words)[1] = audit 2>/dev/null; and __upm_at 1' -a show
 complete -c upm -n '__upm_at 0' -a serve -d 'Answer the caller whose connection is stdin'
 complete -c upm -n __upm_plugin_next -a '(__upm_list)'
 complete -c upm -a '(__upm_methods)'
@@ -70,5 +72,7 @@ complete -c upm -l request-id -x -d 'UUID of the answer and the audit records'
 complete -c upm -s v -l verbose -d 'Show the stderr of the plugin as it comes'
 complete -c upm -l json -d 'Commands: print JSON'
 complete -c upm -l may -x -a 'read write connect syscall' -d 'explain: only whether the call may do this'
+complete -c upm -l since -x -d 'audit show: only calls that began since then'
+complete -c upm -l plugin -x -a '(__upm_list)' -d 'audit show: only calls of this plugin'
 complete -c upm -s h -l help -d 'Print help'
 complete -c upm -s V -l version -d 'Print the version'

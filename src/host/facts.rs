@@ -66,6 +66,7 @@ pub(super) fn landlock_abi(least: u32) -> Result<u32, Failure> {
             format!("landlock: this kernel has ABI {abi}, the grant wants {least}; {remedy}"),
         )
         .detail("layer", "landlock")
+        .detail("key", "landlock_min_abi")
         .detail("remedy", remedy));
     }
     Ok(abi)

@@ -95,7 +95,7 @@ fn step(case: &mut Case) -> bool {
     let errno = rng.range(1, 133) as i32;
     let made = StepError::new(step, object.clone(), std::io::Error::from_raw_os_error(errno));
     case.input = made.encode();
-    assert!(case.input.len() <= 2005);
+    assert!(case.input.len() <= 2007);
     let read = StepError::decode(&case.input).expect("what was encoded");
     assert_eq!((read.step, read.source.raw_os_error()), (step, Some(errno)));
     if object.len() <= 2000 {
@@ -109,12 +109,16 @@ fn step(case: &mut Case) -> bool {
             assert_eq!(Step::ALL[usize::from(case.input[0])], read.step);
             let again = StepError::decode(&read.encode()).expect("what was decoded");
             assert_eq!(again.step, read.step);
-            let failure = upm::types::Failure::from(read);
-            assert!(matches!(failure.code, Code::SandboxFailed | Code::SandboxUnavailable));
+            // No failure is made of it here: that looks at the host for a remedy, in processes of its own.
             true
         }
         None => {
-            assert!(case.input.len() < 5 || usize::from(case.input[0]) >= Step::ALL.len());
+            // a step, a number of four bytes, a length of two, and so many bytes of text
+            let whole = case.input.len() >= 7 && {
+                let length = usize::from(u16::from_le_bytes([case.input[5], case.input[6]]));
+                case.input.len() - 7 >= length
+            };
+            assert!(!whole || usize::from(case.input[0]) >= Step::ALL.len());
             false
         }
     }

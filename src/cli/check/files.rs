@@ -160,21 +160,6 @@ pub(super) fn plugins(report: &mut Report<'_>, decisions: &[Decision], patience:
             }
         };
         let grant = &decision.grant;
-        let written = grant.origins.get("landlock_min_abi").and_then(|origin| origin.line);
-        if let Some(line) = written
-            && facts.landlock_abi < grant.landlock_min_abi
-        {
-            let (subject, _) = report.origin(decision, "landlock_min_abi");
-            report.add(
-                Severity::Error,
-                subject,
-                line,
-                format!(
-                    "landlock_min_abi: this kernel has ABI {}, {} is wanted; boot a newer kernel, or lower it knowing what is lost",
-                    facts.landlock_abi, grant.landlock_min_abi
-                ),
-            );
-        }
         match &decision.entry {
             Entry::Exec { path } => executable(report, decision, path, &facts),
             Entry::Python { module } => {
@@ -209,7 +194,9 @@ fn blamed(report: &Report<'_>, decision: &Decision, failure: &Failure) -> (Strin
         (decision.plugin.clone(), report.line(&[path[0], path[1], key]))
     };
     match failure.details.get("key").and_then(|key| key.as_str()) {
-        Some(key) if key == "interpreter" || key == "run_as" || key == "write" => report.origin(decision, key),
+        Some(key) if matches!(key, "interpreter" | "run_as" | "write" | "landlock_min_abi") => {
+            report.origin(decision, key)
+        }
         _ if failure.code == Code::ModuleNotFound => entry(),
         // The ownership check names a file on the way, which both may have in common.
         _ if config::check_trusted(&decision.grant.interpreter).is_err() => report.origin(decision, "interpreter"),

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{assert_schema, has_program, is_root, repository, skip, which};
+use common::{assert_schema, has_program, is_root, repository, skip};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;

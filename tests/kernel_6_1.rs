@@ -56,6 +56,14 @@ processes = 16
 memory = "256KiB"
 "#;
 
+/// What this kernel's landlock, ABI 2, cannot give.
+const NEWER: &str = r#"
+[plugins.Probe]
+exec = "plugins/upm-probe"
+allowed_methods = ["run"]
+landlock_min_abi = 4
+"#;
+
 const HELLO: &str = r#"
 class HelloPlugin:
     version = "1.0.0"
@@ -102,11 +110,15 @@ rm -rf project
 cp -a /srv/upm /home/user/upm
 chown -R 23456:23456 /home/user/upm
 run root-doctor ./upm doctor --json
+run root-newer ./upm --config newer.toml Probe run '{{"args":["echo"]}}'
+run root-newer-doctor ./upm doctor --json --config newer.toml
 run root-greet ./upm HelloPlugin greet '{{"args":["root"]}}'
 run root-probe ./upm Probe run '{root}'
 run root-memory ./upm Probe run '{{"args":["memory_bomb",400]}}'
 cd /home/user/upm
 run user-doctor as_user ./upm doctor --json
+run user-newer as_user ./upm --config newer.toml Probe run '{{"args":["echo"]}}'
+run user-newer-doctor as_user ./upm doctor --json --config newer.toml
 run user-greet as_user ./upm HelloPlugin greet '{{"args":["user"]}}'
 run user-probe as_user ./upm Probe run '{user}'
 run user-memory as_user ./upm Probe run '{{"args":["memory_bomb",400]}}'
@@ -224,6 +236,7 @@ fn boot() -> Option<BTreeMap<String, Ran>> {
     fs::copy(built_probe(), payload.path().join("plugins/upm-probe")).unwrap();
     put("plugins/hello.py", HELLO.as_bytes());
     put("upm_config.toml", CONFIG.as_bytes());
+    put("newer.toml", NEWER.as_bytes());
     put("commands", commands().as_bytes());
 
     let output = Command::new(repository().join("tests/qemu/boot"))
@@ -265,6 +278,13 @@ fn parse(console: &str) -> BTreeMap<String, Ran> {
     all
 }
 
+/// doctor's line of this layer.
+fn line(doctor: &Ran, layer: &str) -> Value {
+    let report = doctor.json();
+    let lines = report["layers"].as_array().unwrap();
+    lines.iter().find(|line| line["layer"] == layer).unwrap_or_else(|| panic!("no {layer}: {report:#}")).clone()
+}
+
 #[test]
 fn the_engine_holds_on_6_1() {
     let Some(ran) = boot() else { return };
@@ -279,7 +299,31 @@ fn the_engine_holds_on_6_1() {
     for mode in ["root", "user"] {
         let doctor = &ran[&format!("{mode}-doctor")];
         assert_eq!(doctor.exit, 0, "{doctor:#?}");
-        doctor.json();
+        for line in doctor.json()["layers"].as_array().unwrap() {
+            assert_eq!(line["holds"], true, "{mode}: {line:#}");
+            for tried in line["tried"].as_array().unwrap() {
+                assert_eq!(tried["got"], tried["expected"], "{mode}: {line:#}");
+            }
+        }
+        let landlock = line(doctor, "landlock");
+        assert!(landlock["found"].as_str().unwrap().starts_with("ABI 2: "), "{landlock:#}");
+        // without rules for ports it is the empty namespace alone that keeps the host's loopback out of reach
+        let egress = line(doctor, "egress");
+        let outside = egress["tried"].as_array().unwrap().iter().find(|tried| {
+            let act = tried["act"].as_str().unwrap();
+            act.starts_with("connect to 127.0.0.1:") && act.ends_with("where upm listens outside")
+        });
+        assert_eq!(outside.unwrap()["got"], "ECONNREFUSED", "{egress:#}");
+
+        let newer = &ran[&format!("{mode}-newer")];
+        let data = newer.envelope()["data"].clone();
+        assert_eq!((data["code"].as_str(), newer.exit), (Some("sandbox_unavailable"), 125), "{data:#}");
+        assert_eq!(data["details"]["layer"], "landlock", "{data:#}");
+        assert!(data["error"].as_str().unwrap().starts_with("landlock: this kernel has ABI 2, the grant wants 4"));
+        let newer = &ran[&format!("{mode}-newer-doctor")];
+        assert_eq!(newer.exit, 1, "{newer:#?}");
+        let told = line(newer, "landlock");
+        assert_eq!((&told["holds"], &told["remedy"]), (&json!(false), &data["details"]["remedy"]), "{told:#}");
 
         assert_eq!(ran[&format!("{mode}-greet")].result(), json!(format!("Hello, {mode}")));
 
@@ -376,7 +420,7 @@ fn cgroups(ran: &BTreeMap<String, Ran>) {
         let denial =
             pids["data"]["denials"].as_array().unwrap().iter().find(|one| one["operation"] == "processes").unwrap();
         assert_eq!(denial["object"], json!({"limit": 16, "used": 16, "unit": "processes"}));
-        assert_eq!(denial["remedy"], "processes = 32 in [plugins.Probe.methods.run]");
+        assert_eq!(denial["remedy"], "[plugins.Probe.methods.run]\nprocesses = 32");
 
         let inside = ran[&format!("{mode}-inside")].result();
         assert_eq!(inside["cgroup"], "0::/", "the call's cgroup is the root of what it sees");

@@ -1,24 +1,40 @@
 //! `upm doctor`: renders what `host::doctor` tried.
 
+use super::terminal::escape;
 use crate::host::doctor::{self, Trial};
+use crate::types::Failure;
 use serde_json::json;
+use std::path::Path;
 
-/// Text or JSON for stdout, and whether every layer holds.
+/// Text or JSON for stdout (`before` is what kept the engine from starting), and the exit status: 0 every layer holds, 1 one does not, 125 that could not be told.
 #[must_use]
-pub fn run(as_json: bool) -> (String, bool) {
-    let trials = doctor::run();
-    let good = trials.iter().all(|trial| trial.holds);
+pub fn run(config: Option<&Path>, as_json: bool, before: Option<Failure>) -> (String, i32) {
+    let trials = doctor::run(config, before);
+    let good = trials.iter().all(|trial| trial.holds == Some(true));
+    let status = match trials.iter().any(|trial| trial.holds == Some(false)) {
+        _ if good => 0,
+        true => 1,
+        false => 125,
+    };
     if as_json {
-        return (format!("{}\n", json!({ "ok": good, "layers": trials, "kernel": doctor::kernel() })), good);
+        return (format!("{}\n", json!({ "ok": good, "layers": trials, "kernel": doctor::kernel() })), status);
     }
     let mut text = String::new();
-    for Trial { layer, holds, found, remedy } in &trials {
-        let mark = if *holds { "ok     " } else { "MISSING" };
-        text.push_str(&format!("{mark}  {layer:<13}  {found}\n"));
+    for Trial { layer, holds, found, remedy, .. } in &trials {
+        let mark = match holds {
+            Some(true) => "ok     ",
+            Some(false) => "MISSING",
+            None => "unknown",
+        };
+        text.push_str(&format!("{mark}  {layer:<13}  {}\n", escape(found, false)));
         if let Some(remedy) = remedy {
-            text.push_str(&format!("                        {remedy}\n"));
+            text.push_str(&format!("                        {}\n", escape(remedy, false)));
         }
     }
-    text.push_str(if good { "every layer holds here\n" } else { "calls are refused here until every layer holds\n" });
-    (text, good)
+    text.push_str(match status {
+        0 => "every layer holds here\n",
+        1 => "calls are refused here until every layer holds\n",
+        _ => "not every layer could be tried\n",
+    });
+    (text, status)
 }

@@ -140,12 +140,15 @@ Exit status: 0 no error, 1 an error, 125 could not tell
 ";
 
 const DOCTOR: &str = "\
-Print what this host offers for each layer of the sandbox, what is missing, and what an administrator can do.
+Try each layer of the sandbox on this host, with what must work and what must not, and print what is missing and
+what an administrator can do. With a configuration, also whether its granted paths can be handed to plugins
+and its records be stored.
 
-Usage: upm doctor [--json]
+Usage: upm doctor [--config FILE] [--json]
 
 Options:
-  --json  Print JSON instead of text
+  --config FILE  Configuration file
+  --json         Print JSON, with every act that was tried, instead of text
 
 Exit status: 0 every layer can be had, 1 one cannot, 125 could not tell
 ";

@@ -22,6 +22,7 @@ pub use audit::Show;
 use crate::call::{self, CallArgs, JsonSource};
 use crate::config::is_plugin_name;
 use crate::decide::verdict::Act;
+use crate::host::doctor::inside;
 use crate::report::text::{complain, quote};
 use crate::supervise::Watcher;
 use crate::types::{Code, Failure};
@@ -100,11 +101,15 @@ pub enum Request {
     },
     /// What this host offers.
     Doctor {
+        /// `--config`.
+        config: Option<PathBuf>,
         /// JSON instead of text.
         json: bool,
     },
     /// What is on record of calls.
     Audit(Show),
+    /// doctor's trial, in the sandbox.
+    DoctorInside,
     /// Print this text.
     Help(String),
     /// Print this text.
@@ -184,6 +189,7 @@ fn read(args: &[OsString], stdout_is_terminal: bool) -> Result<Request, UsageErr
         Some("doctor") => doctor(&low),
         Some("audit") => audit(&low),
         Some("serve") => serve(&low),
+        Some(inside::WORD) if args.len() == 1 => Ok(Request::DoctorInside),
         Some(plugin) if is_plugin_name(plugin) => call(&low, plugin),
         _ => Err(unknown(first)),
     }
@@ -292,14 +298,10 @@ fn check(low: &Low) -> Result<Request, UsageError> {
 }
 
 fn doctor(low: &Low) -> Result<Request, UsageError> {
-    let config = vec![("--config", low.config.is_some())];
-    low.refuse(
-        "upm doctor",
-        &[low.of_call(), low.of_project(), low.of_may(), low.of_via(), low.of_audit(), config].concat(),
-    )?;
+    low.refuse("upm doctor", &[low.of_call(), low.of_project(), low.of_may(), low.of_via(), low.of_audit()].concat())?;
     match low.words.len() {
-        1 => Ok(Request::Doctor { json: low.json }),
-        _ => Err(UsageError::new("Usage: upm doctor [--json]")),
+        1 => Ok(Request::Doctor { config: low.config.clone(), json: low.json }),
+        _ => Err(UsageError::new("Usage: upm doctor [--config FILE] [--json]")),
     }
 }
 
@@ -453,10 +455,13 @@ fn run(args: impl Iterator<Item = OsString>) -> i32 {
         crate::supervise::cgroup::make_own_directory();
     }
     // Before anything else is opened or read. A service's client is no engine: it connects with all the rights that root has.
-    if !matches!(request, Ok(Request::Via { .. }))
-        && let Err(failure) = crate::confine::privileges::keep()
-    {
-        return answer(&call::refuse(&failure, None));
+    let kept = if matches!(request, Ok(Request::Via { .. })) { Ok(()) } else { crate::confine::privileges::keep() };
+    if let Err(failure) = kept {
+        return match request {
+            // What refuses every call is what doctor is asked for.
+            Ok(Request::Doctor { config, json }) => show_with(Ok(doctor::run(config.as_deref(), json, Some(failure)))),
+            _ => answer(&call::refuse(&failure, None)),
+        };
     }
     diagnostics::start();
     let request = match request {
@@ -499,8 +504,12 @@ fn run(args: impl Iterator<Item = OsString>) -> i32 {
             }
         }
         Request::Check { config, json } => show_with(check::run(config.as_deref(), json)),
-        Request::Doctor { json } => show(Ok(doctor::run(json))),
+        Request::Doctor { config, json } => show_with(Ok(doctor::run(config.as_deref(), json, None))),
         Request::Audit(asked) => show_with(audit::run(&asked)),
+        // In nobody's hands: descriptor 3 is no stream socket there.
+        Request::DoctorInside => {
+            inside::answer().unwrap_or_else(|| answer(&call::refuse(&unknown(OsStr::new(inside::WORD)).into(), None)))
+        }
     }
 }
 
@@ -664,7 +673,10 @@ mod tests {
             Ok(Request::Explain { config, plugin: "P".into(), method: "m".into(), project: None, json, may: None })
         );
         assert_eq!(parsed(&["check"]), Ok(Request::Check { config: None, json: false }));
-        assert_eq!(parsed(&["--json", "doctor"]), Ok(Request::Doctor { json }));
+        assert_eq!(parsed(&["--json", "doctor"]), Ok(Request::Doctor { config: None, json }));
+        assert_eq!(parsed(&["doctor", "--config", "x"]), Ok(Request::Doctor { config: Some("x".into()), json: false }));
+        assert_eq!(parsed(&["doctor-inside"]), Ok(Request::DoctorInside));
+        assert!(message(&["doctor-inside", "--json"]).starts_with("doctor-inside: no command"));
         assert_eq!(parsed(&["--version"]), Ok(Request::Version("upm 0.1.0\n".into())));
         let id = "cdb3458d-0b84-491a-9c4e-709f30e11111";
         assert_eq!(
@@ -695,7 +707,7 @@ mod tests {
             (&["list", "pip"], "pip: no name of a plugin"),
             (&["list", "--timeout", "1s"], "--timeout: no option of upm list"),
             (&["check", "--project", "x"], "--project: no option of upm check"),
-            (&["doctor", "--config", "x"], "--config: no option of upm doctor"),
+            (&["doctor", "--project", "x"], "--project: no option of upm doctor"),
             (&["P", "m", "--json"], "--json: no option of a call"),
             (&["P", "m", "--may", "read=/x"], "--may: no option of a call"),
             (&["P", "m", "--since", "1h"], "--since: no option of a call"),

@@ -1,8 +1,7 @@
 //! Step `capabilities`: every set empty, and no way to fill one.
 
 use super::step::{Step, StepError};
-use caps::CapSet;
-use std::io;
+use rustix::thread::{CapabilitySet, CapabilitySets, clear_ambient_capability_set, set_capabilities};
 
 /// Locks the securebits, then clears ambient, inheritable, bounding, permitted and effective.
 ///
@@ -11,9 +10,8 @@ use std::io;
 pub fn step() -> Result<(), StepError> {
     // First: it needs CAP_SETPCAP, as dropping from the bounding set does.
     crate::sys::process::lock_securebits().map_err(|error| StepError::new(Step::Capabilities, "securebits", error))?;
-    for (set, name) in [(CapSet::Ambient, "ambient"), (CapSet::Bounding, "bounding")] {
-        caps::clear(None, set).map_err(|error| StepError::new(Step::Capabilities, name, io::Error::other(error)))?;
-    }
+    super::privileges::shrink_bounding_set(CapabilitySet::empty())
+        .map_err(|error| StepError::new(Step::Capabilities, "bounding", error))?;
     clear()
 }
 
@@ -22,13 +20,8 @@ pub fn step() -> Result<(), StepError> {
 /// # Errors
 /// Names the set.
 pub fn clear() -> Result<(), StepError> {
-    for (set, name) in [
-        (CapSet::Ambient, "ambient"),
-        (CapSet::Inheritable, "inheritable"),
-        (CapSet::Effective, "effective"),
-        (CapSet::Permitted, "permitted"),
-    ] {
-        caps::clear(None, set).map_err(|error| StepError::new(Step::Capabilities, name, io::Error::other(error)))?;
-    }
-    Ok(())
+    clear_ambient_capability_set().map_err(|error| StepError::new(Step::Capabilities, "ambient", error))?;
+    let none = CapabilitySet::empty();
+    set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })
+        .map_err(|error| StepError::new(Step::Capabilities, "effective, permitted, inheritable", error))
 }

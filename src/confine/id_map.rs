@@ -46,7 +46,7 @@ pub fn step(status: BorrowedFd<'_>) -> Result<(), StepError> {
 /// # Errors
 /// What clone3 and the map files say.
 pub fn mapping_namespace(owner: (u32, u32), plugin: (u32, u32)) -> Result<OwnedFd, StepError> {
-    let fail = |error: io::Error| StepError::new(Step::Prepare, "user namespace for id-mapped mounts", error);
+    let fail = |error: io::Error| StepError::new(Step::Clone, "user namespace for id-mapped mounts", error);
     let (hold, release) =
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|error| fail(error.into()))?;
     match fork_into(nix::sched::CloneFlags::CLONE_NEWUSER.bits() as u64, None).map_err(fail)? {

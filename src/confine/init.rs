@@ -6,30 +6,45 @@ use super::step::{Step, StepError};
 use crate::sys;
 use nix::unistd::{ForkResult, Pid};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
-/// Forks. Returns in the plugin's process with its own end of the status channel; never returns in pid 1.
+/// Forks. Returns in the plugin's process with its own end of the status channel; never returns in pid 1. What fails there
+/// is written to `failure`, while pid 1 still has it.
 ///
 /// # Errors
 /// `EAGAIN` at a process limit.
-pub fn step(status: OwnedFd) -> Result<OwnedFd, StepError> {
+pub fn step(status: OwnedFd, failure: BorrowedFd<'_>) -> Result<OwnedFd, StepError> {
+    // Pid 1 would end, and the plugin with it, if it could not wait: but only when the plugin runs already.
+    match sys::process::wait_any() {
+        Err(nix::Error::ECHILD) => {}
+        Err(errno) => return Err(StepError::new(Step::Init, "wait4", errno)),
+        Ok(_) => return Err(StepError::new(Step::Init, "wait4", io::Error::other("a child that nobody made"))),
+    }
     // Before the fork, so that there is no moment at which the other can look in. Exec makes the plugin dumpable again.
     sys::process::set_dumpable(false).map_err(|error| StepError::new(Step::Init, "PR_SET_DUMPABLE", error))?;
     match sys::clone::fork().map_err(|errno| StepError::new(Step::Init, "fork", errno))? {
         ForkResult::Child => Ok(status),
-        ForkResult::Parent { child } => sys::process::exit_now(match stay(&status, child) {
-            Ok(()) => 0,
-            Err(_) => 1,
-        }),
+        ForkResult::Parent { child } => {
+            if let Err(error) = empty(&status) {
+                let told = rustix::io::write(failure, &StepError::new(Step::Init, "pid 1", error).encode());
+                // Not told: the supervisor sees pid 1 end before the plugin ran, which refuses as well.
+                sys::process::exit_now(if told.is_ok() { 1 } else { 2 });
+            }
+            sys::process::exit_now(i32::from(stay(child).is_err()))
+        }
     }
 }
 
-/// Pid 1's whole life. When it ends, the kernel kills whatever is left in the pid namespace.
-fn stay(status: &OwnedFd, plugin: Pid) -> io::Result<()> {
+/// Nothing of the supervisor's stays in pid 1. When this fails nothing was closed yet.
+fn empty(status: &OwnedFd) -> io::Result<()> {
     sys::memory::wipe_arguments_and_environment()?;
     // The status channel becomes 0, all else is closed: no tree, ruleset or pipe outlives the fork here.
     rustix::stdio::dup2_stdin(status)?;
-    sys::process::close_from(1)?;
+    sys::process::close_from(1)
+}
+
+/// Pid 1's whole life. When it ends, the kernel kills whatever is left in the pid namespace.
+fn stay(plugin: Pid) -> io::Result<()> {
     let program = filter::init();
     nix::sys::prctl::set_name(c"upm-init")?;
     sys::seccomp::install(&program.program)?;

@@ -8,11 +8,22 @@ use landlock::{
     RulesetCreated, RulesetCreatedAttr, RulesetStatus, Scope,
 };
 use rustix::fs::{Mode, OFlags};
+use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-fn fail(what: &str, error: impl std::fmt::Display) -> StepError {
-    StepError::new(Step::Landlock, format!("{what}: {error}"), nix::Error::EINVAL)
+/// An error of the crate, with the errno of the system call. Where the crate finds out without one, the kernel lacks a right that its ABI has.
+pub fn fail(what: &str, error: impl std::error::Error + 'static) -> StepError {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+    let mut errno = None;
+    while let Some(error) = cause {
+        errno = errno.or_else(|| error.downcast_ref::<io::Error>()?.raw_os_error());
+        cause = error.source();
+    }
+    match errno {
+        Some(errno) => StepError::new(Step::Landlock, what, io::Error::from_raw_os_error(errno)),
+        None => StepError::new(Step::Landlock, format!("{what}: {error}"), nix::Error::EOPNOTSUPP),
+    }
 }
 
 /// The crate's name for an ABI: rights newer than it knows are not there to be handled.
@@ -77,7 +88,8 @@ pub fn unscoped(number: u32) -> Result<RulesetCreated, StepError> {
 fn create(number: u32, scopes: BitFlags<Scope>) -> Result<RulesetCreated, StepError> {
     let abi = abi(number);
     if abi == ABI::Unsupported {
-        return Err(StepError::new(Step::Landlock, "landlock", nix::Error::EOPNOTSUPP));
+        let error = crate::sys::process::landlock_version().err().unwrap_or(nix::Error::EOPNOTSUPP.into());
+        return Err(StepError::new(Step::Landlock, "landlock", error));
     }
     let build = || {
         let mut ruleset = Ruleset::default()
@@ -169,7 +181,8 @@ pub fn restrict(rules: RulesetCreated) -> Result<RulesetCreated, StepError> {
     // no_new_privs is a step of its own, before this one.
     let status = rules.no_new_privs(false).restrict_self().map_err(|error| fail("restrict_self", error))?;
     if status.ruleset != RulesetStatus::FullyEnforced {
-        return Err(fail("landlock", format!("only {:?}", status.ruleset)));
+        let only = format!("landlock: only {:?}", status.ruleset);
+        return Err(StepError::new(Step::Landlock, only, nix::Error::EOPNOTSUPP));
     }
     Ok(again)
 }

@@ -9,6 +9,7 @@ pub mod landlock;
 pub mod limits;
 pub mod network;
 pub mod privileges;
+pub mod remedy;
 pub mod root;
 pub mod session;
 pub mod step;
@@ -60,6 +61,8 @@ pub fn prepare(plan: &Plan, runner: &'static [u8], as_root: bool) -> Result<Prep
     let ruleset = landlock::prepare(plan, &trees)?;
     let filter = filter::plugin(&plan.syscalls, plan.named_unix)
         .map_err(|error| StepError::new(Step::Prepare, "syscalls", std::io::Error::other(error.to_string())))?;
+    // Asked here, where it can be told: in the child pid 1 and the plugin would both fail, each ending the other.
+    sys::seccomp::user_notification().map_err(|error| StepError::new(Step::Seccomp, "system call filter", error))?;
     Ok(Prepared {
         trees,
         ruleset,
@@ -108,7 +111,7 @@ fn steps(plan: &Plan, prepared: Prepared, ends: ChildEnds) -> Result<std::conver
     let shown: Vec<_> = std::iter::once(&tmp).chain(&counters).map(AsFd::as_fd).collect();
     tell(&ends.status, Tag::Verified, &report, &shown)?;
     drop((tmp, counters));
-    let status = init::step(ends.status)?;
+    let status = init::step(ends.status, ends.failure.as_fd())?;
     // One more layer than pid 1 has: landlock then denies ptrace of it, and signals where the ABI scopes them.
     landlock::restrict(layer)?;
     let descriptors = Descriptors { frames: ends.frames, stdin: ends.stdin, stdout: ends.stdout, stderr: ends.stderr };
@@ -138,16 +141,16 @@ struct Descriptors {
 }
 
 impl Descriptors {
-    /// Puts them in place; everything above is close-on-exec. None of them is below 4 already: the supervisor's own 0–2 are
+    /// Puts them in place; everything above is close-on-exec: the plugin's half of what pid 1 does with its own in step `init`. None of them is below 4 already: the supervisor's own 0–2 are
     /// open since its start, and 3 was taken before the channels were made.
     fn place(self) -> Result<(), StepError> {
-        let fail = |error: rustix::io::Errno| StepError::new(Step::Exec, "descriptors", error);
+        let fail = |error: rustix::io::Errno| StepError::new(Step::Init, "descriptors", error);
         rustix::stdio::dup2_stdin(&self.stdin).map_err(fail)?;
         rustix::stdio::dup2_stdout(&self.stdout).map_err(fail)?;
         rustix::stdio::dup2_stderr(&self.stderr).map_err(fail)?;
         sys::process::place_descriptor(self.frames, 3)
-            .map_err(|error| StepError::new(Step::Exec, "descriptor 3", error))?;
-        sys::process::cloexec_from(4).map_err(|error| StepError::new(Step::Exec, "close_range", error))
+            .map_err(|error| StepError::new(Step::Init, "descriptor 3", error))?;
+        sys::process::cloexec_from(4).map_err(|error| StepError::new(Step::Init, "close_range", error))
     }
 }
 

@@ -37,22 +37,25 @@ pub fn keep() -> Result<(), Failure> {
     }
     let failed = |what: &str, errno: Errno| Failure::from(StepError::new(Step::Capabilities, what, errno));
     // While there is CAP_SETPCAP; a bounding set that is small already needs none.
-    shrink_bounding_set().map_err(|errno| match errno {
-        Errno::PERM => missing("CAP_SETPCAP"),
+    let had = capabilities(None).map_err(|errno| failed("permitted", errno))?;
+    shrink_bounding_set(needed()).map_err(|errno| match errno {
+        Errno::PERM if !had.effective.contains(CapabilitySet::SETPCAP) => missing("CAP_SETPCAP"),
         errno => failed("bounding", errno),
     })?;
     clear_ambient_capability_set().map_err(|errno| failed("ambient", errno))?;
-    let had = capabilities(None).map_err(|errno| failed("permitted", errno))?;
     let kept = had.permitted & needed();
     set_capabilities(None, CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() })
         .map_err(|errno| failed("effective, permitted, inheritable", errno))
 }
 
-/// By number and not by name: a newer kernel has capabilities that no library knows.
-fn shrink_bounding_set() -> rustix::io::Result<()> {
+/// Leaves `kept` alone in the bounding set. By number and not by name: a newer kernel has capabilities that no library knows.
+///
+/// # Errors
+/// `EPERM` without `CAP_SETPCAP`, where the set has more.
+pub fn shrink_bounding_set(kept: CapabilitySet) -> rustix::io::Result<()> {
     for number in 0..u64::BITS {
         let capability = CapabilitySet::from_bits_retain(1 << number);
-        if needed().contains(capability) {
+        if kept.contains(capability) {
             continue;
         }
         match capability_is_in_bounding_set(capability) {

@@ -1,5 +1,6 @@
 //! The stable names of the steps of confinement, in their order, and how a failed one is told.
 
+use super::remedy::remedy;
 use crate::types::{Code, Failure};
 use nix::errno::Errno;
 use std::fmt;
@@ -117,25 +118,29 @@ impl StepError {
         StepError { step, object: object.into(), source: source.into() }
     }
 
-    /// As bytes for the failure pipe: step, errno, object.
+    /// As bytes for the failure pipe: step, errno, length of the object, object. With its length, for the plugin's process
+    /// and pid 1 may both have something to say.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = vec![self.step as u8];
-        bytes.extend(self.source.raw_os_error().unwrap_or(0).to_le_bytes());
         let text = match self.source.raw_os_error() {
             Some(_) => self.object.clone(),
             None => format!("{}: {}", self.object, self.source),
         };
-        bytes.extend(text.bytes().take(2000));
+        let text = &text.as_bytes()[..text.len().min(2000)];
+        let mut bytes = vec![self.step as u8];
+        bytes.extend(self.source.raw_os_error().unwrap_or(0).to_le_bytes());
+        bytes.extend((text.len() as u16).to_le_bytes());
+        bytes.extend(text);
         bytes
     }
 
-    /// The inverse of [`encode`](Self::encode); `None` for anything else.
+    /// The inverse of [`encode`](Self::encode), of the first that is there; `None` for anything else.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
-        let (head, object) = bytes.split_at_checked(5)?;
+        let (head, rest) = bytes.split_at_checked(7)?;
         let step = Step::from_number(head[0])?;
-        let errno = i32::from_le_bytes(head[1..].try_into().ok()?);
+        let errno = i32::from_le_bytes(head[1..5].try_into().ok()?);
+        let object = rest.get(..usize::from(u16::from_le_bytes(head[5..].try_into().ok()?)))?;
         let source = if errno == 0 { io::Error::other("see the message") } else { io::Error::from_raw_os_error(errno) };
         Some(StepError { step, object: String::from_utf8_lossy(object).into_owned(), source })
     }
@@ -149,43 +154,12 @@ impl fmt::Display for StepError {
 
 impl std::error::Error for StepError {}
 
-/// What an administrator can do when a layer cannot be had, by the step that found out and its errno.
-fn remedy(step: Step, errno: Option<i32>) -> Option<&'static str> {
-    match (step, Errno::from_raw(errno?)) {
-        (Step::Clone, Errno::EPERM | Errno::EACCES) | (Step::Prepare | Step::IdMap, Errno::EPERM) => Some(
-            "allow unprivileged user namespaces (`sysctl kernel.unprivileged_userns_clone=1` where it exists, \
-             `sysctl kernel.apparmor_restrict_unprivileged_userns=0` or an AppArmor profile with `userns` for upm), \
-             or in a container allow clone3, unshare and mount in its seccomp profile",
-        ),
-        (Step::Clone, Errno::ENOSPC | Errno::EUSERS) => Some(
-            "raise `sysctl user.max_user_namespaces` (and user.max_{mnt,pid,net,ipc,uts,cgroup}_namespaces): the limit is reached or zero",
-        ),
-        (Step::Clone, Errno::ENOSYS) => {
-            Some("allow clone3(2) in the seccomp profile that upm itself runs under, or use Linux 5.12 or newer")
-        }
-        (Step::Root, Errno::EPERM) => Some(
-            "the host's /proc is partly covered by other mounts (as in containers), so the kernel refuses a fresh one: run upm \
-             where /proc is whole (`--security-opt systempaths=unconfined`, systemd `ProcSubset=all`, `ProtectProc=default`)",
-        ),
-        (Step::Landlock, _) => {
-            Some("enable landlock in the kernel: CONFIG_SECURITY_LANDLOCK=y and `lsm=landlock,…` on its command line")
-        }
-        (Step::Seccomp, Errno::EINVAL | Errno::ENOSYS) => {
-            Some("use a kernel with CONFIG_SECCOMP_FILTER and user notification (Linux 5.0 or newer)")
-        }
-        (Step::Limits, Errno::EACCES | Errno::EPERM) => {
-            Some("make /proc/sys writable where upm runs (systemd: `ProtectKernelTunables=no` for its unit)")
-        }
-        _ => None,
-    }
-}
-
 impl From<StepError> for Failure {
     fn from(error: StepError) -> Failure {
         let errno = error.source.raw_os_error();
-        let remedy = remedy(error.step, errno);
+        let remedy = errno.and_then(|errno| remedy(error.step, &error.object, Errno::from_raw(errno)));
         let code = if remedy.is_some() { Code::SandboxUnavailable } else { Code::SandboxFailed };
-        let message = match remedy {
+        let message = match &remedy {
             Some(remedy) => {
                 format!(
                     "{}: the {} layer cannot be had here: {}; {remedy}",
@@ -207,6 +181,48 @@ impl From<StepError> for Failure {
         match remedy {
             Some(remedy) => failure.detail("remedy", remedy),
             None => failure,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_of_two_errors_is_read() {
+        let mut bytes = StepError::new(Step::Exec, "close_range", Errno::EPERM).encode();
+        bytes.extend(StepError::new(Step::Init, "descriptors", io::Error::other("gone")).encode());
+        let first = StepError::decode(&bytes).unwrap();
+        assert_eq!((first.step, first.object.as_str()), (Step::Exec, "close_range"));
+        assert_eq!(first.source.raw_os_error(), Some(Errno::EPERM as i32));
+        let long = StepError::new(Step::Root, "x".repeat(9000), io::Error::other("gone")).encode();
+        assert_eq!(StepError::decode(&long).unwrap().object.len(), 2000);
+        assert!(StepError::decode(&bytes[..10]).is_none(), "cut short");
+        assert!(StepError::decode(&[200, 0, 0, 0, 0, 0, 0]).is_none(), "no such step");
+    }
+
+    /// One path or one number is no missing layer.
+    #[test]
+    fn a_failure_of_one_path_stays_one() {
+        for (step, object, errno) in [
+            (Step::Prepare, "/srv/x (read)", Errno::EACCES),
+            (Step::Prepare, "/srv/x (write)", Errno::EPERM),
+            (Step::Prepare, "/srv/x (read)", Errno::ENOENT),
+            (Step::Root, "/srv/x", Errno::ENOENT),
+            (Step::Root, "root tmpfs", Errno::ENOMEM),
+            (Step::Clone, "clone3", Errno::EAGAIN),
+            (Step::Init, "fork", Errno::EAGAIN),
+            (Step::Network, "name stub, UDP", Errno::EADDRINUSE),
+            (Step::Limits, "open_files", Errno::EINVAL),
+            (Step::Landlock, "/srv/x: failed to add a rule", Errno::EINVAL),
+            (Step::Exec, "/srv/plugin", Errno::ENOENT),
+            (Step::Exec, "/srv/plugin", Errno::EACCES),
+            (Step::Exec, "/srv/plugin", Errno::EPERM),
+        ] {
+            let failure = Failure::from(StepError::new(step, object, errno));
+            assert_eq!(failure.code, Code::SandboxFailed, "{step:?} {object} {errno}: {}", failure.message);
+            assert!(!failure.details.contains_key("remedy"), "{}", failure.message);
         }
     }
 }

@@ -101,7 +101,8 @@ fn open_one(
         };
         mount::set_attributes(mount.as_fd(), attributes, Some(namespace.as_fd()), directory).map_err(|error| {
             match error.raw_os_error().map(Errno::from_raw) {
-                Some(Errno::EINVAL | Errno::EOPNOTSUPP) => other(
+                // EPERM: it was mounted in another user namespace, as a container's are.
+                Some(Errno::EINVAL | Errno::EOPNOTSUPP | Errno::EPERM) => other(
                     "its file system (or one mounted below it) has no id-mapped mounts, so root cannot hand it to the plugin's \
                      user; move it to ext4, xfs, btrfs or, from Linux 6.3 on, tmpfs, or call upm as its owner",
                 ),

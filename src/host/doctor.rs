@@ -1,330 +1,258 @@
-//! Each layer tried in a child, never guessed from versions.
+//! Each layer tried in a child, with what must work and what must not, never guessed from versions.
+//!
+//! [`whole`] is a real call with upm's own program in the plugin's place: it tries from inside what a plugin might.
+//! [`alone`] tries single layers, so that those behind the first missing one are told of too. [`around`] is what is no layer:
+//! the configuration, id-mapped mounts, audit, cgroups.
 
-use crate::confine::{filter, landlock};
-use crate::decide::plan::{Code as PluginCode, Environment, Facts, INSIDE_ID, Plan};
-use crate::supervise::{self, Job, Unwatched, signals};
-use crate::sys::clone::{Forked, fork, fork_into};
-use crate::types::{Code, Entry, Failure, Grant};
+mod alone;
+mod around;
+pub mod inside;
+mod whole;
+
+use crate::confine::step::{Step, StepError};
+use crate::sys::clone::fork;
+use crate::types::{Code, Failure};
+use nix::errno::Errno;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::ForkResult;
 use serde::Serialize;
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::Path;
 
-/// One layer's trial.
+/// One line of the answer: a layer, or what is around them.
 #[derive(Debug, Serialize)]
 pub struct Trial {
     /// The layer.
     pub layer: &'static str,
-    /// Whether it is to be had here.
-    pub holds: bool,
+    /// Whether it is to be had here; `None` where that could not be tried.
+    pub holds: Option<bool>,
     /// What was seen.
     pub found: String,
     /// What an administrator can do.
     pub remedy: Option<String>,
+    /// What was tried, one act each.
+    pub tried: Vec<Tried>,
 }
 
-/// A program that every Debian and RHEL has and that does nothing: it takes the place of a plugin in the whole trial.
-const TRUE: &str = "/usr/bin/true";
+/// One act.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Tried {
+    /// What was done.
+    pub act: String,
+    /// What it must come to: that it works, or how it fails.
+    pub expected: String,
+    /// What it came to.
+    pub got: String,
+}
 
-/// Tries everything. Each trial is a process of its own: what it does to itself ends with it.
+/// What one trial tells of one layer.
+struct Finding {
+    layer: &'static str,
+    tried: Vec<Tried>,
+    state: State,
+}
+
+/// How a trial went.
+enum State {
+    /// To its end.
+    Tried,
+    /// The layer cannot be had.
+    Missing { found: String, remedy: Option<String> },
+    /// It could not be made.
+    Untold(String),
+}
+
+/// The layers in the order of `README.md`, and what is told of one that does all it should.
+const LAYERS: [(&str, &str); 7] = [
+    ("namespaces", "user mnt pid net ipc uts cgroup: 1000:1000 inside, no process but its own"),
+    ("root", "what is granted opens, what is not is not there, /usr is read-only"),
+    ("limits", "of descriptors, memory and /tmp: EMFILE, ENOMEM, ENOSPC"),
+    ("capabilities", "none, and no new privileges"),
+    ("landlock", "what a rule names opens, all else is EACCES"),
+    ("seccomp", "filter: getcwd passes, mount and ptrace do not"),
+    ("egress", "its own loopback alone: the host's 127.0.0.1 is out of reach, names are refused"),
+];
+
+/// What to do about a layer that is there and does not do what it should.
+const WRONG: &str = "the kernel takes the layer and does not enforce it: report this with `uname -r` and `upm doctor --json`, and call \
+                     no plugins here";
+
+/// Tries everything. Each trial is a process of its own: what it does to itself ends with it. `config` is `--config`,
+/// `before` what had failed before anything was tried.
 #[must_use]
-pub fn run() -> Vec<Trial> {
-    vec![namespaces(), landlock_layer(), seccomp_layer(), id_mapped_mounts(), cgroup(), whole_call(), audit()]
+pub fn run(config: Option<&Path>, before: Option<Failure>) -> Vec<Trial> {
+    let (configuration, config) = around::configuration(config);
+    // In this order: of a layer that is missing in several ways, the words of a call are told.
+    let mut findings: Vec<Finding> =
+        before.map(|failure| Finding::failed("capabilities", failure)).into_iter().collect();
+    findings.extend(whole::trial());
+    findings.extend(alone::trials());
+    findings.extend(config.iter().flat_map(around::landlock));
+    let mut trials: Vec<Trial> = configuration.into_iter().collect();
+    trials.extend(LAYERS.iter().map(|(layer, fine)| conclude(layer, fine, &findings)));
+    trials.extend([around::id_mapping(config.as_ref()), around::audit(config.as_ref()), around::cgroup()]);
+    trials
 }
 
-/// `uname -sr`, as far as /proc tells it.
+/// `uname -r`, as far as /proc tells it.
 #[must_use]
 pub fn kernel() -> String {
     fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
 }
 
-/// Runs `act` in a forked child; `Ok` when it returned 0, else the errno that it returned.
-fn in_child(act: impl FnOnce() -> i32) -> Result<(), std::io::Error> {
-    match fork()? {
-        ForkResult::Child => crate::sys::process::exit_now(act()),
-        ForkResult::Parent { child } => match waitpid(child, None)? {
-            WaitStatus::Exited(_, 0) => Ok(()),
-            WaitStatus::Exited(_, errno) => Err(std::io::Error::from_raw_os_error(errno)),
-            other => Err(std::io::Error::other(format!("{other:?}"))),
-        },
-    }
-}
-
-fn errno(error: &std::io::Error) -> i32 {
-    error.raw_os_error().unwrap_or(nix::Error::EIO as i32)
-}
-
-/// All seven at once, as a call makes them.
-fn namespaces() -> Trial {
-    let made = in_child(|| match fork_into(supervise::NAMESPACE_FLAGS, None) {
-        Ok(Forked::Child) => crate::sys::process::exit_now(0),
-        Ok(Forked::Parent { pid, .. }) => match crate::sys::process::wait_usage(pid) {
-            Ok((0, _)) => 0,
-            _ => nix::Error::EPERM as i32,
-        },
-        Err(error) => errno(&error),
+/// A layer by all that was tried of it.
+fn conclude(layer: &'static str, fine: &str, findings: &[Finding]) -> Trial {
+    let own = || findings.iter().filter(|finding| finding.layer == layer);
+    let tried: Vec<Tried> = own().flat_map(|finding| finding.tried.clone()).collect();
+    let missing = own().find_map(|finding| match &finding.state {
+        State::Missing { found, remedy } => Some((found.clone(), remedy.clone())),
+        _ => None,
     });
-    match made {
-        Ok(()) => Trial {
-            layer: "namespaces",
-            holds: true,
-            found: "user mnt pid net ipc uts cgroup".to_owned(),
-            remedy: None,
-        },
-        Err(error) => {
-            let failure: Failure =
-                crate::confine::step::StepError::new(crate::confine::step::Step::Clone, "clone3", error).into();
-            missing("namespaces", failure)
+    let wrong = tried.iter().find(|tried| tried.got != tried.expected);
+    let untold = own().find_map(|finding| match &finding.state {
+        State::Untold(why) => Some(why.clone()),
+        _ => None,
+    });
+    let (holds, found, remedy) = match (missing, wrong, untold) {
+        (Some((found, remedy)), ..) => (Some(false), found, remedy),
+        (None, Some(Tried { act, expected, got }), _) => {
+            (Some(false), format!("{act}: {got}, and not {expected}"), Some(WRONG.to_owned()))
         }
-    }
-}
-
-fn missing(layer: &'static str, failure: Failure) -> Trial {
-    let remedy = failure.details.get("remedy").and_then(|text| text.as_str()).map(str::to_owned);
-    Trial { layer, holds: false, found: failure.message, remedy }
-}
-
-/// A file that could be opened before cannot be any more, and one that a rule names can.
-fn landlock_layer() -> Trial {
-    let abi = crate::sys::process::landlock_abi();
-    let tried = in_child(|| {
-        let attempt = || -> Result<(), i32> {
-            use ::landlock::{AccessFs, PathBeneath, PathFd, RulesetCreatedAttr};
-            let other = nix::Error::EINVAL as i32;
-            fs::read_dir("/").map_err(|error| errno(&error))?;
-            let rules = landlock::ruleset(abi)
-                .map_err(|error| errno(&error.source))?
-                .add_rule(PathBeneath::new(PathFd::new("/usr").map_err(|_| other)?, AccessFs::ReadDir))
-                .map_err(|_| other)?;
-            nix::sys::prctl::set_no_new_privs().map_err(|errno| errno as i32)?;
-            landlock::restrict(rules).map_err(|error| errno(&error.source))?;
-            fs::read_dir("/usr").map_err(|error| errno(&error))?;
-            match fs::read_dir("/") {
-                Err(error) if error.raw_os_error() == Some(nix::Error::EACCES as i32) => Ok(()),
-                _ => Err(other),
-            }
-        };
-        attempt().err().unwrap_or(0)
-    });
-    match tried {
-        Ok(()) => Trial {
-            layer: "landlock",
-            holds: abi >= 2,
-            found: format!("ABI {abi}: what a rule names opens, all else is EACCES"),
-            remedy: (abi < 2).then(|| "use Linux 5.19 or newer: the built-in landlock_min_abi is 2".to_owned()),
-        },
-        Err(error) => missing(
-            "landlock",
-            crate::confine::step::StepError::new(crate::confine::step::Step::Landlock, "landlock", error).into(),
-        ),
-    }
-}
-
-/// The plugin's own filter with a listener: an allowed call works, a forbidden one waits for the listener (which here
-/// goes away at once, so that the kernel answers ENOSYS).
-fn seccomp_layer() -> Trial {
-    let tried = in_child(|| {
-        let attempt = || -> Result<(), i32> {
-            let filter = filter::plugin(&[], true).map_err(|_| nix::Error::EINVAL as i32)?;
-            nix::sys::prctl::set_no_new_privs().map_err(|errno| errno as i32)?;
-            let listener =
-                crate::sys::seccomp::install_with_listener(&filter.program).map_err(|error| errno(&error))?;
-            drop(listener);
-            nix::unistd::getcwd().map_err(|errno| errno as i32)?;
-            match nix::unistd::chroot("/") {
-                Err(nix::Error::ENOSYS) => Ok(()),
-                _ => Err(nix::Error::EINVAL as i32),
-            }
-        };
-        attempt().err().unwrap_or(0)
-    });
-    match tried {
-        Ok(()) => Trial {
-            layer: "seccomp",
-            holds: true,
-            found: "filter with user notification: getcwd passes, chroot does not".to_owned(),
-            remedy: None,
-        },
-        Err(error) => missing(
-            "seccomp",
-            crate::confine::step::StepError::new(crate::confine::step::Step::Seccomp, "filter", error).into(),
-        ),
-    }
-}
-
-/// As root a granted tree is id-mapped to its owner; as a user nothing needs to be.
-fn id_mapped_mounts() -> Trial {
-    if !nix::unistd::geteuid().is_root() {
-        return Trial {
-            layer: "id mapping",
-            holds: true,
-            found: "not needed: the plugin is the calling user".to_owned(),
-            remedy: None,
-        };
-    }
-    let here = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
-    let tried = || -> Result<(), Failure> {
-        use rustix::mount::{OpenTreeFlags, open_tree};
-        use std::os::fd::AsFd;
-        let namespace = crate::confine::id_map::mapping_namespace((0, 0), (65534, 65534))?;
-        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-        let fail =
-            |error: std::io::Error| Failure::new(Code::SandboxUnavailable, format!("{}: {error}", here.display()));
-        let tree = open_tree(rustix::fs::CWD, &here, flags).map_err(|error| fail(error.into()))?;
-        crate::sys::mount::set_attributes(tree.as_fd(), crate::sys::mount::NOSUID, Some(namespace.as_fd()), false)
-            .map_err(fail)
+        (None, None, Some(why)) => (None, why, None),
+        (None, None, None) if tried.is_empty() => (None, before(findings), None),
+        // Behind a missing layer there was no whole call: then no more is told than what the layer's own trial saw.
+        (None, None, None) if findings.iter().any(|finding| !matches!(finding.state, State::Tried)) => {
+            let acts: Vec<String> = tried.iter().map(|one| format!("{}: {}", one.act, one.got)).collect();
+            (Some(true), format!("tried alone: {}", acts.join("; ")), None)
+        }
+        (None, None, None) if layer == "landlock" => {
+            (Some(true), format!("ABI {}: {fine}", crate::sys::process::landlock_abi()), None)
+        }
+        (None, None, None) => (Some(true), fine.to_owned(), None),
     };
-    match tried() {
-        Ok(()) => Trial {
-            layer: "id mapping",
-            holds: true,
-            found: format!("works on the file system of {}", here.display()),
-            remedy: None,
-        },
-        Err(failure) => Trial {
-            layer: "id mapping",
-            holds: false,
-            found: failure.message,
-            remedy: Some(
-                "as root, paths granted for writing must lie on ext4, xfs, btrfs or (Linux 6.3) tmpfs".to_owned(),
-            ),
-        },
+    Trial { layer, holds, found, remedy, tried }
+}
+
+/// Why a layer was not tried.
+fn before(findings: &[Finding]) -> String {
+    match findings.iter().find(|finding| matches!(finding.state, State::Missing { .. })) {
+        Some(missing) => format!("not tried: a call ends before it, for want of the {} layer", missing.layer),
+        None => "not tried".to_owned(),
     }
 }
 
-/// Without one a call still runs, by the limits of each process and the sum of their memory.
-fn cgroup() -> Trial {
-    let (serves, found, remedy) = supervise::cgroup::describe();
-    let found =
-        if serves { found } else { format!("not used: {found}; the sum of a call's memory is watched instead") };
-    Trial { layer: "cgroup", holds: true, found, remedy }
-}
+impl Finding {
+    /// What went as far as its acts.
+    fn tried(layer: &'static str, tried: Vec<Tried>) -> Self {
+        Finding { layer, tried, state: State::Tried }
+    }
 
-/// Every step of a real call, with a program that does nothing in the plugin's place.
-fn whole_call() -> Trial {
-    let program = match fs::canonicalize(TRUE) {
-        Ok(program) => program,
-        Err(error) => {
-            return Trial {
-                layer: "all steps",
-                holds: false,
-                found: format!("{TRUE}: {error}"),
-                remedy: Some("install coreutils: its `true` stands in for a plugin here".to_owned()),
-            };
-        }
-    };
-    let tried = in_child_with_text(move || {
-        let attempt = || -> Result<(), Failure> {
-            let grant = Grant { timeout: Duration::from_secs(10), ..crate::decide::grant::built_in() };
-            let entry = Entry::Exec { path: program.clone() };
-            let facts = crate::host::facts::gather(&grant, &entry, &[], &[])?;
-            let facts =
-                Facts { code: PluginCode { path: program.clone(), search: PathBuf::new(), embedded: None }, ..facts };
-            let plan = doctor_plan(&grant, &entry, &facts);
-            let signals = signals::take().map_err(|error| Failure::new(Code::Internal, error.to_string()))?;
-            let job = Job {
-                plan: &plan,
-                frame: b"{}\n".to_vec(),
-                runner: crate::plugin::RUNNER,
-                signals,
-                deadline: Instant::now() + grant.timeout,
-                observe: false,
-            };
-            match supervise::run(job, &mut Unwatched)?.result {
-                // It ends with status 0 and without a frame: that it ran at all is what was to be seen.
-                Err(failure) if failure.code == Code::PluginExited => Ok(()),
-                Err(failure) => Err(failure),
-                Ok(_) => Err(Failure::new(Code::Internal, "a program without frames gave a result")),
+    /// What a failure says: of its own layer when it names one, else of `layer`.
+    fn failed(layer: &'static str, failure: Failure) -> Self {
+        let detail = |key: &str| failure.details.get(key).and_then(|value| value.as_str()).map(str::to_owned);
+        let named = detail("layer").and_then(|name| LAYERS.iter().find(|(layer, _)| *layer == name));
+        let layer = named.map_or(layer, |(layer, _)| layer);
+        // A full table says nothing of the layer.
+        let exhausted = ["EAGAIN", "ENOMEM", "EMFILE", "ENFILE", "EINTR"];
+        let passing = detail("errno").is_some_and(|text| exhausted.iter().any(|errno| text.starts_with(errno)));
+        let state = match failure.code {
+            Code::SandboxUnavailable | Code::SandboxFailed | Code::AuditUnavailable if !passing => {
+                let remedy = detail("remedy");
+                // The remedy has a line of its own.
+                let end = remedy.as_ref().map(|remedy| format!("; {remedy}")).unwrap_or_default();
+                let found = failure.message.strip_suffix(&end).unwrap_or(&failure.message).to_owned();
+                State::Missing { found, remedy }
             }
+            _ => State::Untold(format!("could not be tried: {}", failure.message)),
         };
-        match attempt() {
-            Ok(()) => String::new(),
-            Err(failure) => {
-                let remedy =
-                    failure.details.get("remedy").and_then(|text| text.as_str()).unwrap_or_default().to_owned();
-                format!("{}\n{remedy}", failure.message)
-            }
-        }
-    });
-    match tried.as_deref() {
-        Ok("") => Trial {
-            layer: "all steps",
-            holds: true,
-            found: format!("a whole call, confined, as {INSIDE_ID} inside: every step succeeded and was read back"),
-            remedy: None,
-        },
-        Ok(text) => {
-            let (found, remedy) = text.split_once('\n').unwrap_or((text, ""));
-            Trial {
-                layer: "all steps",
-                holds: false,
-                found: found.to_owned(),
-                remedy: (!remedy.is_empty()).then(|| remedy.to_owned()),
-            }
-        }
-        Err(error) => Trial { layer: "all steps", holds: false, found: error.to_string(), remedy: None },
+        Finding { layer, tried: Vec::new(), state }
     }
 }
 
-fn doctor_plan(grant: &Grant, entry: &Entry, facts: &Facts) -> Plan {
-    let environment = Environment { request_id: "", timeout: grant.timeout, pass: &|_| None };
-    crate::decide::plan::plan(
-        ("Doctor", "run"),
-        entry,
-        grant,
-        facts,
-        Vec::new(),
-        &crate::decide::plan::ClientNeeds::default(),
-        environment,
-    )
+/// An act and what it must come to.
+fn tried(act: impl Into<String>, expected: impl Into<String>, got: impl Into<String>) -> Tried {
+    Tried { act: act.into(), expected: expected.into(), got: got.into() }
+}
+
+/// How something went: `word`, or the errno's name.
+fn went<T>(result: io::Result<T>, word: &str) -> String {
+    match result {
+        Ok(_) => word.to_owned(),
+        Err(error) => match error.raw_os_error() {
+            Some(errno) => format!("{:?}", Errno::from_raw(errno)),
+            None => error.to_string(),
+        },
+    }
 }
 
 /// Runs `act` in a forked child and returns the text that it returned.
-fn in_child_with_text(act: impl FnOnce() -> String) -> std::io::Result<String> {
-    use std::io::{Read, Write};
-    let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-    match fork_into(0, None)? {
-        Forked::Child => {
+fn in_child(act: impl FnOnce() -> String) -> Result<String, Failure> {
+    let fail = |error: io::Error| Failure::new(Code::Internal, format!("a trial's process: {error}"));
+    let (read, write) =
+        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|error| fail(error.into()))?;
+    // As pid 1 forks the plugin: a host that refuses this refuses the call.
+    match fork().map_err(|errno| StepError::new(Step::Init, "fork", errno))? {
+        ForkResult::Child => {
             drop(read);
             let text = act();
-            crate::sys::process::exit_now(i32::from(fs::File::from(write).write_all(text.as_bytes()).is_err()));
+            crate::sys::process::exit_now(i32::from(File::from(write).write_all(text.as_bytes()).is_err()));
         }
-        Forked::Parent { pid, .. } => {
+        ForkResult::Parent { child } => {
             drop(write);
             let mut text = String::new();
-            fs::File::from(read).take(65_536).read_to_string(&mut text)?;
-            match crate::sys::process::wait_usage(pid)? {
-                (0, _) => Ok(text),
-                (status, _) => {
-                    Err(std::io::Error::other(format!("the trial's process ended with wait status {status:#x}")))
-                }
+            let got = File::from(read).take(1 << 20).read_to_string(&mut text);
+            match waitpid(child, None).map_err(|errno| fail(errno.into()))? {
+                WaitStatus::Exited(_, 0) => got.map(|_| text).map_err(fail),
+                other => Err(fail(io::Error::other(format!("ended as {other:?}")))),
             }
         }
     }
 }
 
-/// Where records would go.
-fn audit() -> Trial {
-    use crate::report::audit::{JOURNALD_SOCKET, JournaldMode, Sinks, default_file};
-    let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
-    let default = default_file(nix::unistd::getuid().as_raw(), variable("XDG_STATE_HOME"), variable("HOME"));
-    let check = |path: &Path| crate::config::check_trusted(path).map(drop).map_err(|error| error.to_string());
-    match Sinks::open(JournaldMode::Auto, None, default, Path::new(JOURNALD_SOCKET), check) {
-        Ok(sinks) => {
-            let file = sinks.file_path().map(|path| path.display().to_string());
-            let found = match (sinks.journald(), file) {
-                (true, Some(file)) => format!("journald; {file} should it fail"),
-                (true, None) => "journald".to_owned(),
-                (false, Some(file)) => format!("no journald here: {file}"),
-                (false, None) => "none".to_owned(),
-            };
-            Trial { layer: "audit", holds: true, found, remedy: None }
-        }
-        Err(error) => {
-            let failure: Failure = error.into();
-            missing("audit", failure)
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn finding(failure: Failure) -> Finding {
+        Finding::failed("root", failure)
+    }
+
+    #[test]
+    fn a_layer_holds_only_when_every_act_came_out_right() {
+        let right = || vec![tried("open", "works", "works"), tried("mount", "EPERM", "EPERM")];
+        let holds = |findings: &[Finding]| conclude("root", "fine", findings);
+        assert_eq!(holds(&[Finding::tried("root", right())]).holds, Some(true));
+        let mut wrong = right();
+        wrong[1].got = "works".to_owned();
+        let trial = holds(&[Finding::tried("root", right()), Finding::tried("root", wrong)]);
+        assert_eq!((trial.holds, trial.found.as_str()), (Some(false), "mount: works, and not EPERM"));
+        assert_eq!(trial.remedy.as_deref(), Some(WRONG));
+        assert_eq!(holds(&[Finding::tried("limits", right())]).holds, None, "nothing of it was tried");
+    }
+
+    #[test]
+    fn a_failure_is_told_of_the_layer_that_it_names() {
+        let missing = StepError::new(Step::Landlock, "landlock", Errno::EOPNOTSUPP);
+        let findings = [finding(missing.into())];
+        let trial = conclude("landlock", "fine", &findings);
+        assert_eq!(trial.holds, Some(false));
+        let remedy = trial.remedy.unwrap();
+        assert!(remedy.starts_with("enable landlock") && !trial.found.contains(&remedy), "{}", trial.found);
+        let root = conclude("root", "fine", &findings);
+        assert_eq!(root.holds, None);
+        assert!(root.found.ends_with("for want of the landlock layer"), "{}", root.found);
+        let mut findings = Vec::from(findings);
+        findings.push(Finding::tried("limits", vec![tried("one more", "EMFILE", "EMFILE")]));
+        let limits = conclude("limits", "all that a call tries", &findings);
+        assert_eq!((limits.holds, limits.found.as_str()), (Some(true), "tried alone: one more: EMFILE"));
+    }
+
+    #[test]
+    fn a_full_table_tells_nothing() {
+        let full = StepError::new(Step::Clone, "clone3", Errno::EAGAIN);
+        assert_eq!(conclude("namespaces", "fine", &[finding(full.into())]).holds, None);
+        let late = Failure::new(Code::Timeout, "late");
+        assert_eq!(conclude("root", "fine", &[finding(late)]).holds, None);
     }
 }

@@ -1,5 +1,6 @@
 //! Gathers what plan-making needs to know of the host.
 
+use crate::confine::step::{Step, StepError};
 use crate::decide::plan::{Code as PluginCode, Facts};
 use crate::types::{Code, Entry, Failure, Grant};
 use std::collections::BTreeMap;
@@ -31,7 +32,8 @@ const OVERFLOW_ID: u32 = 65534;
 /// Facts for one grant.
 ///
 /// # Errors
-/// `config_invalid` where `run_as` names nobody or root; `module_not_found` where the plugin's files are not there.
+/// `config_invalid` where `run_as` names nobody or root; `module_not_found` where the plugin's files are not there;
+/// `sandbox_unavailable` without landlock, or with an older one than the grant wants.
 pub fn gather(grant: &Grant, entry: &Entry, plugin_paths: &[PathBuf], protected: &[PathBuf]) -> Result<Facts, Failure> {
     let caller_uid = nix::unistd::getuid().as_raw();
     let caller_gid = nix::unistd::getgid().as_raw();
@@ -42,7 +44,7 @@ pub fn gather(grant: &Grant, entry: &Entry, plugin_paths: &[PathBuf], protected:
         caller_gid,
         outside_uid,
         outside_gid,
-        landlock_abi: crate::sys::process::landlock_abi(),
+        landlock_abi: landlock_abi(grant.landlock_min_abi)?,
         root_entries: entries(Path::new("/"), &ROOT),
         etc_entries: entries(Path::new("/etc"), &ETC),
         interpreter_prefixes: match entry {
@@ -51,6 +53,22 @@ pub fn gather(grant: &Grant, entry: &Entry, plugin_paths: &[PathBuf], protected:
         },
         code: code(entry, plugin_paths)?,
     })
+}
+
+/// The running kernel's landlock ABI, at least `least`.
+pub(super) fn landlock_abi(least: u32) -> Result<u32, Failure> {
+    let abi =
+        crate::sys::process::landlock_version().map_err(|error| StepError::new(Step::Landlock, "landlock", error))?;
+    if abi < least {
+        let remedy = "boot a newer kernel with landlock enabled (`lsm=landlock,…`), or lower `landlock_min_abi` knowing what is lost";
+        return Err(Failure::new(
+            Code::SandboxUnavailable,
+            format!("landlock: this kernel has ABI {abi}, the grant wants {least}; {remedy}"),
+        )
+        .detail("layer", "landlock")
+        .detail("remedy", remedy));
+    }
+    Ok(abi)
 }
 
 /// Those of `names` that are in `directory`, with what they point to where they are links.
@@ -67,7 +85,8 @@ fn entries(directory: &Path, names: &[&str]) -> BTreeMap<String, Option<PathBuf>
         .collect()
 }
 
-fn run_as(named: Option<&str>) -> Result<(u32, u32), Failure> {
+/// User and group that plugins are outside when root calls.
+pub(super) fn run_as(named: Option<&str>) -> Result<(u32, u32), Failure> {
     let invalid = |why: String| Failure::new(Code::ConfigInvalid, format!("run_as: {why}")).detail("key", "run_as");
     let user = match named {
         None => match nix::unistd::User::from_name(OWN_USER) {

@@ -122,7 +122,7 @@ pub fn run(job: Job<'_>, watcher: &mut dyn Watcher) -> Result<Outcome, Failure> 
         (prepared.decides, prepared.filter) = (Some(decides), tells);
     }
     let filter = prepared.filter.clone();
-    let (parent, child) = channels::make().map_err(|error| StepError::new(Step::Prepare, "channels", error))?;
+    let (parent, child) = channels::make().map_err(|error| StepError::new(Step::Session, "channels", error))?;
     if as_root {
         // `/dev/stdout` opens the pipe anew, by its owner and mode.
         let (uid, gid) = job.plan.outside;

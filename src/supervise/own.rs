@@ -15,7 +15,7 @@ use std::os::fd::BorrowedFd;
 /// `sandbox_unavailable` where the kernel or a policy refuses user namespaces.
 pub fn prepare(as_root: bool) -> Result<(), StepError> {
     if as_root {
-        return nix::unistd::setgroups(&[]).map_err(|errno| StepError::new(Step::Prepare, "setgroups", errno));
+        return nix::unistd::setgroups(&[]).map_err(|errno| StepError::new(Step::IdMap, "setgroups", errno));
     }
     let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
     let flags = nix::sched::CloneFlags::CLONE_NEWUSER | nix::sched::CloneFlags::CLONE_NEWNS;

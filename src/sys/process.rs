@@ -10,16 +10,18 @@ pub fn exit_now(code: i32) -> ! {
 }
 
 /// A new anonymous session keyring (`keyctl(2)`, `KEYCTL_JOIN_SESSION_KEYRING` with no name). Returns false where the
-/// kernel has no keyrings (`ENOSYS`), so there is nothing to be shared.
+/// kernel has no keyrings, so there is nothing to be shared.
 ///
 /// # Errors
-/// `EDQUOT`, `ENOMEM`.
+/// `EDQUOT`, `ENOMEM`; `ENOSYS` where the kernel has keyrings and a filter hides the call.
 pub fn new_session_keyring() -> io::Result<bool> {
     const KEYCTL_JOIN_SESSION_KEYRING: libc::c_long = 1;
     // SAFETY: a null name is allowed and means an anonymous keyring.
     match check(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, 0) }) {
         Ok(_) => Ok(true),
-        Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => Ok(false),
+        Err(error) if error.raw_os_error() == Some(libc::ENOSYS) && !std::path::Path::new("/proc/keys").exists() => {
+            Ok(false)
+        }
         Err(error) => Err(error),
     }
 }
@@ -36,13 +38,22 @@ pub fn lock_securebits() -> io::Result<()> {
     Ok(())
 }
 
-/// The running kernel's landlock ABI; 0 where it is not built in or not enabled (`landlock_create_ruleset(2)`).
-#[must_use]
-pub fn landlock_abi() -> u32 {
+/// The running kernel's landlock ABI (`landlock_create_ruleset(2)`).
+///
+/// # Errors
+/// `ENOSYS` where it is not built in, `EOPNOTSUPP` where it was not enabled at boot.
+pub fn landlock_version() -> io::Result<u32> {
     const LANDLOCK_CREATE_RULESET_VERSION: libc::c_ulong = 1;
     // SAFETY: with the version flag the kernel reads neither pointer nor size.
-    let abi = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, 0, 0, LANDLOCK_CREATE_RULESET_VERSION) };
-    u32::try_from(abi).unwrap_or(0)
+    let abi =
+        check(unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, 0, 0, LANDLOCK_CREATE_RULESET_VERSION) })?;
+    u32::try_from(abi).map_err(io::Error::other)
+}
+
+/// The same as a number, 0 where there is none.
+#[must_use]
+pub fn landlock_abi() -> u32 {
+    landlock_version().unwrap_or(0)
 }
 
 /// A pidfd of this very process, for children to see whether it still lives.
@@ -212,6 +223,33 @@ pub fn place_descriptor(fd: std::os::fd::OwnedFd, number: i32) -> io::Result<()>
     // SAFETY: dup2 of an open descriptor. The caller is a forked child right before exec, which owns no Rust object with
     // that number whose drop would still run.
     check(unsafe { libc::dup2(fd.as_raw_fd(), number) }.into())?;
+    Ok(())
+}
+
+/// The descriptor `number` when it is a stream socket that the process was started with.
+#[must_use]
+pub fn inherited_stream(number: i32) -> Option<std::os::fd::OwnedFd> {
+    use std::os::fd::FromRawFd;
+    let mut kind: libc::c_int = 0;
+    let mut length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the option writes one int, which outlives the call; a number that is no open socket is only refused.
+    let asked =
+        unsafe { libc::getsockopt(number, libc::SOL_SOCKET, libc::SO_TYPE, (&raw mut kind).cast(), &raw mut length) };
+    if asked != 0 || kind != libc::SOCK_STREAM {
+        return None;
+    }
+    // SAFETY: it is open, and of the engine's own descriptors at this point none is a stream socket: it was handed down by
+    // exec, and nothing else here owns it.
+    Some(unsafe { std::os::fd::OwnedFd::from_raw_fd(number) })
+}
+
+/// Has the parent trace this process (`PTRACE_TRACEME`).
+///
+/// # Errors
+/// `EPERM` where that is refused.
+pub fn be_traced() -> io::Result<()> {
+    // SAFETY: this request takes no further arguments.
+    check(unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) })?;
     Ok(())
 }
 

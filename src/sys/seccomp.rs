@@ -65,6 +65,18 @@ fn set_filter(program: &[Instruction], flags: libc::c_ulong) -> io::Result<i32> 
     i32::try_from(rc).map_err(io::Error::other)
 }
 
+/// Whether filters can hand calls to a supervisor here (`SECCOMP_GET_ACTION_AVAIL`); nothing is installed.
+///
+/// # Errors
+/// `EOPNOTSUPP` before Linux 5.0, `ENOSYS` without seccomp.
+pub fn user_notification() -> io::Result<()> {
+    let action: u32 = libc::SECCOMP_RET_USER_NOTIF;
+    // SAFETY: this operation reads one u32, which outlives the call.
+    check(unsafe {
+        libc::syscall(libc::SYS_seccomp, libc::c_ulong::from(libc::SECCOMP_GET_ACTION_AVAIL), 0, &raw const action)
+    } as libc::c_int)
+}
+
 /// Wakes the supervisor on the caller's processor and the caller on the supervisor's (6.6): a denial then costs
 /// less. Returns whether the kernel knows it.
 ///

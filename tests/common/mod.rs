@@ -498,6 +498,13 @@ impl Call<'_> {
         self.mounting(script, PathBuf::from("sh"))
     }
 
+    /// On a host as the probe's mode makes it (`covered`, `limited`). Needs root.
+    pub fn host(mut self, mode: &str, what: &str) -> Self {
+        self.outer.push(PROGRAMS.probe.clone().into());
+        self.outer.extend([mode, what, "--"].map(OsString::from));
+        self
+    }
+
     /// Started by root's shell in a mount namespace of its own; the script knows `path` as `$0`.
     fn mounting(mut self, script: &str, path: PathBuf) -> Self {
         self.outer.extend(["unshare", "--mount", "--", "/bin/sh", "-c", script].map(OsString::from));

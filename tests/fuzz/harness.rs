@@ -95,8 +95,8 @@ pub fn run(name: &str, cases: u64, taken: u64, case: impl Fn(&mut Case) -> bool)
         match catch_unwind(AssertUnwindSafe(|| case(&mut one))) {
             Ok(is_good) => good += u64::from(is_good),
             Err(panic) => {
-                eprintln!("{name}: input: b\"{}\"", one.input.escape_ascii());
-                eprintln!("{name}: again: UPM_FUZZ_SEED={seed} UPM_FUZZ_CASES=1 cargo test --test fuzz {name}");
+                println!("{name}: input: b\"{}\"", one.input.escape_ascii());
+                println!("{name}: again: UPM_FUZZ_SEED={seed} UPM_FUZZ_CASES=1 cargo test --test fuzz {name}");
                 resume_unwind(panic);
             }
         }

@@ -5,7 +5,8 @@
 //! `upm-probe under-listener PROGRAM …` runs another program: see `listener`.
 //!
 //! By hand, `upm-probe ACT [ARG…]` prints the same result on stdout: that is the control of a denial test.
-//! Each argument is JSON, or else a plain string.
+//! Each argument is JSON, or else a plain string. Some first words are no acts: [`outside`] takes something away from the
+//! program that it then becomes.
 //!
 //! Every act answers `{"ok":bool,"errno":n,"errno_name":"EPERM"|null,…}`; `errno` is 0 when the act worked. An act
 //! that the caller used wrongly answers `{"ok":false,"errno":-1,"message":…}`, which no test may take for a denial.
@@ -24,6 +25,7 @@ mod kernel;
 mod listener;
 mod modes;
 mod net;
+mod outside;
 mod processes;
 mod rules;
 mod sys;
@@ -36,6 +38,7 @@ fn main() {
         listener::become_listened(&raw[1..]);
     }
     let words: Vec<String> = std::env::args().skip(1).collect();
+    outside::enter(&words);
     if let Some((act, rest)) = words.split_first() {
         let args: Vec<Value> = rest
             .iter()

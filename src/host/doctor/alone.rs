@@ -1,0 +1,193 @@
+//! Single layers, each in a child that does nothing else: they tell of what stands behind the first missing layer.
+
+use super::{Finding, in_child, tried, went};
+use crate::confine::step::{Step, StepError};
+use crate::confine::{capabilities, filter, landlock};
+use crate::supervise;
+use crate::sys::clone::{Forked, fork_into};
+use crate::types::Failure;
+use ::landlock::{AccessFs, PathBeneath, PathFd, RulesetCreatedAttr};
+use nix::sched::CloneFlags;
+use nix::sys::resource::{Resource, setrlimit};
+use serde_json::json;
+use std::fs::{self, File};
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+
+/// Descriptors that the trial of limits allows.
+const FILES: u64 = 32;
+
+/// An act and what it must come to.
+type Act = (String, &'static str);
+
+/// All of them.
+pub(super) fn trials() -> Vec<Finding> {
+    vec![namespaces(), limits(), capabilities(), landlock(), seccomp()]
+}
+
+/// Runs `try_all` in a child: it tells what each act came to, or which step failed.
+fn attempt(layer: &'static str, acts: Vec<Act>, try_all: impl FnOnce() -> Result<Vec<String>, StepError>) -> Finding {
+    let told = in_child(|| {
+        match try_all() {
+            Ok(got) => json!({ "got": got }),
+            Err(error) => json!({ "failed": error.encode() }),
+        }
+        .to_string()
+    });
+    let failed = |failure: Failure| Finding::failed(layer, failure);
+    let told: serde_json::Value = match told {
+        Ok(text) => serde_json::from_str(&text).unwrap_or_default(),
+        Err(failure) => return failed(failure),
+    };
+    if let Some(error) =
+        serde_json::from_value(told["failed"].clone()).ok().and_then(|bytes: Vec<u8>| StepError::decode(&bytes))
+    {
+        return failed(error.into());
+    }
+    let got = told["got"].as_array().into_iter().flatten().map(|got| got.as_str().unwrap_or_default().to_owned());
+    let got = got.chain(std::iter::repeat("nothing".to_owned()));
+    Finding::tried(layer, acts.into_iter().zip(got).map(|((act, expected), got)| tried(act, expected, got)).collect())
+}
+
+fn act(act: &str, expected: &'static str) -> Act {
+    (act.to_owned(), expected)
+}
+
+/// All seven at once, as a call makes them.
+fn namespaces() -> Finding {
+    let acts = vec![act("clone3 with seven new namespaces", "works"), act("which of them are the caller's", "none")];
+    attempt("namespaces", acts, || {
+        let number = |kind: &&str| crate::confine::verify::namespace(kind).ok();
+        let outside: Vec<Option<u64>> = crate::confine::verify::NAMESPACES.iter().map(number).collect();
+        let fail = |error| StepError::new(Step::Clone, "clone3", error);
+        match fork_into(supervise::NAMESPACE_FLAGS, None).map_err(fail)? {
+            Forked::Child => {
+                let inside = crate::confine::verify::NAMESPACES.iter().map(number);
+                let same = inside.zip(outside).filter(|(inside, outside)| inside.is_none() || inside == outside);
+                crate::sys::process::exit_now(i32::try_from(same.count()).unwrap_or(7));
+            }
+            Forked::Parent { pid, .. } => {
+                let (status, _) = crate::sys::process::wait_usage(pid).map_err(|errno| fail(errno.into()))?;
+                let same = match crate::sys::process::Ended::from_raw(status) {
+                    crate::sys::process::Ended::Exited(0) => "none".to_owned(),
+                    other => format!("{other:?}"),
+                };
+                Ok(vec!["works".to_owned(), same])
+            }
+        }
+    })
+}
+
+fn limits() -> Finding {
+    let acts = vec![act("descriptors below a limit of 32", "opens"), act("one more", "EMFILE")];
+    attempt("limits", acts, || {
+        let fail = |error: io::Error| StepError::new(Step::Limits, "open_files", error);
+        setrlimit(Resource::RLIMIT_NOFILE, FILES, FILES).map_err(|errno| fail(errno.into()))?;
+        let mut open = vec![File::open("/").map_err(fail)?];
+        loop {
+            match open[0].try_clone() {
+                Ok(file) if (open.len() as u64) < FILES => open.push(file),
+                more => return Ok(vec!["opens".to_owned(), went(more, "opens")]),
+            }
+        }
+    })
+}
+
+/// In a user namespace of its own a process has every capability, until the step takes them.
+fn capabilities() -> Finding {
+    let acts = vec![act("sethostname with capabilities", "works"), act("the same after the step", "EPERM")];
+    let hostname = || went(nix::unistd::sethostname("sandbox").map_err(Into::into), "works");
+    attempt("capabilities", acts, || {
+        let fail = |error: io::Error| StepError::new(Step::Clone, "clone3", error);
+        let (read, write) =
+            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|error| fail(error.into()))?;
+        let flags = CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWUTS;
+        match fork_into(flags.bits() as u64, None).map_err(fail)? {
+            Forked::Child => {
+                let before = hostname();
+                let bytes = match capabilities::step() {
+                    Ok(()) => json!({ "got": [before, hostname()] }),
+                    Err(error) => json!({ "failed": error.encode() }),
+                };
+                let told = io::Write::write_all(&mut File::from(write), bytes.to_string().as_bytes());
+                crate::sys::process::exit_now(i32::from(told.is_err()));
+            }
+            Forked::Parent { pid, .. } => {
+                drop(write);
+                let text = io::read_to_string(File::from(read)).map_err(fail)?;
+                crate::sys::process::wait_usage(pid).map_err(|errno| fail(errno.into()))?;
+                let told: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+                let failed: Option<Vec<u8>> = serde_json::from_value(told["failed"].clone()).ok();
+                match failed.and_then(|bytes| StepError::decode(&bytes)) {
+                    Some(error) => Err(error),
+                    None => Ok(serde_json::from_value(told["got"].clone()).unwrap_or_default()),
+                }
+            }
+        }
+    })
+}
+
+/// What could be opened before cannot be any more, and what a rule names can; the same of ports from ABI 4 on.
+fn landlock() -> Finding {
+    let abi = crate::sys::process::landlock_abi();
+    let mut acts = vec![
+        (format!("list /usr, which a rule names (ABI {abi})"), "opens"),
+        act("list /, which none names", "EACCES"),
+    ];
+    // Where the host has no loopback nothing can be told of ports here.
+    let listen = || TcpListener::bind("127.0.0.1:0").and_then(|socket| Ok((socket.local_addr()?, socket)));
+    let listeners = (abi >= 4).then(|| Some((listen().ok()?, listen().ok()?))).flatten();
+    if listeners.is_some() {
+        acts.push(act("connect to a TCP port that a rule names", "connects"));
+        acts.push(act("connect to one that none names", "EACCES"));
+    }
+    attempt("landlock", acts, || {
+        let fail = |error: &dyn std::fmt::Display| {
+            StepError::new(Step::Landlock, "a trial's rule", io::Error::other(error.to_string()))
+        };
+        crate::sys::process::landlock_version().map_err(|error| StepError::new(Step::Landlock, "landlock", error))?;
+        let list = |path: &str| went(fs::read_dir(path), "opens");
+        let usr = PathFd::new("/usr").map_err(|error| fail(&error))?;
+        let mut rules = landlock::ruleset(abi)?
+            .add_rule(PathBeneath::new(usr, AccessFs::ReadDir))
+            .map_err(|error| landlock::fail("a trial's rule", error))?;
+        let connect = |address: &SocketAddr| went(TcpStream::connect(address), "connects");
+        if let Some(((named, _), _)) = &listeners {
+            rules = landlock::dialling(rules, landlock::abi(abi), [named.port()])?;
+        }
+        nix::sys::prctl::set_no_new_privs().map_err(|errno| StepError::new(Step::NoNewPrivs, "no_new_privs", errno))?;
+        landlock::restrict(rules)?;
+        let mut got = vec![list("/usr"), list("/")];
+        if let Some(((named, _), (other, _))) = &listeners {
+            got.extend([connect(named), connect(other)]);
+        }
+        Ok(got)
+    })
+}
+
+/// The plugin's own filter with a listener. Nobody listens here: what goes to the supervisor is then `ENOSYS`; and `EPERM`
+/// where some filter above has the one listener that a process can have.
+fn seccomp() -> Finding {
+    let acts = vec![act("getcwd, which the filter allows", "works"), act("chroot, which it does not", "refused")];
+    attempt("seccomp", acts, || {
+        let fail = |error: io::Error| StepError::new(Step::Seccomp, "system call filter", error);
+        let filter = filter::plugin(&[], true).map_err(|error| fail(io::Error::other(error.to_string())))?;
+        crate::sys::seccomp::user_notification().map_err(fail)?;
+        nix::sys::prctl::set_no_new_privs().map_err(|errno| StepError::new(Step::NoNewPrivs, "no_new_privs", errno))?;
+        let silent = match crate::sys::seccomp::install_with_listener(&filter.program) {
+            Ok(listener) => {
+                drop(listener);
+                "ENOSYS"
+            }
+            Err(error) if error.raw_os_error() == Some(nix::Error::EBUSY as i32) => {
+                let deaf = filter.deaf(crate::types::OnViolation::Deny);
+                crate::sys::seccomp::install(&deaf.program).map_err(fail)?;
+                "EPERM"
+            }
+            Err(error) => return Err(fail(error)),
+        };
+        let chroot = went(nix::unistd::chroot("/").map_err(Into::into), "works");
+        let chroot = if chroot == silent { "refused".to_owned() } else { chroot };
+        Ok(vec![went(std::env::current_dir(), "works"), chroot])
+    })
+}

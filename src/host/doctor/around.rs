@@ -1,0 +1,210 @@
+//! What is no layer, but stands in the way of calls or serves them: the configuration, id-mapped mounts, audit, cgroups.
+
+use super::{Finding, State, Trial, Tried, tried, went};
+use crate::config::{self, AuditArguments, Config, ConfigErrorKind, Journald};
+use crate::decide::grant;
+use crate::report::audit::{JOURNALD_SOCKET, JournaldMode, Sinks, default_file};
+use crate::types::Failure;
+use rustix::fs::{AtFlags, CWD, statat};
+use rustix::mount::{OpenTreeFlags, open_tree};
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+fn line(layer: &'static str, holds: bool, found: impl Into<String>, remedy: Option<String>) -> Trial {
+    Trial { layer, holds: Some(holds), found: found.into(), remedy, tried: Vec::new() }
+}
+
+/// The configuration that calls would go by. That there is none is fine: then nothing is told of it.
+pub(super) fn configuration(named: Option<&Path>) -> (Option<Trial>, Option<Config>) {
+    let by_variable = std::env::var_os("UPM_CONFIG_PATH").is_some_and(|path| !path.is_empty());
+    match config::load(named) {
+        Ok(config) => (Some(line("configuration", true, config.path.display().to_string(), None)), Some(config)),
+        Err(error) if error.kind == ConfigErrorKind::NotFound && named.is_none() && !by_variable => (None, None),
+        Err(error) => {
+            let remedy = Some("mend it, or name another with --config; `upm check` tells of all of it".to_owned());
+            (Some(line("configuration", false, error.to_string(), remedy)), None)
+        }
+    }
+}
+
+/// What grants want of landlock beyond what every call does.
+pub(super) fn landlock(config: &Config) -> Vec<Finding> {
+    let wanted: BTreeSet<u32> = decisions(config).map(|decision| decision.grant.landlock_min_abi).collect();
+    let lacking = wanted.into_iter().next_back().and_then(|most| crate::host::facts::landlock_abi(most).err());
+    lacking.map(|failure| Finding::failed("landlock", failure)).into_iter().collect()
+}
+
+/// Every method that may be called. What cannot be granted is `upm check`'s business.
+fn decisions(config: &Config) -> impl Iterator<Item = grant::Decision> {
+    let methods = config
+        .plugins
+        .iter()
+        .flat_map(|(name, plugin)| plugin.allowed_methods.iter().map(move |method| (name.as_str(), method.as_str())));
+    methods.filter_map(|(name, method)| grant::grant(config, name, method, None).ok())
+}
+
+/// As root a granted tree is id-mapped to its owner; as a user nothing needs to be.
+pub(super) fn id_mapping(config: Option<&Config>) -> Trial {
+    const LAYER: &str = "id mapping";
+    if !nix::unistd::geteuid().is_root() {
+        return line(LAYER, true, "not needed: the plugin is the calling user", None);
+    }
+    let here = || BTreeSet::from([(std::env::current_dir().unwrap_or_else(|_| "/".into()), None)]);
+    let paths = config.map_or_else(here, granted);
+    let mut mapped = BTreeSet::new();
+    let mut without = Vec::new();
+    let mut all: Vec<Tried> = Vec::new();
+    for (path, run_as) in paths {
+        let kind = file_system(&path);
+        match map(&path, run_as.as_deref()) {
+            Ok(None) => {}
+            Ok(Some(act)) => {
+                if act.got == act.expected {
+                    mapped.insert(kind);
+                } else {
+                    without.push(format!("{} ({kind}): {}", path.display(), act.got));
+                }
+                all.push(act);
+            }
+            Err(failure) => {
+                // The namespace that maps could not be made: that layer's own line says why.
+                let Finding { state, .. } = Finding::failed(LAYER, failure);
+                let (holds, found, remedy) = match state {
+                    State::Missing { found, remedy } => (Some(false), found, remedy),
+                    State::Untold(why) => (None, why, None),
+                    State::Tried => (None, "not tried".to_owned(), None),
+                };
+                return Trial { layer: LAYER, holds, found, remedy, tried: all };
+            }
+        }
+    }
+    let trial = if without.is_empty() {
+        let kinds: Vec<String> = mapped.into_iter().collect();
+        let found = match (config, kinds.is_empty()) {
+            (_, true) => "no granted path needs it".to_owned(),
+            (Some(_), false) => format!("works on the file systems of all granted paths: {}", kinds.join(", ")),
+            (None, false) => format!("works on the file system here: {}", kinds.join(", ")),
+        };
+        line(LAYER, true, found, None)
+    } else {
+        let remedy = "move what is named to ext4, xfs, btrfs or (Linux 6.3) tmpfs, or let `run_as` be its owner, or call upm as its owner";
+        line(LAYER, false, without.join("; "), Some(remedy.to_owned()))
+    };
+    Trial { tried: all, ..trial }
+}
+
+/// Every path that the configuration grants to read or write, or what is there of it, with the `run_as` of its grant.
+fn granted(config: &Config) -> BTreeSet<(PathBuf, Option<String>)> {
+    let mut paths = BTreeSet::new();
+    for grant::Decision { grant, .. } in decisions(config) {
+        for path in grant.read.iter().chain(&grant.write) {
+            let there = path.ancestors().find(|path| path.exists()).unwrap_or(path);
+            paths.insert((there.to_owned(), grant.run_as.clone()));
+        }
+    }
+    paths
+}
+
+/// Shows the owner's files as the plugin's user's: `None` where the two are the same.
+fn map(path: &Path, run_as: Option<&str>) -> Result<Option<Tried>, Failure> {
+    let outside = crate::host::facts::run_as(run_as)?;
+    let Ok(data) = fs::metadata(path) else { return Ok(None) };
+    let owner = (data.uid(), data.gid());
+    if owner == outside {
+        return Ok(None);
+    }
+    let namespace = crate::confine::id_map::mapping_namespace(owner, outside)?;
+    let seen = || -> io::Result<u32> {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let tree = open_tree(CWD, path, flags)?;
+        let flags = crate::sys::mount::NOSUID;
+        crate::sys::mount::set_attributes(tree.as_fd(), flags, Some(namespace.as_fd()), false)?;
+        Ok(statat(&tree, "", AtFlags::EMPTY_PATH)?.st_uid)
+    };
+    let got = match seen() {
+        Ok(uid) => format!("as {uid}'s"),
+        Err(error) => match error.raw_os_error().map(nix::Error::from_raw) {
+            Some(nix::Error::EINVAL | nix::Error::EOPNOTSUPP) => "no id-mapped mounts".to_owned(),
+            _ => went::<()>(Err(error), ""),
+        },
+    };
+    let act = format!("mount {}, which is {}'s, id-mapped", path.display(), owner.0);
+    Ok(Some(tried(act, format!("as {}'s", outside.0), got)))
+}
+
+/// The type of the file system that a path lies on.
+fn file_system(path: &Path) -> String {
+    let mounts = procfs::process::Process::myself().and_then(|myself| myself.mountinfo());
+    let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let holder = mounts.ok().and_then(|mounts| {
+        mounts
+            .into_iter()
+            .filter(|mount| real.starts_with(&mount.mount_point))
+            // Of those at one place the last is on top.
+            .max_by_key(|mount| mount.mount_point.components().count())
+    });
+    holder.map_or_else(|| "unknown".to_owned(), |mount| mount.fs_type)
+}
+
+/// Where records would go. The sinks are opened; no record is written.
+pub(super) fn audit(config: Option<&Config>) -> Trial {
+    let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    let default = default_file(nix::unistd::getuid().as_raw(), variable("XDG_STATE_HOME"), variable("HOME"));
+    let check = |path: &Path| config::check_trusted(path).map(drop).map_err(|error| error.to_string());
+    let (mode, file) = match config.map(|config| &config.audit) {
+        Some(audit) => (mode(audit.journald), audit.file.clone()),
+        None => (JournaldMode::Auto, None),
+    };
+    let full = config.is_some_and(|config| config.audit.arguments == AuditArguments::Full);
+    match Sinks::open(mode, file, default, Path::new(JOURNALD_SOCKET), check) {
+        Ok(sinks) => {
+            let file = sinks.file_path().map(|path| path.display().to_string());
+            let found = match (sinks.journald(), &file) {
+                (true, Some(file)) => format!("journald, and {file}"),
+                (true, None) => "journald".to_owned(),
+                (false, Some(file)) if mode == JournaldMode::Off => file.clone(),
+                (false, Some(file)) => format!("no journald here: {file}"),
+                (false, None) => "none".to_owned(),
+            };
+            let arguments = if full { "; with the arguments" } else { "" };
+            let mut all = Vec::new();
+            if mode != JournaldMode::Off {
+                let got = sinks.journald_failed().map_or_else(|| "connects".to_owned(), ToString::to_string);
+                let needed = if mode == JournaldMode::Required { "connects".to_owned() } else { got.clone() };
+                all.push(tried(format!("connect to {JOURNALD_SOCKET}"), needed, got));
+            }
+            all.extend(file.map(|file| tried(format!("open {file} to append"), "opens", "opens")));
+            Trial { tried: all, ..line("audit", true, format!("{found}{arguments}"), None) }
+        }
+        Err(error) => {
+            let failure: Failure = error.into();
+            let detail = |key: &str| failure.details.get(key).and_then(|text| text.as_str()).map(str::to_owned);
+            let (sink, reason) = (detail("sink").unwrap_or_default(), detail("reason").unwrap_or_default());
+            let all = vec![tried(format!("open the sink {sink}"), "opens", reason)];
+            let remedy = detail("remedy");
+            let end = remedy.as_ref().map(|remedy| format!("; {remedy}")).unwrap_or_default();
+            let found = failure.message.strip_suffix(&end).unwrap_or(&failure.message).to_owned();
+            Trial { tried: all, ..line("audit", false, found, remedy) }
+        }
+    }
+}
+
+fn mode(journald: Journald) -> JournaldMode {
+    match journald {
+        Journald::Auto => JournaldMode::Auto,
+        Journald::Required => JournaldMode::Required,
+        Journald::Off => JournaldMode::Off,
+    }
+}
+
+/// Without one a call still runs, by the limits of each process and the sum of their memory. One is made and taken away again.
+pub(super) fn cgroup() -> Trial {
+    let (serves, seen, remedy) = crate::supervise::cgroup::describe();
+    let all = vec![tried("make a cgroup for a call", seen.clone(), seen.clone())];
+    let found = if serves { seen } else { format!("not used: {seen}; the sum of a call's memory is watched instead") };
+    Trial { tried: all, ..line("cgroup", true, found, remedy) }
+}

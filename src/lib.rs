@@ -2,6 +2,8 @@
 //!
 //! Imports point one way: `cli → call → {config, decide, supervise, report} → types`;
 //! `confine` sees the plan, `sys` and its own steps; `report` sees plain data.
+// it panics when stderr is gone, and no answer would come: report::text::complain
+#![deny(clippy::print_stderr)]
 
 pub mod call;
 pub mod cli;

@@ -163,6 +163,21 @@ class Raising:
             f.write(b"x" * (2 << 20))
         return 1
 
+    def wrapped(self, path):
+        try:
+            bytearray(200 << 20)
+        except MemoryError:
+            try:
+                open(path)
+            except OSError as error:
+                raise ValueError("no configuration") from error
+
+    def handling(self, path):
+        try:
+            bytearray(200 << 20)
+        except MemoryError:
+            open(path)
+
     def read(self, path):
         with open(path) as f:
             return f.read()
@@ -180,7 +195,7 @@ fn raising(mode: Mode, grant: &str) -> Option<Fixture> {
 
 fn raising_tables(grant: &str) -> String {
     format!(
-        "\n[plugins.Raising]\nmodule = \"raising\"\nsite = false\nallowed_methods = [\"memory\", \"files\", \"big\", \"read\", \"write\"]\n{grant}\n"
+        "\n[plugins.Raising]\nmodule = \"raising\"\nsite = false\nallowed_methods = [\"memory\", \"files\", \"big\", \"read\", \"write\", \"wrapped\", \"handling\"]\n{grant}\n"
     )
 }
 
@@ -234,6 +249,27 @@ fn a_path_that_is_not_granted(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let data = f.call("Raising", "read", &json!(["/usr/lib/no-such-file"])).failed("plugin_raised", 1);
     assert_eq!(data["details"]["granted"], json!({"read": true, "write": false}));
     assert_eq!(data["details"].get("remedy"), None);
+}
+
+/// What an exception came of is looked at too.
+#[rstest]
+fn an_exception_because_of_another(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let Some(f) = raising(mode, "memory = \"150MiB\"") else { return };
+    let data = f.call("Raising", "wrapped", &json!(["/srv/x/file"])).failed("plugin_raised", 1);
+    let (details, cause) = (&data["details"], &data["details"]["cause"]);
+    assert_eq!((&details["type"], &cause["type"]), (&json!("ValueError"), &json!("FileNotFoundError")));
+    assert_eq!(cause["granted"], json!({"read": false, "write": false}));
+    assert!(cause["remedy"].as_str().unwrap().contains("read = [\"/srv/x\"]"), "{details:#}");
+
+    let answer = f.call("Raising", "handling", &json!(["/srv/x/file"]));
+    let details = answer.failed("plugin_raised", 1)["details"].clone();
+    assert_eq!((&details["type"], &details["cause"]["type"]), (&json!("FileNotFoundError"), &json!("MemoryError")));
+    assert_eq!(details["granted"], json!({"read": false, "write": false}));
+    one(&answer, "limits", "memory");
+    // the control: with room the same method comes to no MemoryError
+    f.config(&raising_tables(""));
+    let answer = f.call("Raising", "handling", &json!(["/srv/x/file"]));
+    assert_eq!(answer.result(), Value::Null);
 }
 
 /// Of all filters that a process is under one can have a listener. Where upm itself is under such a one, what would be reported

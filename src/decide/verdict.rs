@@ -368,6 +368,13 @@ impl View<'_> {
     /// What the failure of a plugin says more when its exception named a path: whether the plan grants it. `learn` is the
     /// command that tells what else the call looks for.
     pub fn path_details(&self, details: &mut Map<String, Value>, learn: &str) {
+        if let Some(Value::Object(cause)) = details.get_mut("cause") {
+            self.path_of(cause, learn);
+        }
+        self.path_of(details, learn);
+    }
+
+    fn path_of(&self, details: &mut Map<String, Value>, learn: &str) {
         let Some(name) = details.get("filename").and_then(Value::as_str) else { return };
         if name.is_empty() || name.len() > 4096 || name.contains('\0') {
             return;

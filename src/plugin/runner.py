@@ -22,6 +22,15 @@ def failed(error):
     try:
         if isinstance(error, OSError) and isinstance(error.errno, int):
             frame["details"].update(details_of(error))
+        inner = error
+        for _ in range(8):  # what it was raised from, or while handling what
+            inner = inner.__cause__ or (None if inner.__suppress_context__ else inner.__context__)
+            if inner is None:
+                break
+            is_os = isinstance(inner, OSError) and isinstance(inner.errno, int)
+            if is_os or isinstance(inner, MemoryError):
+                frame["details"]["cause"] = {"type": clean(type(inner).__name__, 256), **(details_of(inner) if is_os else {})}
+                break
         frame["traceback"] = traceback_of(error)
     except BaseException:  # out of memory, or the plugin's own __str__, __repr__
         pass

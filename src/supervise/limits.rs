@@ -60,11 +60,16 @@ impl Tmp {
 /// error that the method failed with, or by a call that was seen at its limit, where the next act would have been refused.
 pub fn met(plan: &Plan, peaks: &Peaks, tmp: &Tmp, failure: Option<&Failure>, denials: &mut Denials) {
     let limits = &plan.limits;
-    let raised = failure.filter(|failure| failure.code == Code::PluginRaised);
-    let detail = |name: &str| raised.and_then(|failure| failure.details.get(name)).and_then(Value::as_str);
-    let errno = detail("errno_name");
+    let raised = failure.filter(|failure| failure.code == Code::PluginRaised).map(|failure| &failure.details);
+    let cause = raised.and_then(|details| details.get("cause")).and_then(Value::as_object);
+    // The exception, and the one that it came of.
+    let any = |name: &str, is: &dyn Fn(&str) -> bool| {
+        let values = [raised, cause].into_iter().flatten().filter_map(|details| details.get(name)?.as_str());
+        values.into_iter().any(is)
+    };
+    let errno = |name: &str| any("errno_name", &|found| found == name);
     let mut add = |key, value, used, unit| denials.add(denials::limit(key, value, Some(used), unit));
-    if errno == Some("EMFILE") || peaks.open_files >= limits.open_files {
+    if errno("EMFILE") || peaks.open_files >= limits.open_files {
         add("open_files", limits.open_files, peaks.open_files.max(limits.open_files), "descriptors");
     }
     // RLIMIT_NPROC has room for pid 1 besides.
@@ -72,14 +77,14 @@ pub fn met(plan: &Plan, peaks: &Peaks, tmp: &Tmp, failure: Option<&Failure>, den
         add("processes", limits.processes, peaks.processes, "processes");
     }
     let xfsz = failure.and_then(|failure| failure.signal) == Some(nix::sys::signal::Signal::SIGXFSZ as i32);
-    if errno == Some("EFBIG") || xfsz {
+    if errno("EFBIG") || xfsz {
         add("file_size", limits.file_size, limits.file_size, "B");
     }
     // Python's allocator and mmap(2) alike end so where RLIMIT_DATA is reached.
-    if detail("type") == Some("MemoryError") || (errno == Some("ENOMEM")) {
+    if any("type", &|found| found == "MemoryError") || errno("ENOMEM") {
         add("memory", limits.memory, peaks.data.max(peaks.resident), "B");
     }
-    let in_tmp = errno == Some("ENOSPC") && detail("filename").is_some_and(|name| name.starts_with("/tmp/"));
+    let in_tmp = errno("ENOSPC") && any("filename", &|name| name.starts_with("/tmp/"));
     if tmp.full || in_tmp {
         let size = plan.mounts.iter().find_map(size_of_tmp).unwrap_or_default();
         add("tmp", size, size, "B");

@@ -9,6 +9,7 @@ use crate::decide::verdict::View;
 use crate::host::{callers, facts};
 use crate::plugin::client::{self, Patience};
 use crate::plugin::{self, digest};
+use crate::quote::shell;
 use crate::report::audit::{self, Event, JournaldMode, Record, Sinks};
 use crate::report::code::exit_code;
 use crate::report::envelope::{self, Metadata};
@@ -345,25 +346,17 @@ fn explain(config: &Config, decision: &Decision, plan: &Plan, learn: String, out
 fn learn_command(args: &CallArgs, arguments: &[u8]) -> String {
     /// Longer arguments are left to the reader.
     const SHOWN: usize = 512;
-    let quoted = |word: &str| {
-        let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_./,:=@".contains(&b);
-        if !word.is_empty() && word.bytes().all(plain) {
-            word.to_owned()
-        } else {
-            format!("'{}'", word.replace('\'', "'\\''"))
-        }
-    };
     let mut line = "upm learn".to_owned();
-    let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.to_string_lossy().into_owned());
-    for (option, value) in [("--config", path(&args.config)), ("--project", path(&args.project))] {
+    for (option, value) in [("--config", &args.config), ("--project", &args.project)] {
         if let Some(value) = value {
-            line.push_str(&format!(" {option} {}", quoted(&value)));
+            line.push_str(&format!(" {option} {}", shell(value)));
         }
     }
-    line.push_str(&format!(" {} {}", quoted(&args.plugin), quoted(&args.method)));
+    line.push_str(&format!(" {} {}", args.plugin, shell(Path::new(&args.method))));
     match std::str::from_utf8(arguments) {
         Ok("{}") => {}
-        Ok(text) if text.len() <= SHOWN => line.push_str(&format!(" {}", quoted(text.trim()))),
+        // Exactly as given: it is JSON, which may hold what a message would not show.
+        Ok(text) if text.len() <= SHOWN => line.push_str(&format!(" '{}'", text.trim().replace('\'', r"'\''"))),
         _ => line.push_str(" -  # the arguments on standard input"),
     }
     line

@@ -370,8 +370,8 @@ impl Seen {
             line(format_args!("\ndenied otherwise (a decision of yours, not part of the change):"));
         }
         for denial in others {
-            let text = |member: &str| escape(denial[member].as_str().unwrap_or_default(), false);
-            let remedy = text("remedy").replace('\n', " ");
+            let text = |member: &str| escape(&denial[member].as_str().unwrap_or_default().replace('\n', " "), false);
+            let remedy = text("remedy");
             line(format_args!("  {} {}: {remedy}", text("layer"), text("operation")));
         }
         if !self.refused.is_empty() {

@@ -2,57 +2,12 @@
 
 mod common;
 
-use common::{assert_schema, has_program, is_root, repository, skip};
-use serde_json::{Value, json};
+use common::booted::{self, Ran};
+use common::{has_program, is_root, repository, skip};
+use serde_json::json;
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::Command;
-
-/// What one `run` of the stages left.
-#[derive(Debug)]
-struct Ran {
-    stdout: String,
-    stderr: String,
-    exit: i32,
-}
-
-impl Ran {
-    #[track_caller]
-    fn ok(&self) -> &str {
-        assert_eq!(self.exit, 0, "{self:#?}");
-        &self.stdout
-    }
-
-    #[track_caller]
-    fn envelope(&self) -> Value {
-        let envelope: Value = serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("{e}: {self:#?}"));
-        assert_schema(&envelope);
-        envelope
-    }
-
-    /// The result of a call that succeeded.
-    #[track_caller]
-    fn result(&self) -> Value {
-        let envelope = self.envelope();
-        assert_eq!((self.exit, &envelope["success"]), (0, &json!(true)), "{envelope:#}");
-        envelope["data"]["result"].clone()
-    }
-
-    /// The data of a call that failed.
-    #[track_caller]
-    fn failed(&self, code: &str, exit: i32) -> Value {
-        let envelope = self.envelope();
-        assert_eq!((self.exit, &envelope["data"]["code"]), (exit, &json!(code)), "{envelope:#}");
-        envelope["data"].clone()
-    }
-
-    /// The one record of `journalctl -o json`.
-    #[track_caller]
-    fn record(&self) -> Value {
-        serde_json::from_str(self.stdout.trim_end()).unwrap_or_else(|e| panic!("{e}: {self:#?}"))
-    }
-}
 
 const PLUGIN: &str = r#"
 import errno, os, time
@@ -94,29 +49,6 @@ write = ["{project_root}"]
 /// `MESSAGE_ID`s with a text of upm's: of starts and denials.
 const CATALOG: [&str; 2] = ["ffa1f64c78a040d592566480ee6d2f28", "274a59a9a4af416ba30ebe3cab783c6a"];
 
-/// The `.deb`, built once for all tests of this file: as a release is, but for optimisation, which takes minutes.
-fn package() -> PathBuf {
-    static BUILT: std::sync::LazyLock<PathBuf> = std::sync::LazyLock::new(|| {
-        let out = common::cache().join("packages");
-        let built = Command::new(repository().join("packaging/build"))
-            .arg(&out)
-            .env("UPM_TEST_CACHE", common::cache())
-            .env("CARGO_TARGET_DIR", common::cache().join("target-packages"))
-            .envs([("LTO", "off"), ("OPT_LEVEL", "1"), ("CODEGEN_UNITS", "16")].map(profile))
-            .output()
-            .unwrap();
-        let text = String::from_utf8_lossy(&built.stdout).into_owned();
-        assert!(built.status.success(), "{text}\n{}", String::from_utf8_lossy(&built.stderr));
-        let deb = text.lines().find(|line| line.ends_with(".deb")).unwrap_or_else(|| panic!("no .deb: {text}"));
-        PathBuf::from(deb)
-    });
-    BUILT.clone()
-}
-
-fn profile((key, value): (&str, &'static str)) -> (String, &'static str) {
-    (format!("CARGO_PROFILE_RELEASE_{key}"), value)
-}
-
 /// Boots `suite`, goes through the stages, and gives what they left; `None` where that cannot be had here.
 fn boot(suite: &str) -> Option<BTreeMap<String, Ran>> {
     if !is_root() {
@@ -128,48 +60,15 @@ fn boot(suite: &str) -> Option<BTreeMap<String, Ran>> {
             return None;
         }
     }
-    let deb = package();
+    let deb = booted::package();
     let payload = tempfile::tempdir_in("/var/tmp").unwrap();
     let put = |name: &str, content: &[u8]| fs::write(payload.path().join(name), content).unwrap();
     fs::copy(deb, payload.path().join("upm.deb")).unwrap();
     fs::copy(repository().join("tests/nspawn/commands"), payload.path().join("commands")).unwrap();
     put("slow.py", PLUGIN.as_bytes());
     put("slow.toml", TABLE.as_bytes());
-    let output = Command::new(repository().join("tests/nspawn/boot"))
-        .arg(suite)
-        .arg(payload.path())
-        .env("UPM_TEST_CACHE", common::cache())
-        .output()
-        .unwrap();
-    let read = |name: &str| fs::read_to_string(payload.path().join(name)).unwrap_or_default();
-    assert!(
-        output.status.success() && payload.path().join("done").exists(),
-        "{suite} did not finish: {}\n{}\n{}\n{}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr),
-        read("console"),
-        read("trace")
-    );
-    if let Some(keep) = std::env::var_os("UPM_TEST_KEEP") {
-        let copied = Command::new("cp").arg("-a").arg(payload.path()).arg(Path::new(&keep).join(suite)).status();
-        assert!(copied.is_ok_and(|status| status.success()), "{keep:?}");
-    }
-    let mut all = BTreeMap::new();
-    for entry in fs::read_dir(payload.path().join("out")).unwrap().flatten() {
-        let file = entry.file_name().into_string().unwrap();
-        let (name, part) = file.rsplit_once('.').unwrap();
-        let text = String::from_utf8_lossy(&fs::read(entry.path()).unwrap()).into_owned();
-        let ran =
-            all.entry(name.to_owned()).or_insert_with(|| Ran { stdout: String::new(), stderr: String::new(), exit: 0 });
-        match part {
-            "stdout" => ran.stdout = text,
-            "stderr" => ran.stderr = text,
-            "exit" => ran.exit = text.trim().parse().unwrap(),
-            "milliseconds" => println!("{suite}: {name}: {} ms", text.trim()),
-            _ => panic!("{file}"),
-        }
-    }
-    Some(all)
+    let mut command = Command::new(repository().join("tests/nspawn/boot"));
+    Some(booted::boot(suite, command.arg(suite).arg(payload.path()), payload.path()))
 }
 
 #[test]

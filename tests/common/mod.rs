@@ -5,6 +5,8 @@
 //! outside the sandbox as the same user: the twin that shows that a denied act works where it is allowed.
 #![allow(dead_code, reason = "each test file uses its own part of the harness")]
 
+pub mod booted;
+
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::fmt::Write as _;

@@ -1,0 +1,110 @@
+//! What the stages on a booted system need and leave: see `tests/nspawn/stage`.
+
+use super::{assert_schema, cache, repository};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// What one `run` of the stages left.
+#[derive(Debug, Default)]
+pub struct Ran {
+    pub stdout: String,
+    pub stderr: String,
+    pub exit: i32,
+}
+
+impl Ran {
+    #[track_caller]
+    pub fn ok(&self) -> &str {
+        assert_eq!(self.exit, 0, "{self:#?}");
+        &self.stdout
+    }
+
+    #[track_caller]
+    pub fn envelope(&self) -> Value {
+        let envelope: Value = serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("{e}: {self:#?}"));
+        assert_schema(&envelope);
+        envelope
+    }
+
+    /// The result of a call that succeeded.
+    #[track_caller]
+    pub fn result(&self) -> Value {
+        let envelope = self.envelope();
+        assert_eq!((self.exit, &envelope["success"]), (0, &json!(true)), "{envelope:#}");
+        envelope["data"]["result"].clone()
+    }
+
+    /// The data of a call that failed.
+    #[track_caller]
+    pub fn failed(&self, code: &str, exit: i32) -> Value {
+        let envelope = self.envelope();
+        assert_eq!((self.exit, &envelope["data"]["code"]), (exit, &json!(code)), "{envelope:#}");
+        envelope["data"].clone()
+    }
+
+    /// The one record of `journalctl -o json`.
+    #[track_caller]
+    pub fn record(&self) -> Value {
+        serde_json::from_str(self.stdout.trim_end()).unwrap_or_else(|e| panic!("{e}: {self:#?}"))
+    }
+}
+
+/// The `.deb`, built once for all tests of a file: as a release is, but for optimisation, which takes minutes.
+pub fn package() -> PathBuf {
+    static BUILT: std::sync::LazyLock<PathBuf> = std::sync::LazyLock::new(|| {
+        let out = cache().join("packages");
+        let built = Command::new(repository().join("packaging/build"))
+            .arg(&out)
+            .env("UPM_TEST_CACHE", cache())
+            .env("CARGO_TARGET_DIR", cache().join("target-packages"))
+            .envs([("LTO", "off"), ("OPT_LEVEL", "1"), ("CODEGEN_UNITS", "16")].map(profile))
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&built.stdout).into_owned();
+        assert!(built.status.success(), "{text}\n{}", String::from_utf8_lossy(&built.stderr));
+        let deb = text.lines().find(|line| line.ends_with(".deb")).unwrap_or_else(|| panic!("no .deb: {text}"));
+        PathBuf::from(deb)
+    });
+    BUILT.clone()
+}
+
+fn profile((key, value): (&str, &'static str)) -> (String, &'static str) {
+    (format!("CARGO_PROFILE_RELEASE_{key}"), value)
+}
+
+/// Boots the system `name` by `command` and gives what the stages left in `payload`.
+pub fn boot(name: &str, command: &mut Command, payload: &Path) -> BTreeMap<String, Ran> {
+    let output = command.env("UPM_TEST_CACHE", cache()).output().unwrap();
+    let read = |name: &str| fs::read_to_string(payload.join(name)).unwrap_or_default();
+    assert!(
+        output.status.success() && payload.join("done").exists(),
+        "{name} did not finish: {}\n{}\n{}\n{}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr),
+        String::from_utf8_lossy(&output.stdout),
+        read("console"),
+        read("trace")
+    );
+    if let Some(keep) = std::env::var_os("UPM_TEST_KEEP") {
+        let copied = Command::new("cp").arg("-a").arg(payload).arg(Path::new(&keep).join(name)).status();
+        assert!(copied.is_ok_and(|status| status.success()), "{keep:?}");
+    }
+    let mut all = BTreeMap::<String, Ran>::new();
+    for entry in fs::read_dir(payload.join("out")).unwrap().flatten() {
+        let file = entry.file_name().into_string().unwrap();
+        let (run, part) = file.rsplit_once('.').unwrap();
+        let text = String::from_utf8_lossy(&fs::read(entry.path()).unwrap()).into_owned();
+        let ran = all.entry(run.to_owned()).or_default();
+        match part {
+            "stdout" => ran.stdout = text,
+            "stderr" => ran.stderr = text,
+            "exit" => ran.exit = text.trim().parse().unwrap(),
+            "milliseconds" => println!("{name}: {run}: {} ms", text.trim()),
+            _ => panic!("{file}"),
+        }
+    }
+    all
+}

@@ -222,9 +222,16 @@ fn without_journald<'a>(ran: &impl Fn(&str) -> &'a Ran) {
     assert_eq!(ran("without-journald").result(), "slept");
     both("without-journald-records");
     let hung = &ran("hung").stdout;
-    let per_call: Vec<&str> = hung.lines().collect();
-    assert_eq!(per_call.len(), 1, "all calls have the same records: {hung}");
-    assert!(per_call[0].trim().starts_with("60 ") && per_call[0].contains("call_finished"), "{hung}");
+    // stored in the other sink, or refused because that took too long: on a busy machine it may
+    let stored = "\"UPM_EVENT\":\"call_finished\" \"UPM_EVENT\":\"call_started\"";
+    let mut calls = 0;
+    for line in hung.lines() {
+        let (count, said) = line.trim().split_once(' ').unwrap();
+        let refused = said.trim().starts_with("\"code\":\"audit_unavailable\"");
+        assert!(refused || said.trim() == stored, "a call without its records: {hung}");
+        calls += if refused { 0 } else { count.parse::<u32>().unwrap() };
+    }
+    assert!(calls >= 50, "{hung}");
 }
 
 fn ended<'a>(ran: &impl Fn(&str) -> &'a Ran) {

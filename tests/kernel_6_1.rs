@@ -142,7 +142,7 @@ beside_shell() { at=$1; shift; sh -c 'echo $$ >"$0/cgroup.procs" && "$@"; exit $
 exec_as_user="/usr/bin/setpriv --reuid 23456 --regid 23456 --clear-groups env HOME=/home/user XDG_STATE_HOME=/home/user/state"
 bombs() {
     who=$1; shift
-    run $who-fits "$@" ./upm Probe run '{"args":["memory_forked",2,10,0]}'
+    run $who-fits "$@" ./upm Probe run '{"args":["memory_forked",2,10,3]}'
     run $who-many "$@" ./upm Probe run "$many"
     run $who-tmp "$@" ./upm Probe run '{"args":["write_big","/tmp/big",240]}'
     run $who-pids "$@" ./upm Probe run '{"args":["fork_bomb",100]}'

@@ -64,8 +64,8 @@ pub fn met(plan: &Plan, peaks: &Peaks, tmp: &Tmp, failure: Option<&Failure>, den
     let cause = raised.and_then(|details| details.get("cause")).and_then(Value::as_object);
     // The exception, and the one that it came of.
     let any = |name: &str, is: &dyn Fn(&str) -> bool| {
-        let values = [raised, cause].into_iter().flatten().filter_map(|details| details.get(name)?.as_str());
-        values.into_iter().any(is)
+        let mut values = [raised, cause].into_iter().flatten().filter_map(|details| details.get(name)?.as_str());
+        values.any(is)
     };
     let errno = |name: &str| any("errno_name", &|found| found == name);
     let mut add = |key, value, used, unit| denials.add(denials::limit(key, value, Some(used), unit));

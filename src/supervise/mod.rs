@@ -116,9 +116,9 @@ pub fn run(job: Job<'_>, watcher: &mut dyn Watcher) -> Result<Outcome, Failure> 
     let cgroup = cgroup::make(job.plan.limits.memory, job.plan.limits.processes, request_id);
     own::prepare(as_root)?;
     let mut prepared = confine::prepare(job.plan, job.runner, as_root)?;
-    let observer = if job.observe { Some(observe::start()?) } else { None };
+    let observer = if job.observe { Some(observe::Observer::start()?) } else { None };
     if observer.is_some() {
-        let (decides, tells) = observe::filters(&prepared.filter);
+        let (decides, tells) = prepared.filter.watching(&observe::watched());
         (prepared.decides, prepared.filter) = (Some(decides), tells);
     }
     let filter = prepared.filter.clone();

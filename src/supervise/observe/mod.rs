@@ -5,7 +5,7 @@
 
 mod peek;
 
-use crate::confine::step::StepError;
+use crate::confine::step::{Step, StepError};
 use crate::decide::names;
 use crate::decide::plan::Plan;
 use crate::decide::verdict;
@@ -107,12 +107,14 @@ pub struct Observer {
 }
 
 impl Observer {
-    /// Starts the process that reads for it. `supervisor` is the pidfd by which that dies with the supervisor.
+    /// Starts the process that reads for it, which dies with this one.
     ///
     /// # Errors
     /// Processes or descriptors at their limit.
-    pub fn start(supervisor: BorrowedFd<'_>) -> Result<Self, StepError> {
-        Ok(Observer { peek: peek::start(supervisor)?, seen: BTreeMap::new(), names: BTreeMap::new(), dropped: 0 })
+    pub fn start() -> Result<Self, StepError> {
+        let own = sys::process::own_pidfd().map_err(|error| StepError::new(Step::Prepare, "pidfd", error))?;
+        let peek = peek::start(own.as_fd())?;
+        Ok(Observer { peek, seen: BTreeMap::new(), names: BTreeMap::new(), dropped: 0 })
     }
 
     /// A granted name was given this address.
@@ -252,23 +254,4 @@ impl Observer {
 fn granted(plan: &Plan, object: &str) -> bool {
     let named = object.rsplit_once(':').and_then(|(name, port)| Some((name, port.parse().ok()?)));
     named.is_some_and(|(name, port)| names::rule_for(&plan.egress, name, port).is_some())
-}
-
-/// Two filters for one plugin: the first decides of the watched calls and is the kernel's alone; the second is the plugin's
-/// own filter, but hands the watched ones to the listener.
-#[must_use]
-pub fn filters(
-    filter: &crate::confine::filter::Filter,
-) -> (crate::confine::filter::Filter, crate::confine::filter::Filter) {
-    filter.watching(&watched())
-}
-
-/// The pidfd by which the observer's process dies with this one.
-///
-/// # Errors
-/// `EMFILE`.
-pub fn start() -> Result<Observer, StepError> {
-    let own = sys::process::own_pidfd()
-        .map_err(|error| StepError::new(crate::confine::step::Step::Prepare, "pidfd", error))?;
-    Observer::start(own.as_fd())
 }

@@ -1,6 +1,7 @@
 //! Plain data that the stages hand to one another. No I/O and no policy here.
 #![forbid(unsafe_code)]
 
+use crate::units::Cpus;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -352,6 +353,8 @@ pub struct Grant {
     /// Processor time limit of each process.
     #[serde(serialize_with = "as_text")]
     pub cpu_time: Duration,
+    /// Processors that the whole call may keep busy; `None` is as many as there are.
+    pub cpus: Option<Cpus>,
     /// Bytes of memory of the call.
     pub memory: u64,
     /// Processes and threads at once.
@@ -424,6 +427,8 @@ pub struct Usage {
     pub memory_peak_bytes: Option<u64>,
     /// Most processes and threads at once, the sandbox's first process included, where a cgroup counted them.
     pub pids_peak: Option<u64>,
+    /// Microseconds that the call's processes were kept waiting by `cpus`.
+    pub cpu_throttled_us: Option<u64>,
     /// Bytes that went out through the gateway.
     pub egress_bytes_sent: u64,
     /// Bytes that came in through the gateway.

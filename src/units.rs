@@ -3,12 +3,47 @@
 #![forbid(unsafe_code)]
 
 use parse_size::{ByteSuffix, Config as SizeParser};
+use serde::{Serialize, Serializer};
 use std::time::Duration;
 
 /// Longest time that can be granted: what `poll(2)` can wait, 2^31-1 milliseconds (24 days).
 pub const MAX_TIME: Duration = Duration::from_millis(i32::MAX as u64);
 /// Largest size that can be granted: `off_t` and `rlim_t` as signed numbers.
 pub const MAX_SIZE: u64 = i64::MAX as u64;
+
+/// A share of the host's processors, as `1.5` of them: processor time in each [`Cpus::PERIOD_US`], microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cpus(u64);
+
+impl Cpus {
+    /// The kernel's own default (`cpu.max`, cgroup-v2.rst).
+    pub const PERIOD_US: u64 = 100_000;
+    /// The kernel takes no quota below 1 ms, and has no more than 8192 processors (`CONFIG_NR_CPUS`).
+    pub const RANGE: std::ops::RangeInclusive<f64> = 0.01..=8192.0;
+
+    /// So many processors; `None` outside of [`Cpus::RANGE`].
+    #[must_use]
+    pub fn new(number: f64) -> Option<Cpus> {
+        // Within the range there is nothing to lose but what is below a microsecond.
+        Cpus::RANGE.contains(&number).then(|| Cpus((number * Cpus::PERIOD_US as f64).round() as u64))
+    }
+
+    /// Processor time in each [`Cpus::PERIOD_US`], microseconds.
+    #[must_use]
+    pub fn quota_us(self) -> u64 {
+        self.0
+    }
+}
+
+impl Serialize for Cpus {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let (whole, rest) = (self.0 / Cpus::PERIOD_US, self.0 % Cpus::PERIOD_US);
+        match rest {
+            0 => serializer.serialize_u64(whole),
+            _ => serializer.serialize_f64(self.0 as f64 / Cpus::PERIOD_US as f64),
+        }
+    }
+}
 
 /// `90s`, `250ms`, `10m`, `2h`: a whole number and a unit, nothing between them. Fractions are refused (`1500ms` says
 /// the same), and so is zero, which would be taken for "without limit" by half of those who read it.
@@ -96,6 +131,20 @@ mod tests {
             assert!(time(text).is_err(), "{text}");
         }
         assert!(time("10").unwrap_err().starts_with("a time without a unit"));
+    }
+
+    #[test]
+    fn processors() {
+        for (number, quota_us, written) in
+            [(1.0, 100_000, "1"), (1.5, 150_000, "1.5"), (0.01, 1_000, "0.01"), (8192.0, 819_200_000, "8192")]
+        {
+            let cpus = Cpus::new(number).unwrap();
+            assert_eq!((cpus.quota_us(), serde_json::to_string(&cpus).unwrap().as_str()), (quota_us, written));
+        }
+        assert_eq!(Cpus::new(0.333_333).unwrap().quota_us(), 33_333);
+        for number in [0.0, -1.0, 0.009, 8192.1, f64::NAN, f64::INFINITY] {
+            assert_eq!(Cpus::new(number), None, "{number}");
+        }
     }
 
     #[test]

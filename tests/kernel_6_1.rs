@@ -56,6 +56,9 @@ processes = 16
 memory = "256KiB"
 "#;
 
+/// Added to [`CONFIG`].
+const HALF: &str = "\n[plugins.Probe.methods.run]\ncpus = 0.5\n";
+
 /// What this kernel's landlock, ABI 2, cannot give.
 const NEWER: &str = r#"
 [plugins.Probe]
@@ -147,6 +150,9 @@ bombs() {
     run $who-tmp "$@" ./upm Probe run '{"args":["write_big","/tmp/big",240]}'
     run $who-pids "$@" ./upm Probe run '{"args":["fork_bomb",100]}'
     run $who-inside "$@" ./upm Probe run '{"args":["report"]}'
+    run $who-whole "$@" ./upm Probe run '{"args":["spin",3]}'
+    run $who-half "$@" ./upm --config half.toml Probe run '{"args":["spin",3]}'
+    run $who-half-doctor "$@" ./upm --config half.toml doctor --json
 }
 delegate() { # NAME: a directory for the user, as cgroups(7) says
     mkdir $tree/$1
@@ -217,6 +223,10 @@ run scope-left ls $app/scope
 run off-after sh -c "echo +memory >$app/scope/cgroup.subtree_control && echo -memory >$app/scope/cgroup.subtree_control"
 delegate shared
 run shared-many beside_shell shared $exec_as_user ./upm Probe run "$many"
+# where there is no cgroup, and in one that has not got this controller
+run shared-half beside_shell shared $exec_as_user ./upm --config half.toml Probe run '{"args":["echo"]}'
+run shared-half-doctor beside_shell shared $exec_as_user ./upm --config half.toml doctor --json
+run scope-half in_cgroup user/app/scope $exec_as_user ./upm --config half.toml Probe run '{"args":["echo"]}'
 "#;
 
 fn boot() -> Option<BTreeMap<String, Ran>> {
@@ -237,6 +247,7 @@ fn boot() -> Option<BTreeMap<String, Ran>> {
     put("plugins/hello.py", HELLO.as_bytes());
     put("upm_config.toml", CONFIG.as_bytes());
     put("newer.toml", NEWER.as_bytes());
+    put("half.toml", format!("{CONFIG}{HALF}").as_bytes());
     put("commands", commands().as_bytes());
 
     let output = Command::new(repository().join("tests/qemu/boot"))
@@ -422,6 +433,10 @@ fn cgroups(ran: &BTreeMap<String, Ran>) {
         assert_eq!(denial["object"], json!({"limit": 16, "used": 16, "unit": "processes"}));
         assert_eq!(denial["remedy"], "[plugins.Probe.methods.run]\nprocesses = 32");
 
+        slowed_down(&ran[&format!("{mode}-whole")], &ran[&format!("{mode}-half")]);
+        let doctor = line(&ran[&format!("{mode}-half-doctor")], "cgroup");
+        assert!(doctor["holds"] == true && doctor["found"].as_str().unwrap().ends_with(" cpu.max"), "{doctor:#}");
+
         let inside = ran[&format!("{mode}-inside")].result();
         assert_eq!(inside["cgroup"], "0::/", "the call's cgroup is the root of what it sees");
         assert!(!inside["mounts"].to_string().contains("cgroup"), "{inside:#}");
@@ -459,9 +474,8 @@ fn cgroups(ran: &BTreeMap<String, Ran>) {
 
     let systemd = missing(&ran["systemd-greet"].envelope(), "root cgroup").clone();
     assert!(systemd["remedy"].as_str().unwrap().contains("systemd-run --scope -p Delegate=yes"), "{systemd}");
-    let doctor = ran["systemd-doctor"].json();
-    let line = doctor["layers"].as_array().unwrap().iter().find(|line| line["layer"] == "cgroup").unwrap().clone();
-    assert_eq!((&line["holds"], &line["remedy"]), (&json!(true), &systemd["remedy"]));
+    let told = line(&ran["systemd-doctor"], "cgroup");
+    assert_eq!((&told["holds"], &told["remedy"]), (&json!(true), &systemd["remedy"]));
 
     missing(&ran["user-greet"].envelope(), "root cgroup");
     exceeded(&ran["alone-many"], "cgroup");
@@ -473,6 +487,58 @@ fn cgroups(ran: &BTreeMap<String, Ran>) {
     assert_eq!(ran["off-after"].exit, 0, "{:#?}", ran["off-after"]);
     assert!(!ran["scope-left"].stdout.contains("upm"), "{:#?}", ran["scope-left"]);
     missing(&exceeded(&ran["shared-many"], "sum"), "/shared holds other processes");
+
+    // nothing else serves `cpus`
+    for (name, why) in [
+        ("shared-half", "cgroup /shared holds other processes"),
+        ("scope-half", "cgroup /user/app/scope: cpu is not among its controllers"),
+    ] {
+        let data = ran[name].envelope()["data"].clone();
+        assert_eq!((data["code"].as_str(), ran[name].exit), (Some("sandbox_unavailable"), 125), "{data:#}");
+        assert_eq!((&data["details"]["layer"], &data["details"]["key"]), (&json!("limits"), &json!("cpus")));
+        assert!(data["error"].as_str().unwrap().contains(why), "{data:#}");
+    }
+    let doctor = &ran["shared-half-doctor"];
+    let told = line(doctor, "cgroup");
+    assert_eq!((doctor.exit, &told["holds"]), (1, &json!(false)), "{told:#}");
+    assert!(
+        told["found"].as_str().unwrap().ends_with("a call that is granted `cpus` is refused when upm is started so")
+    );
+}
+
+/// The same seconds of spinning: with half a processor it gets less than two thirds of them, and is told how long it waited.
+fn slowed_down(whole: &Ran, half: &Ran) {
+    let spent = |ran: &Ran| {
+        assert_eq!(ran.exit, 0, "{ran:#?}");
+        let usage = ran.envelope()["data"]["usage"].clone();
+        let number = |key: &str| usage[key].as_u64().unwrap_or_else(|| panic!("{key}: {usage}"));
+        (number("cpu_user_us") + number("cpu_system_us"), usage["cpu_throttled_us"].as_u64(), number("wall_us"))
+    };
+    let (cpu, waited, wall) = spent(whole);
+    assert!(cpu > 2_000_000 && waited.is_none(), "{cpu} µs of {wall}, {whole:#?}");
+    let (cpu, waited, wall) = spent(half);
+    assert!(cpu < wall * 2 / 3 && waited.unwrap() > 1_000_000, "{cpu} µs of {wall}, {half:#?}");
+    let envelope = half.envelope();
+    let limits = limits(&envelope);
+    assert_eq!((&limits["cgroup"]["active"]["cpu.max"], &limits["cpus"]), (&json!("50000 100000"), &json!("cgroup")));
+    assert_eq!(envelope["data"]["sandbox"]["layers"]["limits"]["asked"]["cpus"], 0.5);
+}
+
+/// On any host: `cpus` is served, or the call is refused and told what would serve it. Without the key it runs.
+#[rstest]
+fn processors_are_bound_or_the_call_is_refused(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let Some(f) = Fixture::probe(mode, "timeout = \"20s\"") else { return };
+    f.act("echo", json!([]));
+    f.config(&format!("{}cpus = 0.5\n", common::PROBE));
+    let call = f.run("echo", json!([]));
+    if call.exit == Some(0) {
+        assert_eq!(limits(&call.envelope())["cgroup"]["active"]["cpu.max"], "50000 100000", "{:#}", call.data());
+        return;
+    }
+    let data = call.failed("sandbox_unavailable", 125);
+    assert_eq!((&data["details"]["layer"], &data["details"]["key"]), (&json!("limits"), &json!("cpus")));
+    let remedy = data["details"]["remedy"].as_str().unwrap();
+    assert!(!remedy.is_empty() && data["error"].as_str().unwrap().ends_with(remedy), "{data:#}");
 }
 
 /// On any host: a call has a cgroup, with the limits that were asked for, or says why it has none.

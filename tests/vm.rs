@@ -52,6 +52,15 @@ class Hungry:
         while True:
             pass
 
+    def turn(self, seconds):
+        for _ in range(2):
+            if os.fork() == 0:
+                end = time.monotonic() + seconds
+                while time.monotonic() < end:
+                    pass
+                os._exit(0)
+        return [os.wait()[1] for _ in range(2)]
+
     def sleep(self, seconds):
         time.sleep(seconds)
 "#;
@@ -60,7 +69,7 @@ const TABLE: &str = r#"
 [plugins.Hungry]
 module = "hungry"
 site = false
-allowed_methods = ["memory", "fork", "spin", "sleep"]
+allowed_methods = ["memory", "fork", "spin", "turn", "sleep"]
 callers = ["user:deploy"]
 memory = "96MiB"
 processes = 16
@@ -69,6 +78,10 @@ timeout = "3m"
 
 [plugins.Hungry.methods.spin]
 cpu_time = "3s"
+
+[plugins.Hungry.methods.turn]
+cpus = 0.5
+egress = ["pip"]
 "#;
 
 /// Of a grant of [`TABLE`].
@@ -218,6 +231,7 @@ fn over_the_socket<'a>(ran: &impl Fn(&str) -> &'a Ran) {
     assert!((2_500_000..10_000_000).contains(&spent), "{data:#}");
     denial(&data, "cpu_time");
 
+    slowed_down(ran("slow"));
     assert_eq!(ran("during").ok().lines().count(), 1, "{:#?}", ran("during"));
     assert_eq!(ran("left").ok(), "", "the calls' cgroups are gone");
 }
@@ -231,7 +245,24 @@ fn too_many(ran: &Ran) {
     assert_eq!(peaks(&data).1, 17, "pid 1 is not the plugin's: {data:#}");
 }
 
+/// Two processes that each spin for four seconds get two seconds' worth together. Start-up is slowed down too, not what reads
+/// pip's configuration before.
+#[track_caller]
+fn slowed_down(ran: &Ran) {
+    assert_eq!(ran.result(), json!([0, 0]));
+    let data = ran.envelope()["data"].clone();
+    let used = |key: &str| data["usage"][key].as_u64().unwrap_or_else(|| panic!("{key}: {data:#}"));
+    let (spent, wall) = (used("cpu_user_us") + used("cpu_system_us"), used("wall_us"));
+    assert!(spent < wall * 2 / 3 && used("cpu_throttled_us") > 1_000_000, "{data:#}");
+    let limits = &data["sandbox"]["layers"]["limits"]["active"];
+    assert_eq!((&limits["cgroup"]["active"]["cpu.max"], &limits["cpus"]), (&json!("50000 100000"), &json!("cgroup")));
+}
+
 fn as_a_user<'a>(ran: &impl Fn(&str) -> &'a Ran) {
+    // where nothing serves it, it is refused
+    let data = ran("user-beside-slow").failed("sandbox_unavailable", 125);
+    assert_eq!((&data["details"]["layer"], &data["details"]["key"]), (&json!("limits"), &json!("cpus")), "{data:#}");
+    slowed_down(ran("user-slow"));
     // the control: beside others nothing is made for the user, and nothing counted
     let data = ran("user-beside").envelope()["data"].clone();
     assert_eq!(data["result"], json!([0, 0]), "{data:#}");

@@ -7,7 +7,7 @@ use super::value;
 use crate::quote::quote;
 use crate::sys::syscalls::{fixed_reason, syscall_number};
 use crate::types::{CallerSpec, Client, EgressGroup, EgressSource, OnViolation, Proxy};
-use crate::units;
+use crate::units::{self, Cpus};
 use serde_json::{Map, Number, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -39,6 +39,7 @@ pub struct GrantKeys {
     pub fernet: Option<At<bool>>,
     pub timeout: Option<At<Duration>>,
     pub cpu_time: Option<At<Duration>>,
+    pub cpus: Option<At<Cpus>>,
     pub memory: Option<At<u64>>,
     pub processes: Option<At<u64>>,
     pub open_files: Option<At<u64>>,
@@ -67,6 +68,7 @@ const GRANT_KEYS: &[&str] = &[
     "fernet",
     "timeout",
     "cpu_time",
+    "cpus",
     "memory",
     "processes",
     "open_files",
@@ -296,6 +298,18 @@ impl Reader<'_> {
             _ => None,
         }
         .ok_or_else(|| self.wrong(node, &format!("a whole number from {min} to {max}")))
+    }
+
+    fn cpus(&self, node: &Node) -> Result<Cpus, ConfigError> {
+        let number = match node.value {
+            Data::Integer(value) => value as f64,
+            Data::Float(value) => value,
+            _ => f64::NAN,
+        };
+        Cpus::new(number).ok_or_else(|| {
+            let (least, most) = (Cpus::RANGE.start(), Cpus::RANGE.end());
+            self.wrong(node, &format!("a number of processors from {least} to {most}, as 1 or 1.5"))
+        })
     }
 
     fn word<T>(&self, node: &Node, words: &[(&str, T)]) -> Result<T, ConfigError>
@@ -631,6 +645,7 @@ impl Reader<'_> {
             "fernet" => set!(fernet, self.bool(node)?),
             "timeout" => set!(timeout, self.time(node)?),
             "cpu_time" => set!(cpu_time, self.time(node)?),
+            "cpus" => set!(cpus, self.cpus(node)?),
             "memory" => set!(memory, self.size(node, units::MAX_SIZE)?),
             // PID_MAX_LIMIT of 64-bit kernels
             "processes" => set!(processes, self.integer(node, 1, 1 << 22)?),

@@ -265,6 +265,7 @@ fn resolve(
         fernet: pick!(fernet, false),
         timeout: pick!(timeout, Duration::from_secs(60)),
         cpu_time: pick!(cpu_time, Duration::from_secs(60)),
+        cpus: pick(levels, "cpus", |keys| keys.cpus.as_ref(), &mut origins).copied(),
         memory: pick!(memory, 1024 * MIB),
         processes: pick!(processes, 64),
         open_files: pick!(open_files, 256),

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::types::{EgressRule, Entry, Grant, OnViolation};
+use crate::units::Cpus;
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -105,6 +106,8 @@ pub struct Limits {
     pub timeout_ms: u64,
     /// Processor time a process, seconds (`RLIMIT_CPU` counts whole ones).
     pub cpu_time_s: u64,
+    /// Processors that the whole call may keep busy.
+    pub cpus: Option<Cpus>,
     /// Memory of the call.
     pub memory: u64,
     /// Processes and threads.
@@ -257,6 +260,7 @@ pub fn plan(
         limits: Limits {
             timeout_ms: u64::try_from(environment.timeout.as_millis()).unwrap_or(u64::MAX),
             cpu_time_s: grant.cpu_time.as_secs() + u64::from(grant.cpu_time.subsec_nanos() > 0),
+            cpus: grant.cpus,
             memory: grant.memory,
             processes: grant.processes,
             open_files: grant.open_files,

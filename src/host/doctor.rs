@@ -91,7 +91,11 @@ pub fn run(config: Option<&Path>, before: Option<Failure>) -> Vec<Trial> {
     findings.extend(config.iter().flat_map(around::landlock));
     let mut trials: Vec<Trial> = configuration.into_iter().collect();
     trials.extend(LAYERS.iter().map(|(layer, fine)| conclude(layer, fine, &findings)));
-    trials.extend([around::id_mapping(config.as_ref()), around::audit(config.as_ref()), around::cgroup()]);
+    trials.extend([
+        around::id_mapping(config.as_ref()),
+        around::audit(config.as_ref()),
+        around::cgroup(config.as_ref()),
+    ]);
     trials
 }
 

@@ -145,7 +145,7 @@ pub fn look(
     let environment = Environment { request_id: "", timeout: TIMEOUT, pass: &|_| None };
     let plan = plan::plan(("ClassReader", "read"), &entry, &reader, &reader_facts, Vec::new(), &needs, environment);
     let args: [Value; 4] = [json!(module), json!(search), json!(class), json!(methods)];
-    let answer = client::run(&plan, &args, patience)??;
+    let answer = client::run(&plan, &args, patience)?;
     serde_json::from_value(answer)
         .map_err(|error| Failure::new(Code::ProtocolViolation, format!("it answers what no reader does: {error}")))
 }

@@ -4,20 +4,14 @@
 //! whatever a configuration file holds is parsed nowhere else.
 
 use super::{Init, call_frame};
-use crate::confine::session;
-use crate::confine::step::Step;
 use crate::decide::plan::{self, ClientNeeds, Code as PluginCode, Environment, Facts};
 use crate::supervise::signals::{self, Signals};
-use crate::supervise::{self, Job, Unwatched};
-use crate::sys::clone::Forked;
+use crate::supervise::{self, Job, Unwatched, apart};
 use crate::types::{Client, Code, EgressGroup, EgressRule, EgressSource, Entry, Failure, Grant, HostPattern};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
-use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -256,6 +250,8 @@ fn ask(
         syscalls: Vec::new(),
         policy: Map::new(),
         fernet: false,
+        // Its supervisor is not alone in the caller's cgroup, and may not have one of its own.
+        cpus: None,
         memory: 512 << 20,
         output: 64 << 10,
         result: ANSWER,
@@ -280,53 +276,32 @@ fn ask(
     };
     let environment = Environment { request_id: "", timeout: TIMEOUT, pass: variable };
     let plan = plan::plan((class, "read"), &entry, &reader, &facts, Vec::new(), &ClientNeeds::default(), environment);
-    match run(&plan, &[], patience)? {
+    match run(&plan, &[], patience) {
         Ok(value) => serde_json::from_value(value).map_err(|error| failed(error.to_string())),
-        // What the host lacks is not the configuration's fault.
-        Err(failure) if failure.code == Code::SandboxUnavailable => Err(failure),
+        // What the host lacks, the caller wants or the time does not allow is not the configuration's fault.
+        Err(failure) if matches!(failure.code, Code::SandboxUnavailable | Code::Cancelled | Code::Timeout) => {
+            Err(failure)
+        }
         Err(failure) => Err(failed(failure.message)),
     }
 }
 
-/// Runs `plan`, which is of one of the engine's own readers, in a child with a supervisor of its own. What came of it is
-/// the inner result; the outer one is a wait that ended before.
-pub(super) fn run(
-    plan: &plan::Plan,
-    args: &[Value],
-    patience: &Patience<'_>,
-) -> Result<Result<Value, Failure>, Failure> {
+/// Runs `plan`, which is of one of the engine's own readers, in a child with a supervisor of its own.
+pub(super) fn run(plan: &plan::Plan, args: &[Value], patience: &Patience<'_>) -> Result<Value, Failure> {
     let policy = Map::new();
     let init = Init { project_root: Path::new("/"), cache_dir: Path::new("/tmp"), policy: &policy, fernet: false };
     let frame = call_frame(plan, "", args, &Map::new(), &init);
     let failed = |why: String| Failure::new(Code::Internal, format!("{}: {why}", plan.plugin));
-    let (read, write) =
-        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|error| failed(error.to_string()))?;
-    let own = crate::sys::process::own_pidfd().map_err(|error| failed(error.to_string()))?;
     let deadline = patience.deadline.min(Instant::now() + TIMEOUT);
-    match crate::sys::clone::fork_into(0, None).map_err(|error| failed(error.to_string()))? {
-        Forked::Child => {
-            drop(read);
-            let outlived = session::die_with(own.as_fd(), Step::Prepare).is_err();
-            let ended = outlived || answer_into(File::from(write), plan, frame, deadline).is_err();
-            crate::sys::process::exit_now(i32::from(ended));
+    // What no result can be longer than, and what is put around it.
+    let bytes = apart::run(plan.limits.result + 4096, patience.signals, || answer(plan, frame, deadline))
+        .map_err(|error| failed(error.to_string()))?;
+    match serde_json::from_slice(&bytes).map_err(|error| failed(error.to_string()))? {
+        Ended::Result(value) => Ok(value),
+        Ended::Failure { code: Code::Timeout, .. } => {
+            Err(Failure::new(Code::Timeout, format!("the time was over while {} was read", plan.plugin)))
         }
-        Forked::Parent { pid, pidfd } => {
-            drop(write);
-            let text = collect(&read, patience, deadline);
-            if text.is_err() {
-                // The reader's own sandbox dies with it.
-                rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL).ok();
-            }
-            crate::sys::process::wait_usage(pid).map_err(|error| failed(error.to_string()))?;
-            let answer: Option<Ended> = serde_json::from_slice(&text?).ok();
-            Ok(match answer {
-                Some(Ended::Result(value)) => Ok(value),
-                Some(Ended::Failure { code, message, details }) => {
-                    Err(Failure { details, ..Failure::new(code, message) })
-                }
-                None => Err(failed("the reader ended without an answer".to_owned())),
-            })
-        }
+        Ended::Failure { code, message, details } => Err(Failure { details, ..Failure::new(code, message) }),
     }
 }
 
@@ -338,43 +313,8 @@ enum Ended {
     Failure { code: Code, message: String, details: Map<String, Value> },
 }
 
-/// The reader's answer, unless the deadline or a signal comes first.
-fn collect(pipe: &OwnedFd, patience: &Patience<'_>, deadline: Instant) -> Result<Vec<u8>, Failure> {
-    let mut text = Vec::new();
-    let mut buffer = vec![0u8; 65_536];
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
-        let mut fds = vec![PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::IN)];
-        let cancelling = patience.signals.into_iter().flat_map(Signals::poll);
-        fds.extend(cancelling.map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags)));
-        match poll(&mut fds, Some(&timeout)) {
-            Ok(0) => {
-                return Err(Failure::new(Code::Timeout, "the time was over while the client's configuration was read"));
-            }
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(Failure::new(Code::Internal, format!("poll: {error}"))),
-        }
-        if let Some(signal) = patience.signals.and_then(signals::pending) {
-            return Err(supervise::outcome::cancelled(signal));
-        }
-        if fds[0].revents().is_empty() {
-            continue;
-        }
-        match rustix::io::read(pipe, &mut buffer) {
-            Ok(0) => return Ok(text),
-            Ok(_) if text.len() as u64 > ANSWER + 4096 => {
-                return Err(Failure::new(Code::ConfigInvalid, "the client's configuration is larger than a megabyte"));
-            }
-            Ok(count) => text.extend_from_slice(&buffer[..count]),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(Failure::new(Code::Internal, format!("the client's reader: {error}"))),
-        }
-    }
-}
-
-/// The child's whole life: the confined call, its result as JSON into the pipe.
-fn answer_into(mut pipe: File, plan: &plan::Plan, frame: Vec<u8>, deadline: Instant) -> std::io::Result<()> {
+/// The child's whole life: the confined call, and its result as JSON.
+fn answer(plan: &plan::Plan, frame: Vec<u8>, deadline: Instant) -> Vec<u8> {
     let ended = match signals::take() {
         Err(error) => Err(Failure::new(Code::Internal, format!("signals: {error}"))),
         Ok(signals) => {
@@ -386,5 +326,6 @@ fn answer_into(mut pipe: File, plan: &plan::Plan, frame: Vec<u8>, deadline: Inst
         Ok(value) => Ended::Result(value),
         Err(Failure { code, message, details, .. }) => Ended::Failure { code, message, details },
     };
-    pipe.write_all(&serde_json::to_vec(&ended)?)
+    // Values and texts: there is nothing that JSON cannot say.
+    serde_json::to_vec(&ended).unwrap_or_default()
 }

@@ -104,7 +104,11 @@ fn observed(data: &mut Map<String, Value>, outcome: &Outcome) {
         "egress_bytes_sent": usage.egress_bytes_sent,
         "egress_bytes_received": usage.egress_bytes_received,
     });
-    for (name, told) in [("memory_peak_bytes", usage.memory_peak_bytes), ("pids_peak", usage.pids_peak)] {
+    for (name, told) in [
+        ("memory_peak_bytes", usage.memory_peak_bytes),
+        ("pids_peak", usage.pids_peak),
+        ("cpu_throttled_us", usage.cpu_throttled_us),
+    ] {
         if let Some(told) = told {
             used[name] = told.into();
         }
@@ -342,7 +346,12 @@ mod tests {
         let mut full = outcome(Ok(Value::Null));
         full.plugin_version = Some(json!("1.0.0"));
         full.denials_dropped = 1;
-        full.usage = Usage { memory_peak_bytes: Some(1 << 20), pids_peak: Some(3), ..Usage::default() };
+        full.usage = Usage {
+            memory_peak_bytes: Some(1 << 20),
+            pids_peak: Some(3),
+            cpu_throttled_us: Some(9),
+            ..Usage::default()
+        };
         full.output = Output { stdout: b"\xff".to_vec(), stderr: vec![], stdout_dropped: 1, stderr_dropped: 2 };
         for document in [success(&outcome(Ok(json!({"a": 1}))), &meta()), success(&full, &meta())] {
             assert!(validator.is_valid(&document), "{document}");

@@ -1,5 +1,5 @@
-//! The call's own cgroup (cgroup v2): where there is one, the kernel counts and bounds the memory and processes of the
-//! whole call, and tells what it used and why it was ended.
+//! The call's own cgroup (cgroup v2): where there is one, the kernel counts and bounds the memory, processes and
+//! processor time of the whole call, and tells what it used and why it was ended.
 //!
 //! A part of the tree has one writer (cgroups(7), systemd's CGROUP_DELEGATION), so upm makes cgroups only where nobody else does:
 //! in the cgroup that it is alone in, when that is its user's, or was delegated (systemd's `Delegate=yes`); in the one
@@ -11,8 +11,9 @@
 //! controllers on, those above it cannot be switched off.
 
 use super::denials;
-use crate::decide::plan::Plan;
-use crate::types::Denial;
+use crate::decide::plan::{Limits, Plan};
+use crate::types::{Code, Denial, Failure};
+use crate::units::Cpus;
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, fgetxattr, flock, fstat, mkdirat, openat, statfs, unlinkat};
 use rustix::io::Errno;
 use serde_json::{Map, Value, json};
@@ -51,6 +52,23 @@ impl Missing {
     fn new(found: impl Into<String>, remedy: impl Into<String>) -> Self {
         Missing { found: found.into(), remedy: remedy.into() }
     }
+
+    /// # Errors
+    /// `sandbox_unavailable` for a call with `cpus`, which nothing else serves.
+    pub fn refuses(&self, bounds: Bounds) -> Result<(), Failure> {
+        if bounds.cpus.is_none() {
+            return Ok(());
+        }
+        let remedy = format!(
+            "{}; or remove `cpus` from the grant, knowing that the call may keep every processor busy",
+            self.remedy
+        );
+        let message = format!("limits: `cpus` cannot be had here: {}; {remedy}", self.found);
+        Err(Failure::new(Code::SandboxUnavailable, message)
+            .detail("layer", "limits")
+            .detail("key", "cpus")
+            .detail("remedy", remedy))
+    }
 }
 
 /// What the cgroup told at the call's end.
@@ -68,6 +86,8 @@ pub struct Told {
     pub oom_kills: u64,
     /// Processes and threads that were refused.
     pub pids_refused: u64,
+    /// Microseconds that the call was kept waiting for its processors, where they are limited.
+    pub cpu_throttled: Option<u64>,
 }
 
 impl Told {
@@ -158,17 +178,21 @@ impl Directory {
         }
     }
 
-    /// Which of `memory` and `pids` a file of controllers names.
+    /// Which of those that serve a call a file of controllers names.
     fn named(&self, file: &str) -> rustix::io::Result<Controllers> {
         let list = self.read(file)?;
         let has = |name| list.split_ascii_whitespace().any(|word| word == name);
-        Ok(Controllers { memory: has("memory"), pids: has("pids") })
+        Ok(Controllers { memory: has("memory"), pids: has("pids"), cpu: has("cpu") })
     }
 
     /// Switches on for cgroups in here what is available.
     fn enable(&self, available: Controllers) -> rustix::io::Result<()> {
         let on = self.named("cgroup.subtree_control")?;
-        for (wanted, word) in [(available.memory && !on.memory, "+memory"), (available.pids && !on.pids, "+pids")] {
+        for (wanted, word) in [
+            (available.memory && !on.memory, "+memory"),
+            (available.pids && !on.pids, "+pids"),
+            (available.cpu && !on.cpu, "+cpu"),
+        ] {
             if wanted {
                 self.write("cgroup.subtree_control", word)?;
             }
@@ -182,12 +206,18 @@ impl Directory {
 struct Controllers {
     memory: bool,
     pids: bool,
+    cpu: bool,
 }
 
 impl Controllers {
     /// Itself, unless there is none.
     fn any(self) -> Option<Self> {
-        (self.memory || self.pids).then_some(self)
+        (self.memory || self.pids || self.cpu).then_some(self)
+    }
+
+    /// What a call switches on: a scheduler with more groups has more to do, so `cpu` only where it was granted.
+    fn used(self, cpus: Option<Cpus>) -> Self {
+        Controllers { cpu: self.cpu && cpus.is_some(), ..self }
     }
 }
 
@@ -204,7 +234,7 @@ impl Drop for Settled {
     fn drop(&mut self) {
         // Whatever of it fails leaves empty cgroups, which go with the one that they are in.
         unlinkat(&self.left.fd, OWN, AtFlags::REMOVEDIR).ok();
-        for word in ["-memory", "-pids"] {
+        for word in ["-memory", "-pids", "-cpu"] {
             rustix::io::write(&self.subtree, word.as_bytes()).ok();
         }
         if rustix::io::write(&self.procs, b"0").is_ok() {
@@ -258,7 +288,7 @@ pub fn make_own_directory() {
 }
 
 /// The directory that a call's cgroup may be made in, and which controllers it has there.
-fn find(caller: u32) -> Result<Base, Missing> {
+fn find(caller: u32, cpus: Option<Cpus>) -> Result<Base, Missing> {
     let mount = mounted().ok_or_else(|| {
         Missing::new(
             "no cgroup v2 is mounted at /sys/fs/cgroup",
@@ -290,7 +320,10 @@ fn find(caller: u32) -> Result<Base, Missing> {
     }
     let (at, settles) = if root { (here, false) } else { choose(mount, here, caller)? };
     let available = at.named("cgroup.controllers").map_err(failed(&at.path))?;
-    let available = available.any().ok_or_else(|| no_controllers(&at.path))?;
+    let available = available.any().ok_or_else(|| no_controllers(&at.path))?.used(cpus);
+    if cpus.is_some() && !available.cpu {
+        return Err(no_cpu(&at.path));
+    }
     let nest = |at: &Directory| {
         at.enable(available)?;
         let own = at.make(OWN)?;
@@ -318,8 +351,16 @@ struct Base {
 
 fn no_controllers(path: &Path) -> Missing {
     Missing::new(
-        format!("cgroup {}: neither memory nor pids is among its controllers", path.display()),
+        format!("cgroup {}: none of cpu, memory and pids is among its controllers", path.display()),
         "boot with cgroup v2 alone (`systemd.unified_cgroup_hierarchy=1`); in a delegated cgroup, pass them on to it",
+    )
+}
+
+fn no_cpu(path: &Path) -> Missing {
+    Missing::new(
+        format!("cgroup {}: cpu is not among its controllers", path.display()),
+        "pass it on to that cgroup (systemd: `Delegate=yes` or `Delegate=cpu memory pids`; for users in user@.service), in a kernel \
+         with CONFIG_CFS_BANDWIDTH",
     )
 }
 
@@ -391,6 +432,8 @@ pub struct Cgroup {
     pub memory: bool,
     /// `processes` is bound here.
     pub pids: bool,
+    /// Processors at once are bound here.
+    cpus: Option<Cpus>,
     /// The limits, read back.
     set: Map<String, Value>,
     /// Open before the supervisor confines itself.
@@ -416,14 +459,30 @@ impl Drop for Cgroup {
     }
 }
 
-/// Makes the cgroup of a call with at most `memory` bytes and `processes` processes; `request_id` names it, so that the
-/// kernel's own log of an out-of-memory kill names the call.
+/// What a call's cgroup bounds.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Bytes.
+    pub memory: u64,
+    /// Processes and threads, without pid 1.
+    pub processes: u64,
+    /// Processors at once.
+    pub cpus: Option<Cpus>,
+}
+
+impl From<&Limits> for Bounds {
+    fn from(limits: &Limits) -> Self {
+        Bounds { memory: limits.memory, processes: limits.processes, cpus: limits.cpus }
+    }
+}
+
+/// Makes the cgroup of a call; `request_id` names it, so that the kernel's own log of an out-of-memory kill names the call.
 ///
 /// # Errors
-/// Why there is none. The call then goes by each process's limits and the sum of their memory.
-pub fn make(memory: u64, processes: u64, request_id: &str) -> Result<Cgroup, Missing> {
+/// Why there is none. The call then goes by each process's limits and the sum of their memory, or, with `cpus`, not at all.
+pub fn make(bounds: Bounds, request_id: &str) -> Result<Cgroup, Missing> {
     let caller = rustix::process::geteuid().as_raw();
-    let base = find(caller)?;
+    let base = find(caller, bounds.cpus)?;
     sweep(&base.directory);
     let failed = |name: &str, error: Errno| {
         Missing::new(format!("cgroup {}: {error}", base.directory.path.join(name).display()), remedy(caller))
@@ -435,7 +494,7 @@ pub fn make(memory: u64, processes: u64, request_id: &str) -> Result<Cgroup, Mis
             _ => format!("{PREFIX}{}-{attempt}", std::process::id()),
         };
         match take(&base.directory, &name) {
-            Ok(leaf) => return limited(base, name, leaf, (memory, processes), caller),
+            Ok(leaf) => return limited(base, name, leaf, bounds, caller),
             // Another call has the name, or has swept what was not locked yet.
             Err(Errno::EXIST | Errno::NOENT | Errno::NODEV | Errno::WOULDBLOCK) => {}
             Err(error) => return Err(failed(&name, error)),
@@ -458,7 +517,7 @@ fn limited(
     Base { directory, controllers, settled }: Base,
     name: String,
     leaf: Directory,
-    (memory, processes): (u64, u64),
+    bounds: Bounds,
     caller: u32,
 ) -> Result<Cgroup, Missing> {
     let open = |name: &str, flags| leaf.file(name, flags).ok();
@@ -470,10 +529,10 @@ fn limited(
         pids_events: open("pids.events", OFlags::RDONLY),
         cpu: open("cpu.stat", OFlags::RDONLY),
     };
-    let Controllers { memory: bounds_memory, pids } = controllers;
+    let Controllers { memory, pids, cpu: _ } = controllers;
     let base = directory;
-    let mut made = Cgroup { base, name, leaf, memory: bounds_memory, pids, set: Map::new(), files, settled };
-    match made.limit(memory, processes) {
+    let mut made = Cgroup { base, name, leaf, memory, pids, cpus: bounds.cpus, set: Map::new(), files, settled };
+    match made.limit(bounds) {
         Ok(()) => Ok(made),
         Err((file, error)) => {
             Err(Missing::new(format!("cgroup {}: {file}: {error}", made.leaf.path.display()), remedy(caller)))
@@ -483,10 +542,10 @@ fn limited(
 
 impl Cgroup {
     /// Sets the limits and reads them back.
-    fn limit(&mut self, memory: u64, processes: u64) -> Result<(), (&'static str, Errno)> {
+    fn limit(&mut self, bounds: Bounds) -> Result<(), (&'static str, Errno)> {
         let mut values = Vec::new();
         if self.memory {
-            values.push(("memory.max", memory.to_string()));
+            values.push(("memory.max", bounds.memory.to_string()));
             // What is over the limit is not to end up on disk instead.
             values.push(("memory.swap.max", "0".to_owned()));
             // A call without one of its processes has no defined end: all of it, pid 1 first.
@@ -494,7 +553,10 @@ impl Cgroup {
         }
         if self.pids {
             // Pid 1 is one of them.
-            values.push(("pids.max", processes.saturating_add(1).to_string()));
+            values.push(("pids.max", bounds.processes.saturating_add(1).to_string()));
+        }
+        if let Some(cpus) = bounds.cpus {
+            values.push(("cpu.max", format!("{} {}", cpus.quota_us(), Cpus::PERIOD_US)));
         }
         for (file, value) in values {
             match self.leaf.write(file, &value) {
@@ -556,6 +618,7 @@ impl Cgroup {
             memory_ooms: field(&memory, "oom").unwrap_or(0),
             oom_kills: field(&memory, "oom_kill").unwrap_or(0),
             pids_refused: field(&pids, "max").unwrap_or(0),
+            cpu_throttled: self.cpus.and_then(|_| field(&cpu, "throttled_usec")),
         }
     }
 }
@@ -572,6 +635,10 @@ pub fn serving(cgroup: Result<&Cgroup, &Missing>) -> Value {
     json!({
         "memory": if memory { "cgroup, and RLIMIT_DATA a process" } else { "RLIMIT_DATA a process, and the sum watched every 100 ms" },
         "processes": if pids { "cgroup" } else { "RLIMIT_NPROC in the call's user namespace" },
+        "cpus": match cgroup {
+            Ok(Cgroup { cpus: Some(_), .. }) => "cgroup",
+            _ => "not limited",
+        },
         "cgroup": match cgroup {
             Ok(cgroup) => json!({ "path": cgroup.leaf.path, "active": cgroup.set }),
             Err(missing) => json!({ "missing": missing.found, "remedy": missing.remedy }),
@@ -593,8 +660,8 @@ pub fn refused(plan: &Plan, told: &Told) -> Option<Denial> {
 
 /// Tries to make one, for `doctor`: whether calls get one here, what was found, and what gives them one.
 #[must_use]
-pub fn describe() -> (bool, String, Option<String>) {
-    match make(1 << 30, 64, "") {
+pub fn describe(cpus: Option<Cpus>) -> (bool, String, Option<String>) {
+    match make(Bounds { memory: 1 << 30, processes: 64, cpus }, "") {
         Ok(cgroup) => {
             let names: Vec<&str> = cgroup.set.keys().map(String::as_str).collect();
             (true, format!("a call gets its own in {}: {}", cgroup.base.path.display(), names.join(" ")), None)

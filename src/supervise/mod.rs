@@ -1,5 +1,6 @@
 //! The parent's side of a call: makes the child, then one poll loop until nothing of it is left.
 
+pub mod apart;
 pub mod capture;
 pub mod cgroup;
 pub mod client;
@@ -113,7 +114,13 @@ pub fn run(job: Job<'_>, watcher: &mut dyn Watcher) -> Result<Outcome, Failure> 
     confine::privileges::require()?;
     // Before `prepare`: in a user's own namespace the owners of the tree's other parts have no number.
     let request_id = job.plan.env.get("UPM_REQUEST_ID").map_or("", String::as_str);
-    let cgroup = cgroup::make(job.plan.limits.memory, job.plan.limits.processes, request_id);
+    let mut bounds = cgroup::Bounds::from(&job.plan.limits);
+    if job.observe {
+        // What a call looks for does not depend on how fast it may look, and `upm learn` supervises it from a child, which is
+        // not alone in the caller's cgroup.
+        bounds.cpus = None;
+    }
+    let cgroup = cgroup::make(bounds, request_id);
     own::prepare(as_root)?;
     let mut prepared = confine::prepare(job.plan, job.runner, as_root)?;
     let observer = if job.observe { Some(observe::Observer::start()?) } else { None };
@@ -133,7 +140,7 @@ pub fn run(job: Job<'_>, watcher: &mut dyn Watcher) -> Result<Outcome, Failure> 
     }
     tracing::debug!(mounts = prepared.trees.len(), filter = prepared.filter.name, "prepared");
     let started = Instant::now();
-    let (forked, cgroup) = clone(&mut prepared, cgroup)?;
+    let (forked, cgroup) = clone(&mut prepared, bounds, cgroup)?;
     let Forked::Parent { pid, pidfd } = forked else {
         drop(parent);
         confine::enter(job.plan, prepared, child);
@@ -190,11 +197,12 @@ pub fn run(job: Job<'_>, watcher: &mut dyn Watcher) -> Result<Outcome, Failure> 
 }
 
 /// The child, in its cgroup where that can be had; the kernel may still refuse to put it there (a threaded part of the
-/// tree, a directory that somebody has taken away).
+/// tree, a directory that somebody has taken away). Without one it goes by each process's limits, if those serve.
 fn clone(
     prepared: &mut confine::Prepared,
+    bounds: cgroup::Bounds,
     cgroup: Result<Cgroup, cgroup::Missing>,
-) -> Result<(Forked, Result<Cgroup, cgroup::Missing>), StepError> {
+) -> Result<(Forked, Result<Cgroup, cgroup::Missing>), Failure> {
     let cgroup = match cgroup {
         Ok(cgroup) => {
             prepared.cgroup = confine::limits::Cgroup { own: true, pids: cgroup.pids };
@@ -205,6 +213,9 @@ fn clone(
         }
         Err(missing) => Err(missing),
     };
+    if let Err(missing) = &cgroup {
+        missing.refuses(bounds)?;
+    }
     prepared.cgroup = confine::limits::Cgroup::default();
     let forked = fork_into(NAMESPACE_FLAGS, None).map_err(|error| StepError::new(Step::Clone, "clone3", error))?;
     Ok((forked, cgroup))

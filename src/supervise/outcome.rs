@@ -151,6 +151,7 @@ pub(super) fn conclude(call: Supervision<'_>, ended: Option<(i32, Spent)>, wall:
             max_rss_bytes: usage.max_rss_bytes,
             memory_peak_bytes: told.memory_peak,
             pids_peak: told.pids_peak,
+            cpu_throttled_us: told.cpu_throttled,
             egress_bytes_sent: call.egress_bytes.0,
             egress_bytes_received: call.egress_bytes.1,
         },

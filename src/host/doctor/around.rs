@@ -201,10 +201,16 @@ fn mode(journald: Journald) -> JournaldMode {
     }
 }
 
-/// Without one a call still runs, by the limits of each process and the sum of their memory. One is made and taken away again.
-pub(super) fn cgroup() -> Trial {
-    let (serves, seen, remedy) = crate::supervise::cgroup::describe();
+/// Without one a call still runs, by the limits of each process and the sum of their memory, unless it is granted `cpus`.
+/// One is made and taken away again.
+pub(super) fn cgroup(config: Option<&Config>) -> Trial {
+    let cpus = config.and_then(|config| decisions(config).find_map(|decision| decision.grant.cpus));
+    let (serves, seen, remedy) = crate::supervise::cgroup::describe(cpus);
     let all = vec![tried("make a cgroup for a call", seen.clone(), seen.clone())];
-    let found = if serves { seen } else { format!("not used: {seen}; the sum of a call's memory is watched instead") };
-    Trial { tried: all, ..line("cgroup", true, found, remedy) }
+    let found = match cpus {
+        _ if serves => seen,
+        None => format!("not used: {seen}; the sum of a call's memory is watched instead"),
+        Some(_) => format!("{seen}; a call that is granted `cpus` is refused when upm is started so"),
+    };
+    Trial { tried: all, ..line("cgroup", serves || cpus.is_none(), found, remedy) }
 }

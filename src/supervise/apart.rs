@@ -1,37 +1,39 @@
 //! A child that does something which binds its process for good, such as a supervised call, and tells what came of it.
 
-use crate::supervise::signals::{self, Signals};
+use super::signals::{self, Signals};
+use crate::confine::session;
+use crate::confine::step::Step;
 use crate::sys::clone::{Forked, fork_into};
 use rustix::event::{PollFd, PollFlags, poll};
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Runs `act` in a forked child and returns the bytes that it returned, `limit` at most. `signals`, which ask this process to
-/// end, are handed to the child, and that answers to them. The child dies with this process.
+/// end, are handed to the child, and that answers to them; when it has to be done is the child's business too. The child
+/// dies with this process.
 ///
 /// # Errors
 /// Processes or descriptors at their limit; a child that ended otherwise than by returning; more bytes than `limit`.
-pub fn run(limit: u64, signals: &Signals, act: impl FnOnce() -> Vec<u8>) -> io::Result<Vec<u8>> {
+pub fn run(limit: u64, signals: Option<&Signals>, act: impl FnOnce() -> Vec<u8>) -> io::Result<Vec<u8>> {
     let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     let own = crate::sys::process::own_pidfd()?;
     match fork_into(0, None)? {
         Forked::Child => {
             drop(read);
-            let outlived = crate::confine::session::die_with(own.as_fd(), crate::confine::step::Step::Prepare).is_err();
+            let outlived = session::die_with(own.as_fd(), Step::Prepare).is_err();
             let told = !outlived && File::from(write).write_all(&act()).is_ok();
             crate::sys::process::exit_now(i32::from(!told));
         }
         Forked::Parent { pid, pidfd } => {
             drop(write);
-            let mut bytes = Vec::new();
-            let collected = collect(&read, signals, pidfd.as_fd(), limit, &mut bytes);
+            let collected = collect(&read, signals, pidfd.as_fd(), limit);
             if collected.is_err() {
                 // Whatever it runs dies with it. ESRCH: it has ended.
                 rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL).ok();
             }
             let (status, _) = crate::sys::process::wait_usage(pid)?;
-            collected?;
+            let bytes = collected?;
             match status {
                 0 => Ok(bytes),
                 status => Err(io::Error::other(format!("its process ended with wait status {status:#x}"))),
@@ -40,22 +42,18 @@ pub fn run(limit: u64, signals: &Signals, act: impl FnOnce() -> Vec<u8>) -> io::
     }
 }
 
-fn collect(
-    pipe: &std::os::fd::OwnedFd,
-    signals: &Signals,
-    child: std::os::fd::BorrowedFd<'_>,
-    limit: u64,
-    bytes: &mut Vec<u8>,
-) -> io::Result<()> {
+fn collect(pipe: &OwnedFd, signals: Option<&Signals>, child: BorrowedFd<'_>, limit: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
     let mut buffer = vec![0u8; 65_536];
     loop {
         let mut fds = vec![PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::IN)];
-        fds.extend(signals.poll().map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags)));
+        let asking = signals.into_iter().flat_map(Signals::poll);
+        fds.extend(asking.map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags)));
         match poll(&mut fds, None) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
-        if let Some(signal) = signals::pending(signals)
+        if let Some(signal) = signals.and_then(signals::pending)
             && let Some(signal) = rustix::process::Signal::from_named_raw(signal)
         {
             // ESRCH: it has ended by itself.
@@ -65,7 +63,7 @@ fn collect(
             continue;
         }
         match rustix::io::read(pipe, &mut buffer) {
-            Ok(0) => return Ok(()),
+            Ok(0) => return Ok(bytes),
             Ok(count) if (bytes.len() + count) as u64 > limit => {
                 return Err(io::Error::other(format!("its answer is longer than {limit} bytes")));
             }

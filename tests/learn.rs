@@ -125,7 +125,7 @@ fn writing_and_names(#[values(Mode::Root, Mode::User)] mode: Mode) {
     // what is granted on another port is known by its name
     f.config(&format!("{TABLES}egress = [\"g\"]\n[egress.g]\nhosts = [\"granted.example:443\"]\n"));
     let learned = learn(&f, "dial", &json!(["granted.example", 8443]));
-    assert_eq!(looked(&learned), [("connect", "granted.example:8443")]);
+    assert_eq!(looked(&learned), [("connect", "granted.example:8443")], "{learned:#}");
     assert!(learned["change"].as_str().unwrap().contains("\"granted.example:8443\""), "{learned:#}");
     let learned = learn(&f, "dial", &json!(["192.0.2.1", 80]));
     assert_eq!((looked(&learned), &learned["change"]), (vec![("connect", "192.0.2.1:80")], &Value::Null));

@@ -251,7 +251,7 @@ fn ended<'a>(ran: &impl Fn(&str) -> &'a Ran) {
     assert_eq!(ran("gone").record()["UPM_CODE"], "cancelled");
     assert_eq!(ran("left").stdout, "");
     assert_eq!(ran("failed-units").ok(), "", "calls that failed leave no units");
-    assert_eq!(ran("cgroups").ok(), "", "no process in a group, and no group of a call");
+    assert_eq!(ran("cgroups").ok(), "", "and no groups");
     assert_eq!(ran("engines").stdout, "", "no engine outlives its call");
 }
 

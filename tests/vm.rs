@@ -141,6 +141,13 @@ fn holds(ran: &BTreeMap<String, Ran>, kernel: &str) {
     assert!(found.starts_with("a call gets its own in /system.slice/run-"), "{found}");
     let found = doctor(ran("doctor-beside"));
     assert!(found.starts_with("not used: cgroup /system.slice/stage.service is not delegated"), "{found}");
+    // once `cpus` is granted nothing else will do
+    let without = ran("doctor-without");
+    assert_eq!(without.exit, 1, "{without:#?}");
+    let report: Value = serde_json::from_str(&without.stdout).unwrap();
+    let told = report["layers"].as_array().unwrap().iter().find(|line| line["layer"] == "cgroup").unwrap();
+    assert_eq!(told["holds"], false, "{told:#}");
+    assert!(told["remedy"].as_str().unwrap().starts_with("start it in a cgroup of its own"), "{told:#}");
     over_the_socket(&ran);
     as_a_user(&ran);
     assert_eq!(ran("failed-units").ok(), "");

@@ -41,6 +41,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 use unroutable::Counters;
 
+/// More packets than a socket holds.
+const QUEUE: usize = 1000;
 /// How often memory is added up where no cgroup does it, and how often a watcher is woken.
 const TICK: Duration = Duration::from_millis(100);
 /// What the gateway gets to tell its last records.
@@ -604,6 +606,15 @@ impl Supervision<'_> {
             Ok(None) => return Ok(()),
             Err(error) => return Err(StepError::new(Step::Seccomp, "listener", error).into()),
         };
+        if self.observer.is_some() {
+            // Whose address a connection is for the gateway has told before it answered the look-up.
+            for _ in 0..QUEUE {
+                if !self.serve_gateway()? {
+                    break;
+                }
+            }
+        }
+        let Some(listener) = &self.listener else { return Ok(()) };
         if let Some(observer) = &mut self.observer
             && observer
                 .observe(self.plan, listener.as_fd(), &notification)

@@ -88,7 +88,7 @@ pub fn boot(name: &str, command: &mut Command, payload: &Path) -> BTreeMap<Strin
         read("console"),
         read("trace")
     );
-    if let Some(keep) = std::env::var_os("UPM_TEST_KEEP") {
+    if let Some(keep) = std::env::var_os("UPM_TEST_KEEP").filter(|keep| !keep.is_empty()) {
         let copied = Command::new("cp").arg("-a").arg(payload).arg(Path::new(&keep).join(name)).status();
         assert!(copied.is_ok_and(|status| status.success()), "{keep:?}");
     }

@@ -86,12 +86,17 @@ fn a_call_may_only_shorten_its_time(#[values(Mode::Root, Mode::User)] mode: Mode
 
 #[rstest]
 fn processor_time_is_bounded(#[values(Mode::Root, Mode::User)] mode: Mode) {
-    let Some(f) = Fixture::probe(mode, "cpu_time = \"1s\"\ntimeout = \"20s\"") else { return };
-    f.run("spin", json!([15])).failed("cpu_time_exceeded", 152);
-    // ignoring the warning does not help
-    let answer = f.run("ignore", json!(["SIGXCPU", "spin"]));
-    answer.failed("cpu_time_exceeded", 152);
-    assert!(answer.took < Duration::from_secs(6), "{:?}", answer.took);
+    let Some(f) = Fixture::probe(mode, "cpu_time = \"1s\"\ntimeout = \"3m\"") else { return };
+    // by processor time: what the clock says depends on what else runs
+    for (act, args) in [
+        ("spin", json!([150])),
+        // ignoring the warning does not help
+        ("ignore", json!(["SIGXCPU", "spin"])),
+    ] {
+        let data = f.run(act, args).failed("cpu_time_exceeded", 152);
+        let spent = data["usage"]["cpu_user_us"].as_u64().unwrap() + data["usage"]["cpu_system_us"].as_u64().unwrap();
+        assert!((900_000..4_000_000).contains(&spent), "{act}: {data:#}");
+    }
 }
 
 #[rstest]

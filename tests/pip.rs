@@ -662,3 +662,26 @@ fn two_installs_at_once(#[values(Mode::Root, Mode::User)] mode: Mode) {
     assert_eq!(names, ["alpha", "beta", "gamma"]);
     i.f.assert_clean();
 }
+
+/// Before the plugin starts, pip's own configuration is read by pip's code: in the call's time, and the caller can cancel it.
+#[rstest]
+fn the_reading_of_pips_configuration_ends_with_the_call(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let Some(f) = Fixture::shipped(mode, str::to_owned) else { return };
+    let install = ["PipPlugin", "install", r#"{"args":["alpha"]}"#];
+    // pip's import alone takes longer
+    let data = f.upm(install.into_iter().chain(["--timeout", "30ms"])).run().failed("timeout", 124);
+    assert!(data["error"].as_str().unwrap().contains("while the configuration of pip was read"), "{data:#}");
+    assert!(data.get("usage").is_none(), "the plugin was not started: {data:#}");
+
+    let running = f.upm(install).start();
+    let children = format!("/proc/{0}/task/{0}/children", running.pid());
+    // its first child is the reader's supervisor
+    let begun = std::time::Instant::now();
+    while fs::read_to_string(&children).unwrap().is_empty() && begun.elapsed().as_secs() < 20 {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    running.signal(nix::sys::signal::Signal::SIGTERM);
+    let data = running.wait().failed("cancelled", 143);
+    assert!(data.get("usage").is_none(), "the plugin was not started: {data:#}");
+    f.assert_clean();
+}

@@ -21,8 +21,6 @@ const PIP_CLIENT: &[u8] = include_bytes!("pip_client.py");
 const NPM_CLIENT: &[u8] = include_bytes!("npm_client.py");
 /// Where the readers lie inside.
 const DIRECTORY: &str = "/run/upm/client";
-/// Time for a client to tell its configuration; pip's import alone takes 0.1 s.
-const TIMEOUT: Duration = Duration::from_secs(20);
 /// What configures pip besides `PIP_…`.
 const PIP_ALSO: [&str; 5] = ["XDG_CONFIG_HOME", "XDG_CONFIG_DIRS", "NETRC", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"];
 /// Bytes of an answer.
@@ -255,7 +253,6 @@ fn ask(
         memory: 512 << 20,
         output: 64 << 10,
         result: ANSWER,
-        timeout: TIMEOUT,
         ..grant.clone()
     };
     let facts = Facts {
@@ -274,14 +271,16 @@ fn ask(
             ),
         )
     };
-    let environment = Environment { request_id: "", timeout: TIMEOUT, pass: variable };
+    let environment = Environment { request_id: "", timeout: grant.timeout, pass: variable };
     let plan = plan::plan((class, "read"), &entry, &reader, &facts, Vec::new(), &ClientNeeds::default(), environment);
     match run(&plan, &[], patience) {
         Ok(value) => serde_json::from_value(value).map_err(|error| failed(error.to_string())),
         // What the host lacks, the caller wants or the time does not allow is not the configuration's fault.
-        Err(failure) if matches!(failure.code, Code::SandboxUnavailable | Code::Cancelled | Code::Timeout) => {
-            Err(failure)
-        }
+        Err(failure) if failure.code == Code::Timeout => Err(Failure::new(
+            Code::Timeout,
+            format!("the time was over while the configuration of {name} was read; raise `timeout` for this method"),
+        )),
+        Err(failure) if matches!(failure.code, Code::SandboxUnavailable | Code::Cancelled) => Err(failure),
         Err(failure) => Err(failed(failure.message)),
     }
 }
@@ -292,15 +291,16 @@ pub(super) fn run(plan: &plan::Plan, args: &[Value], patience: &Patience<'_>) ->
     let init = Init { project_root: Path::new("/"), cache_dir: Path::new("/tmp"), policy: &policy, fernet: false };
     let frame = call_frame(plan, "", args, &Map::new(), &init);
     let failed = |why: String| Failure::new(Code::Internal, format!("{}: {why}", plan.plugin));
-    let deadline = patience.deadline.min(Instant::now() + TIMEOUT);
+    let deadline = patience.deadline.min(Instant::now() + Duration::from_millis(plan.limits.timeout_ms));
     // What no result can be longer than, and what is put around it.
-    let bytes = apart::run(plan.limits.result + 4096, patience.signals, || answer(plan, frame, deadline))
+    let told = apart::run(plan.limits.result + 4096, patience.signals, || answer(plan, frame, deadline))
         .map_err(|error| failed(error.to_string()))?;
-    match serde_json::from_slice(&bytes).map_err(|error| failed(error.to_string()))? {
+    if let Some(signal) = told.signal {
+        // Whatever became of it: a signal that the caller ignores is ignored in there too.
+        return Err(supervise::outcome::cancelled(signal));
+    }
+    match serde_json::from_slice(&told.bytes).map_err(|error| failed(error.to_string()))? {
         Ended::Result(value) => Ok(value),
-        Ended::Failure { code: Code::Timeout, .. } => {
-            Err(Failure::new(Code::Timeout, format!("the time was over while {} was read", plan.plugin)))
-        }
         Ended::Failure { code, message, details } => Err(Failure { details, ..Failure::new(code, message) }),
     }
 }

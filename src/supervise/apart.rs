@@ -9,13 +9,21 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// Runs `act` in a forked child and returns the bytes that it returned, `limit` at most. `signals`, which ask this process to
-/// end, are handed to the child, and that answers to them; when it has to be done is the child's business too. The child
-/// dies with this process.
+/// What came of it.
+pub struct Told {
+    /// The bytes that it returned.
+    pub bytes: Vec<u8>,
+    /// The last signal that this process was asked to end by meanwhile, and which was handed on.
+    pub signal: Option<i32>,
+}
+
+/// Runs `act` in a forked child, which may return `limit` bytes at most. `signals`, which ask this process to end, are handed
+/// to the child, and that answers to them; when it has to be done is the child's business too. The child dies with this
+/// process.
 ///
 /// # Errors
 /// Processes or descriptors at their limit; a child that ended otherwise than by returning; more bytes than `limit`.
-pub fn run(limit: u64, signals: Option<&Signals>, act: impl FnOnce() -> Vec<u8>) -> io::Result<Vec<u8>> {
+pub fn run(limit: u64, signals: Option<&Signals>, act: impl FnOnce() -> Vec<u8>) -> io::Result<Told> {
     let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     let own = crate::sys::process::own_pidfd()?;
     match fork_into(0, None)? {
@@ -33,17 +41,17 @@ pub fn run(limit: u64, signals: Option<&Signals>, act: impl FnOnce() -> Vec<u8>)
                 rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL).ok();
             }
             let (status, _) = crate::sys::process::wait_usage(pid)?;
-            let bytes = collected?;
+            let told = collected?;
             match status {
-                0 => Ok(bytes),
+                0 => Ok(told),
                 status => Err(io::Error::other(format!("its process ended with wait status {status:#x}"))),
             }
         }
     }
 }
 
-fn collect(pipe: &OwnedFd, signals: Option<&Signals>, child: BorrowedFd<'_>, limit: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
+fn collect(pipe: &OwnedFd, signals: Option<&Signals>, child: BorrowedFd<'_>, limit: u64) -> io::Result<Told> {
+    let (mut bytes, mut came) = (Vec::new(), None);
     let mut buffer = vec![0u8; 65_536];
     loop {
         let mut fds = vec![PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::IN)];
@@ -53,17 +61,18 @@ fn collect(pipe: &OwnedFd, signals: Option<&Signals>, child: BorrowedFd<'_>, lim
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
-        if let Some(signal) = signals.and_then(signals::pending)
-            && let Some(signal) = rustix::process::Signal::from_named_raw(signal)
-        {
-            // ESRCH: it has ended by itself.
-            rustix::process::pidfd_send_signal(child, signal).ok();
+        if let Some(signal) = signals.and_then(signals::pending) {
+            came = Some(signal);
+            if let Some(signal) = rustix::process::Signal::from_named_raw(signal) {
+                // ESRCH: it has ended by itself.
+                rustix::process::pidfd_send_signal(child, signal).ok();
+            }
         }
         if fds[0].revents().is_empty() {
             continue;
         }
         match rustix::io::read(pipe, &mut buffer) {
-            Ok(0) => return Ok(bytes),
+            Ok(0) => return Ok(Told { bytes, signal: came }),
             Ok(count) if (bytes.len() + count) as u64 > limit => {
                 return Err(io::Error::other(format!("its answer is longer than {limit} bytes")));
             }

@@ -372,6 +372,8 @@ pub(super) fn since(text: &str, now: DateTime<Utc>) -> Result<DateTime<Utc>, Str
 }
 
 fn ago(text: &str) -> Option<TimeDelta> {
+    // As journalctl(1) writes it.
+    let text = text.strip_prefix('-').unwrap_or(text);
     let digits = text.find(|c: char| !c.is_ascii_digit())?;
     let number: u64 = text[..digits].parse().ok()?;
     let seconds = match &text[digits..] {
@@ -398,6 +400,7 @@ mod tests {
             ("15m", 900),
             ("15min", 900),
             ("1h", 3600),
+            ("-1h", 3600),
             ("2d", 172_800),
             ("1w", 604_800),
             ("0s", 0),
@@ -418,7 +421,8 @@ mod tests {
             "h",
             "1",
             "1y",
-            "-1h",
+            "--1h",
+            "-",
             "+1h",
             "1.5h",
             "1h30m",

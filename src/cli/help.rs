@@ -185,7 +185,7 @@ Usage: upm audit show [--request-id UUID] [--since TIME] [--plugin Plugin] [--co
 
 Options:
   --request-id UUID  Only this call
-  --since TIME       Only calls that began since then: 90s, 15m, 1h, 2d, 1w ago; today, yesterday;
+  --since TIME       Only calls that began since then: 90s, 15m, 1h, 2d, 1w ago (or -1h); today, yesterday;
                      2026-11-24, 2026-11-24T13:00 (of this host), 2026-11-24T13:00:00Z
   --plugin Plugin    Only calls of this plugin
   --config FILE      Configuration file

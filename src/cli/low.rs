@@ -39,7 +39,7 @@ pub(super) struct Low {
     #[arg(long, value_name = "ACT")]
     pub may: Option<OsString>,
     /// audit show: only calls that began since then: 1h, 2d, today, a date, a timestamp
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     pub since: Option<OsString>,
     /// audit show: only calls of this plugin
     #[arg(long, value_name = "Plugin")]

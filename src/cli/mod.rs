@@ -717,6 +717,7 @@ mod tests {
             (&["audit", "show", "x"], "Usage: upm audit show "),
             (&["audit", "show", "--timeout", "1s"], "--timeout: no option of upm audit"),
             (&["audit", "show", "--since", "soon"], "--since soon: expected how long ago"),
+            (&["audit", "show", "--since", "--plugin"], "--since --plugin: expected how long ago"),
             (&["audit", "show", "--plugin", "pip"], "pip: no name of a plugin"),
             (&["audit", "show", "--request-id", "1"], "--request-id 1: no UUID"),
         ] {

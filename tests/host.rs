@@ -60,10 +60,11 @@ fn boot(suite: &str) -> Option<BTreeMap<String, Ran>> {
             return None;
         }
     }
-    let deb = booted::package();
+    let (deb, rpm) = booted::packages();
     let payload = tempfile::tempdir_in("/var/tmp").unwrap();
     let put = |name: &str, content: &[u8]| fs::write(payload.path().join(name), content).unwrap();
     fs::copy(deb, payload.path().join("upm.deb")).unwrap();
+    fs::copy(rpm, payload.path().join("upm.rpm")).unwrap();
     fs::copy(repository().join("tests/nspawn/commands"), payload.path().join("commands")).unwrap();
     put("slow.py", PLUGIN.as_bytes());
     put("slow.toml", TABLE.as_bytes());
@@ -93,6 +94,7 @@ fn holds(ran: &BTreeMap<String, Ran>, has_userns_rule: bool) {
     without_journald(&ran);
     ended(&ran);
     kept_and_gone(&ran);
+    from_the_rpm(&ran);
 }
 
 fn installed<'a>(ran: &impl Fn(&str) -> &'a Ran, has_userns_rule: bool) {
@@ -286,4 +288,20 @@ fn kept_and_gone<'a>(ran: &impl Fn(&str) -> &'a Ran) {
     assert!(CATALOG.iter().all(|id| !ran("purged-catalog").stdout.contains(id)));
     assert_eq!(ran("leftovers").stdout, "", "the disk is as it was before the package");
     assert_ne!(ran("run-left").exit, 0, "/run/upm is gone");
+}
+
+/// Not on a host that is made of such packages, but what the package does when it is installed and erased is done.
+fn from_the_rpm<'a>(ran: &impl Fn(&str) -> &'a Ran) {
+    ran("rpm-install").ok();
+    assert_eq!(ran("rpm-verify").ok(), "", "every file as it is in the package");
+    // by the presets, of which there are none here; it starts with the next boot
+    assert_eq!(ran("rpm-socket").ok(), "ActiveState=inactive\nUnitFileState=enabled\n");
+    assert!(ran("rpm-compiled").ok().lines().count() >= 4, "{:#?}", ran("rpm-compiled"));
+    assert_eq!(ran("rpm-greet").result(), json!({"message": "Hello, world!"}));
+    ran("rpm-erase").ok();
+    assert_eq!(ran("rpm-units").stdout, "");
+    // rpm knows no purge: what plugins and calls wrote stays, and the user that owns it
+    let left =
+        ran("rpm-leftovers").stdout.lines().filter(|line| line.contains("upm") && !line.ends_with("/audit.jsonl"));
+    assert_eq!(left.collect::<Vec<_>>(), ["> /var/lib/upm", "> /var/lib/upm/project", "> /var/log/upm"]);
 }

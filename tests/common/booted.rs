@@ -52,9 +52,14 @@ impl Ran {
     }
 }
 
-/// The `.deb`, built once for all tests of a file: as a release is, but for optimisation, which takes minutes.
+/// The `.deb`; see [`packages`].
 pub fn package() -> PathBuf {
-    static BUILT: std::sync::LazyLock<PathBuf> = std::sync::LazyLock::new(|| {
+    packages().0
+}
+
+/// The `.deb` and the `.rpm`, built once for all tests of a file: as a release is, but for optimisation, which takes minutes.
+pub fn packages() -> (PathBuf, PathBuf) {
+    static BUILT: std::sync::LazyLock<(PathBuf, PathBuf)> = std::sync::LazyLock::new(|| {
         let out = cache().join("packages");
         let built = Command::new(repository().join("packaging/build"))
             .arg(&out)
@@ -65,8 +70,9 @@ pub fn package() -> PathBuf {
             .unwrap();
         let text = String::from_utf8_lossy(&built.stdout).into_owned();
         assert!(built.status.success(), "{text}\n{}", String::from_utf8_lossy(&built.stderr));
-        let deb = text.lines().find(|line| line.ends_with(".deb")).unwrap_or_else(|| panic!("no .deb: {text}"));
-        PathBuf::from(deb)
+        let named =
+            |end: &str| text.lines().find(|line| line.ends_with(end)).unwrap_or_else(|| panic!("{end}: {text}"));
+        (named(".deb").into(), named(".rpm").into())
     });
     BUILT.clone()
 }

@@ -328,9 +328,10 @@ fn explain(config: &Config, decision: &Decision, plan: &Plan, learn: String, out
         match failure.code {
             Code::PluginRaised => view.path_details(&mut failure.details, &learn),
             Code::Violation => {
-                // The one that ended the call is the last of its operation.
+                // The one that ended the call is the filter's last of its operation; the gateway has a `connect` too.
                 let ended = failure.details.get("operation").and_then(Value::as_str);
-                let denial = outcome.denials.iter().rev().find(|denial| Some(denial.operation.as_str()) == ended);
+                let of_filter = outcome.denials.iter().filter(|denial| denial.layer == "seccomp");
+                let denial = of_filter.rev().find(|denial| Some(denial.operation.as_str()) == ended);
                 if let Some(denial) = denial {
                     failure.details.insert("denial".into(), json!(denial));
                 }

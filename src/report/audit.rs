@@ -658,12 +658,18 @@ pub(super) mod tests {
         assert_eq!(journald.recv(&mut [0; 16]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
     }
 
-    /// Fills the queue of a journald that never reads.
+    /// Fills the queue of a journald that never reads. Where it is long (`net.unix.max_dgram_qlen`, 512 with systemd) one
+    /// sender's own buffer is full before it is.
     fn stuff(socket: &Path) {
-        let sender = UnixDatagram::unbound().unwrap();
-        sender.set_nonblocking(true).unwrap();
-        sender.connect(socket).unwrap();
-        while sender.send(b"x").is_ok() {}
+        loop {
+            let sender = UnixDatagram::unbound().unwrap();
+            sender.set_nonblocking(true).unwrap();
+            sender.connect(socket).unwrap();
+            if sender.send(b"x").is_err() {
+                return;
+            }
+            while sender.send(b"x").is_ok() {}
+        }
     }
 
     #[test]

@@ -188,13 +188,9 @@ impl Directory {
     /// Switches on for cgroups in here what is available.
     fn enable(&self, available: Controllers) -> rustix::io::Result<()> {
         let on = self.named("cgroup.subtree_control")?;
-        for (wanted, word) in [
-            (available.memory && !on.memory, "+memory"),
-            (available.pids && !on.pids, "+pids"),
-            (available.cpu && !on.cpu, "+cpu"),
-        ] {
-            if wanted {
-                self.write("cgroup.subtree_control", word)?;
+        for ((name, wanted), (_, on)) in available.each().into_iter().zip(on.each()) {
+            if wanted && !on {
+                self.write("cgroup.subtree_control", &format!("+{name}"))?;
             }
         }
         Ok(())
@@ -210,9 +206,14 @@ struct Controllers {
 }
 
 impl Controllers {
+    /// As the kernel's files name them.
+    fn each(self) -> [(&'static str, bool); 3] {
+        [("memory", self.memory), ("pids", self.pids), ("cpu", self.cpu)]
+    }
+
     /// Itself, unless there is none.
     fn any(self) -> Option<Self> {
-        (self.memory || self.pids || self.cpu).then_some(self)
+        self.each().iter().any(|(_, here)| *here).then_some(self)
     }
 
     /// What a call switches on: a scheduler with more groups has more to do, so `cpu` only where it was granted.

@@ -155,7 +155,7 @@ fn called<'a>(ran: &impl Fn(&str) -> &'a Ran) {
     assert_eq!(ran("written").ok(), "deploy:deploy\n");
 
     ran("via-other").failed("caller_not_allowed", 126);
-    let record = ran("other-record").record();
+    let record = ran("other-record").json();
     assert_eq!((&record["UPM_EVENT"], &record["UPM_CODE"]), (&json!("call_refused"), &json!("caller_not_allowed")));
     for field in ["UPM_CALLER_UID", "UPM_CALLER_GID", "UPM_CALLER_PID"] {
         assert!(
@@ -250,7 +250,7 @@ fn ended<'a>(ran: &impl Fn(&str) -> &'a Ran) {
 
     ran("stopped").failed("cancelled", 143);
     assert!(ran("stopped-story").ok().contains("has ended: cancelled"), "{:#?}", ran("stopped-story"));
-    assert_eq!(ran("gone").record()["UPM_CODE"], "cancelled");
+    assert_eq!(ran("gone").json()["UPM_CODE"], "cancelled");
     assert_eq!(ran("left").stdout, "");
     assert_eq!(ran("failed-units").ok(), "", "calls that failed leave no units");
     assert_eq!(ran("cgroups").ok(), "", "and no groups");

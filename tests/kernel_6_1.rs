@@ -3,38 +3,13 @@
 
 mod common;
 
-use common::{Fixture, Mode, assert_errno_in, assert_ok, assert_schema, built_probe, has_program, repository};
+use common::booted::Ran;
+use common::{Fixture, Mode, assert_errno_in, assert_ok, built_probe, has_program, repository};
 use rstest::rstest;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
-
-/// One command that ran in the guest.
-#[derive(Debug, Default)]
-struct Ran {
-    stdout: String,
-    stderr: String,
-    exit: i32,
-}
-
-impl Ran {
-    fn json(&self) -> Value {
-        serde_json::from_str(self.stdout.trim()).unwrap_or_else(|e| panic!("{e}: {self:#?}"))
-    }
-
-    fn envelope(&self) -> Value {
-        let envelope = self.json();
-        assert_schema(&envelope);
-        envelope
-    }
-
-    fn result(&self) -> Value {
-        let envelope = self.envelope();
-        assert_eq!(self.exit, 0, "{envelope:#}\n{}", self.stderr);
-        envelope["data"]["result"].clone()
-    }
-}
 
 const CONFIG: &str = r#"
 project_root = "project"
@@ -289,13 +264,6 @@ fn parse(console: &str) -> BTreeMap<String, Ran> {
     all
 }
 
-/// doctor's line of this layer.
-fn line(doctor: &Ran, layer: &str) -> Value {
-    let report = doctor.json();
-    let lines = report["layers"].as_array().unwrap();
-    lines.iter().find(|line| line["layer"] == layer).unwrap_or_else(|| panic!("no {layer}: {report:#}")).clone()
-}
-
 #[test]
 fn the_engine_holds_on_6_1() {
     let Some(ran) = boot() else { return };
@@ -316,10 +284,10 @@ fn the_engine_holds_on_6_1() {
                 assert_eq!(tried["got"], tried["expected"], "{mode}: {line:#}");
             }
         }
-        let landlock = line(doctor, "landlock");
+        let landlock = doctor.layer("landlock");
         assert!(landlock["found"].as_str().unwrap().starts_with("ABI 2: "), "{landlock:#}");
         // without rules for ports it is the empty namespace alone that keeps the host's loopback out of reach
-        let egress = line(doctor, "egress");
+        let egress = doctor.layer("egress");
         let outside = egress["tried"].as_array().unwrap().iter().find(|tried| {
             let act = tried["act"].as_str().unwrap();
             act.starts_with("connect to 127.0.0.1:") && act.ends_with("where upm listens outside")
@@ -333,7 +301,7 @@ fn the_engine_holds_on_6_1() {
         assert!(data["error"].as_str().unwrap().starts_with("landlock: this kernel has ABI 2, the grant wants 4"));
         let newer = &ran[&format!("{mode}-newer-doctor")];
         assert_eq!(newer.exit, 1, "{newer:#?}");
-        let told = line(newer, "landlock");
+        let told = newer.layer("landlock");
         assert_eq!((&told["holds"], &told["remedy"]), (&json!(false), &data["details"]["remedy"]), "{told:#}");
 
         assert_eq!(ran[&format!("{mode}-greet")].result(), json!(format!("Hello, {mode}")));
@@ -434,7 +402,7 @@ fn cgroups(ran: &BTreeMap<String, Ran>) {
         assert_eq!(denial["remedy"], "[plugins.Probe.methods.run]\nprocesses = 32");
 
         slowed_down(&ran[&format!("{mode}-whole")], &ran[&format!("{mode}-half")]);
-        let doctor = line(&ran[&format!("{mode}-half-doctor")], "cgroup");
+        let doctor = ran[&format!("{mode}-half-doctor")].layer("cgroup");
         assert!(doctor["holds"] == true && doctor["found"].as_str().unwrap().ends_with(" cpu.max"), "{doctor:#}");
 
         let inside = ran[&format!("{mode}-inside")].result();
@@ -474,7 +442,7 @@ fn cgroups(ran: &BTreeMap<String, Ran>) {
 
     let systemd = missing(&ran["systemd-greet"].envelope(), "root cgroup").clone();
     assert!(systemd["remedy"].as_str().unwrap().contains("systemd-run --scope -p Delegate=yes"), "{systemd}");
-    let told = line(&ran["systemd-doctor"], "cgroup");
+    let told = ran["systemd-doctor"].layer("cgroup");
     assert_eq!((&told["holds"], &told["remedy"]), (&json!(true), &systemd["remedy"]));
 
     missing(&ran["user-greet"].envelope(), "root cgroup");
@@ -499,7 +467,7 @@ fn cgroups(ran: &BTreeMap<String, Ran>) {
         assert!(data["error"].as_str().unwrap().contains(why), "{data:#}");
     }
     let doctor = &ran["shared-half-doctor"];
-    let told = line(doctor, "cgroup");
+    let told = doctor.layer("cgroup");
     assert_eq!((doctor.exit, &told["holds"]), (1, &json!(false)), "{told:#}");
     assert!(
         told["found"].as_str().unwrap().ends_with("a call that is granted `cpus` is refused when upm is started so")

@@ -144,8 +144,7 @@ fn holds(ran: &BTreeMap<String, Ran>, kernel: &str) {
     // once `cpus` is granted nothing else will do
     let without = ran("doctor-without");
     assert_eq!(without.exit, 1, "{without:#?}");
-    let report: Value = serde_json::from_str(&without.stdout).unwrap();
-    let told = report["layers"].as_array().unwrap().iter().find(|line| line["layer"] == "cgroup").unwrap();
+    let told = without.layer("cgroup");
     assert_eq!(told["holds"], false, "{told:#}");
     assert!(told["remedy"].as_str().unwrap().starts_with("start it in a cgroup of its own"), "{told:#}");
     over_the_socket(&ran);
@@ -156,13 +155,11 @@ fn holds(ran: &BTreeMap<String, Ran>, kernel: &str) {
 /// Every layer holds; what is said of cgroups.
 #[track_caller]
 fn doctor(ran: &Ran) -> String {
-    let report: Value = serde_json::from_str(ran.ok()).unwrap_or_else(|e| panic!("{e}: {ran:#?}"));
-    let lines = report["layers"].as_array().unwrap();
-    for line in lines {
+    ran.ok();
+    for line in ran.json()["layers"].as_array().unwrap() {
         assert_eq!(line["holds"], true, "{line:#}");
     }
-    let cgroup = lines.iter().find(|line| line["layer"] == "cgroup").unwrap();
-    cgroup["found"].as_str().unwrap().to_owned()
+    ran.layer("cgroup")["found"].as_str().unwrap().to_owned()
 }
 
 /// The denial of `operation` in the data of a call.
@@ -224,7 +221,7 @@ fn over_the_socket<'a>(ran: &impl Fn(&str) -> &'a Ran) {
             "memory = \"192MiB\"",
         ],
     );
-    assert_eq!(ran("memory-record").record()["UPM_CODE"], "memory_exceeded");
+    assert_eq!(ran("memory-record").json()["UPM_CODE"], "memory_exceeded");
     let kernel = ran("kernel").ok();
     assert!(kernel.contains("Memory cgroup out of memory: Killed process"), "{kernel}");
     assert!(kernel.contains("are going to be killed due to memory.oom.group set"), "{kernel}");

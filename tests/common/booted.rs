@@ -22,9 +22,23 @@ impl Ran {
         &self.stdout
     }
 
+    /// The one document, or the one record of `journalctl -o json`, that it printed.
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        serde_json::from_str(self.stdout.trim()).unwrap_or_else(|e| panic!("{e}: {self:#?}"))
+    }
+
+    /// The line of `upm doctor --json` of this layer.
+    #[track_caller]
+    pub fn layer(&self, name: &str) -> Value {
+        let report = self.json();
+        let lines = report["layers"].as_array().unwrap();
+        lines.iter().find(|line| line["layer"] == name).unwrap_or_else(|| panic!("no {name}: {report:#}")).clone()
+    }
+
     #[track_caller]
     pub fn envelope(&self) -> Value {
-        let envelope: Value = serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("{e}: {self:#?}"));
+        let envelope = self.json();
         assert_schema(&envelope);
         envelope
     }
@@ -33,7 +47,7 @@ impl Ran {
     #[track_caller]
     pub fn result(&self) -> Value {
         let envelope = self.envelope();
-        assert_eq!((self.exit, &envelope["success"]), (0, &json!(true)), "{envelope:#}");
+        assert_eq!((self.exit, &envelope["success"]), (0, &json!(true)), "{envelope:#}\n{}", self.stderr);
         envelope["data"]["result"].clone()
     }
 
@@ -43,12 +57,6 @@ impl Ran {
         let envelope = self.envelope();
         assert_eq!((self.exit, &envelope["data"]["code"]), (exit, &json!(code)), "{envelope:#}");
         envelope["data"].clone()
-    }
-
-    /// The one record of `journalctl -o json`.
-    #[track_caller]
-    pub fn record(&self) -> Value {
-        serde_json::from_str(self.stdout.trim_end()).unwrap_or_else(|e| panic!("{e}: {self:#?}"))
     }
 }
 

@@ -6,7 +6,7 @@ use crate::decide::arguments::{self, Arguments};
 use crate::decide::grant::{self, Decision};
 use crate::decide::plan::{self, Environment, Facts, Plan};
 use crate::decide::verdict::View;
-use crate::host::{callers, facts};
+use crate::host::{callers, directories, facts};
 use crate::plugin::client::{self, Patience};
 use crate::plugin::{self, digest};
 use crate::quote::shell;
@@ -17,11 +17,10 @@ use crate::report::text::{complain, quote};
 use crate::supervise::client::Client;
 use crate::supervise::signals::{self, Signals};
 use crate::supervise::{self, Job, Watcher};
-use crate::types::{Caller, Code, Entry, Failure, Observed, Outcome, sha256_hex};
+use crate::types::{Caller, Code, Failure, Observed, Outcome, sha256_hex};
+use crate::walk::{self, How};
 use rustix::event::{PollFd, PollFlags, poll};
 use serde_json::{Value, json};
-use std::fs;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use uuid::Uuid;
@@ -171,7 +170,7 @@ fn go(
     let plan = make_plan(&decision, request_id, timeout, &patience)?;
     log.planned(&plan)?;
     log.started(&arguments, config.audit.arguments)?;
-    make_directories(&decision)?;
+    make_directories(&decision, &plan)?;
     let init = plugin::Init {
         project_root: &decision.project_root,
         cache_dir: &decision.cache_dir,
@@ -180,8 +179,6 @@ fn go(
     };
     let (positional, named) = arguments.into_parts();
     let frame = plugin::call_frame(&plan, request_id, &positional, &named, &init);
-    // The directories that were checked on the way are not kept open beside the plugin.
-    config::forget_verified();
     let job = Job { plan: &plan, frame, runner: plugin::RUNNER, signals, deadline: started + timeout, observe };
     tracing::debug!(plan = %plan.sha256(), "decided");
     let mut outcome = supervise::run(job, watcher)?;
@@ -238,7 +235,32 @@ pub fn decide(config: &Config, plugin: &str, method: &str, project: Option<&Path
         .map(ProjectDir::resolve)
         .transpose()
         .map_err(|error| Failure::new(Code::Usage, format!("--project {error}")))?;
-    Ok(grant::grant(config, plugin, method, project.as_ref())?)
+    let decision = grant::grant(config, plugin, method, project.as_ref())?;
+    hold_grants(config, &decision)?;
+    Ok(decision)
+}
+
+/// Opens what is granted and there, for the whole call, and looks once more at what was opened: between the reading of the
+/// configuration and now a name may have come to mean something else. What is missing, or behind a link, is told when it
+/// is used.
+fn hold_grants(config: &Config, decision: &Decision) -> Result<(), Failure> {
+    let grant = &decision.grant;
+    for (path, write) in grant.read.iter().map(|path| (path, false)).chain(grant.write.iter().map(|path| (path, true)))
+    {
+        let Ok(found) = walk::find(path, How::NoLinks) else { continue };
+        walk::hold(&found);
+        let refuse = |message: String| Err(Failure::new(Code::ConfigInvalid, message).detail("key", "write"));
+        if let Some(shown) = config.reserved(path) {
+            return refuse(config::shows_reserved(path, &shown));
+        }
+        if write && let Some(what) = config.ruled_by(path) {
+            return refuse(format!(
+                "{}: write lets a plugin change {what}; grant a directory apart from it",
+                path.display()
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// What the host has for a decided method, with the plugin's files and interpreter checked for who could change them.
@@ -246,15 +268,14 @@ pub fn decide(config: &Config, plugin: &str, method: &str, project: Option<&Path
 /// # Errors
 /// `config_invalid`, `module_not_found`.
 pub fn trusted_facts(decision: &Decision) -> Result<Facts, Failure> {
-    let facts = facts::gather(&decision.grant, &decision.entry, &decision.plugin_paths, &decision.protected)?;
-    config::check_trusted_tree(&facts.code.path)?;
-    if matches!(decision.entry, Entry::Python { .. }) {
-        config::check_trusted(&decision.grant.interpreter)?;
-    }
+    let facts = facts::gather(decision)?;
     for prefix in &facts.interpreter_prefixes {
-        if let Some(write) =
-            decision.grant.write.iter().find(|write| write.starts_with(prefix) || prefix.starts_with(write))
-        {
+        for write in &decision.grant.write {
+            let could = config::could_change(write, prefix)
+                .map_err(|error| Failure::new(Code::ConfigInvalid, format!("{}: {error}", write.display())))?;
+            if !could {
+                continue;
+            }
             return Err(Failure::new(
                 Code::ConfigInvalid,
                 format!(
@@ -393,18 +414,16 @@ pub fn read_stdin(limit: u64, signals: &Signals) -> Result<Vec<u8>, Failure> {
     Ok(text)
 }
 
-/// The project and the plugin's cache are made when they are granted and missing.
-fn make_directories(decision: &Decision) -> Result<(), Failure> {
+/// The project and the plugin's cache are made when they are granted and missing. They belong to whom the plugin is
+/// outside: what it writes there never becomes root's.
+fn make_directories(decision: &Decision, plan: &Plan) -> Result<(), Failure> {
     for (path, mode) in [(&decision.project_root, 0o755), (&decision.cache_dir, 0o700)] {
         let granted = decision.grant.write.iter().chain(&decision.grant.read).any(|granted| path.starts_with(granted));
-        if granted && !path.exists() {
-            fs::DirBuilder::new().recursive(true).mode(mode).create(path).map_err(|error| {
+        if granted {
+            directories::make(path, mode, plan.outside).map_err(|error| {
                 Failure::new(
                     Code::ConfigInvalid,
-                    format!(
-                        "{}: cannot be created: {error}; make it, or name another in the configuration",
-                        path.display()
-                    ),
+                    format!("{error}; make {} yourself, or name another in the configuration", path.display()),
                 )
             })?;
         }

@@ -119,6 +119,11 @@ fn render(config: &Path, plan: &Plan, origins: &Value) -> String {
         };
         line(format_args!("  {access}  {}  ({}: {what})", escape(&mount.path.display().to_string(), false), mount.why));
     }
+    for (number, (link, target)) in plan.links.iter().enumerate() {
+        let head = if number == 0 { "\nlinks that led to the code and the interpreter\n" } else { "" };
+        let shown = |path: &Path| escape(&path.display().to_string(), false);
+        line(format_args!("{head}  {} -> {}", shown(link), shown(target)));
+    }
     line(format_args!("\negress"));
     if plan.egress.is_empty() {
         line(format_args!("  none: an empty network namespace; every name is refused"));

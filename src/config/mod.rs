@@ -10,6 +10,7 @@ mod error;
 mod model;
 mod outline;
 mod path;
+mod protect;
 mod schema;
 mod tree;
 mod trust;
@@ -20,16 +21,20 @@ pub use model::{At, Audit, AuditArguments, EntrySpec, GrantKeys, Journald, Plugi
 pub use outline::Outline;
 pub use path::{Base, PathSpec, ProjectPattern, is_reserved, normalize};
 pub use schema::{Schema, load_schema};
-pub use trust::{Trusted, check_trusted, check_trusted_tree, forget_verified, read_trusted};
+pub(crate) use trust::error_of;
+pub use trust::{Trusted, check_trusted, check_trusted_tree, read_trusted};
 pub use value::{host as parse_host, is_plugin_name};
 
+use crate::mounts::Table;
 use crate::quote::shorten;
 use crate::types::{Change, EgressGroup};
-use path::{Protected, Resolver};
+use crate::walk::{self, How, Id, Object};
+use protect::{Protected, Reach};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 /// Bytes that a configuration may have.
 const MAX_BYTES: u64 = 1 << 20;
@@ -66,30 +71,48 @@ pub struct Config {
     pub plugins: BTreeMap<String, Plugin>,
     /// The lines of all of it.
     pub outline: Outline,
+    /// What rules plugins, the configuration itself first.
     protected: Vec<Protected>,
-    /// The file without symbolic links.
-    real: PathBuf,
-    /// `project_root` without symbolic links, to know it again in `--project`.
-    real_project_root: PathBuf,
+    mounts: Table,
 }
 
 impl Config {
-    /// What `write`, a path without symbolic links, would let a plugin change of what rules plugins: a sentence's
-    /// subject such as `the configuration /etc/upm/upm_config.toml`.
-    pub(crate) fn ruled_by(&self, write: &Path) -> Option<&str> {
-        self.protected.iter().find(|protected| protected.is_touched_by(write)).map(|protected| protected.what.as_str())
+    /// What `write`, an absolute path, would let a plugin change of what rules plugins: a sentence's subject such as `the
+    /// configuration /etc/upm/upm_config.toml`. Another name of such a thing is the same thing.
+    pub(crate) fn ruled_by(&self, write: &Path) -> Option<String> {
+        match self.reach(write) {
+            Ok(Some(reach)) => reach.rules(&self.protected).map(str::to_owned),
+            Ok(None) => None,
+            Err(error) => Some(format!("what it cannot be held against ({error})")),
+        }
     }
 
-    /// The configuration file itself, as named and as it really lies.
-    pub(crate) fn protected_paths(&self) -> Vec<PathBuf> {
-        vec![self.path.clone(), self.dir.clone()]
+    /// Where a granted path shows a file system of the kernel, or `/run`: itself, or what is mounted below it.
+    pub(crate) fn reserved(&self, granted: &Path) -> Option<PathBuf> {
+        match self.reach(granted) {
+            Ok(reach) => reach.and_then(|reach| reach.reserved().map(Path::to_owned)),
+            // Without knowing, nothing is granted.
+            Err(_) => Some(granted.to_owned()),
+        }
     }
 
-    /// Whether `dir` is `project_root`, or one of `projects`, or reserved and therefore neither.
+    fn reach(&self, path: &Path) -> std::io::Result<Option<Reach>> {
+        protect::reachable(path)?.map(|walked| Reach::of(&walked, &self.mounts)).transpose()
+    }
+
+    /// The configuration file and every directory on the way to it: no plugin is shown one of them with what it holds.
+    pub(crate) fn own_ids(&self) -> Vec<Id> {
+        self.protected.first().map_or_else(Vec::new, |own| own.ids().to_vec())
+    }
+
+    /// Whether `dir` is `project_root`, or one of `projects`, and may be granted at all.
     pub(crate) fn is_project(&self, dir: &ProjectDir) -> bool {
-        let named =
-            |dir: &Path| dir == self.real_project_root || self.projects.iter().any(|pattern| pattern.matches(dir));
-        !is_reserved(&dir.0) && named(&dir.0)
+        let is_root = || {
+            let root = walk::find(&self.project_root, How::SafeLinks);
+            root.is_ok_and(|root| root.id() == dir.0.id())
+        };
+        let named = || is_root() || self.projects.iter().any(|pattern| pattern.matches(&dir.0));
+        !is_reserved(dir.path()) && named()
     }
 
     /// The lines that say `change`, in this file's format.
@@ -105,11 +128,9 @@ impl Config {
     pub fn changed(&self, change: &Change) -> Result<(String, Config), ConfigError> {
         let text = edit::apply(self.outline.text(), self.is_json(), change)
             .map_err(|error| ConfigError::new(ConfigErrorKind::Invalid, &self.path, error))?;
-        let mut resolver = Resolver::default();
         let env = |name: &str| std::env::var_os(name);
         let is_root = rustix::process::getuid().is_root();
-        let bytes = text.clone().into_bytes();
-        let config = understand(&self.path, &self.real, &self.dir, bytes, &env, is_root, &mut resolver)?;
+        let config = understand(&self.path, &self.dir, text.clone().into_bytes(), &env, is_root)?;
         Ok((text, config))
     }
 
@@ -132,30 +153,30 @@ impl Config {
     }
 }
 
-/// An existing directory that `--project` named, without symbolic links.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ProjectDir(PathBuf);
+/// An existing directory that `--project` named.
+#[derive(Debug, Clone)]
+pub struct ProjectDir(Rc<Object>);
 
 impl ProjectDir {
-    /// Resolves `path` against the working directory.
+    /// Walks `path` from `/`, or from the working directory. A symbolic link is followed where root or the calling user
+    /// alone could have placed it.
     pub fn resolve(path: &Path) -> Result<Self, ConfigError> {
-        let io = |error: std::io::Error| {
-            let kind = match error.kind() {
-                std::io::ErrorKind::NotFound => ConfigErrorKind::NotFound,
-                _ => ConfigErrorKind::Io,
-            };
-            ConfigError::new(kind, path, format!("cannot be a project: {error}"))
+        let error = |error: ConfigError| ConfigError {
+            path: path.to_owned(),
+            message: format!("cannot be a project: {}", error.message),
+            ..error
         };
-        let real = std::fs::canonicalize(path).map_err(io)?;
-        if !std::fs::metadata(&real).map_err(io)?.is_dir() {
+        let found = walk::find(path, How::SafeLinks).map_err(|failed| error(error_of(path, failed)))?;
+        if !found.is_dir() {
             return Err(ConfigError::new(ConfigErrorKind::Invalid, path, "cannot be a project: it is not a directory"));
         }
-        Ok(ProjectDir(real))
+        walk::hold(&found);
+        Ok(ProjectDir(found))
     }
 
-    /// The directory, absolute and without symbolic links.
+    /// The directory's path, absolute and without symbolic links.
     pub fn path(&self) -> &Path {
-        &self.0
+        self.0.path()
     }
 }
 
@@ -211,12 +232,12 @@ fn load_with(cli: Option<&Path>, env: &dyn Fn(&str) -> Option<OsString>, is_root
 }
 
 fn load_file(path: &Path, env: &dyn Fn(&str) -> Option<OsString>, is_root: bool) -> Result<Config, ConfigError> {
-    let (trusted, bytes) = read_trusted(path, MAX_BYTES)?;
+    let (_, bytes) = read_trusted(path, MAX_BYTES)?;
     let path = std::path::absolute(path)
         .map_err(|error| ConfigError::new(ConfigErrorKind::Io, path, format!("cannot be resolved: {error}")))?;
-    let mut resolver = Resolver::default();
-    let dir = resolver.real(path.parent().unwrap_or(Path::new("/")));
-    understand(&path, &trusted.real, &dir, bytes, env, is_root, &mut resolver)
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    let dir = walk::walk(parent, How::SafeLinks).map_err(|error| error_of(parent, error))?.path();
+    understand(&path, &dir, bytes, env, is_root)
 }
 
 /// What `bytes` say as the configuration `path`, whose ending tells JSON from TOML, to root with an empty environment.
@@ -224,29 +245,28 @@ fn load_file(path: &Path, env: &dyn Fn(&str) -> Option<OsString>, is_root: bool)
 #[doc(hidden)]
 pub fn read_unchecked(path: &Path, bytes: Vec<u8>) -> Result<Config, ConfigError> {
     let dir = path.parent().unwrap_or(Path::new("/"));
-    understand(path, path, dir, bytes, &|_| None, true, &mut Resolver::default())
+    understand(path, dir, bytes, &|_| None, true)
 }
 
 fn understand(
     path: &Path,
-    real: &Path,
     dir: &Path,
     bytes: Vec<u8>,
     env: &dyn Fn(&str) -> Option<OsString>,
     is_root: bool,
-    resolver: &mut Resolver,
 ) -> Result<Config, ConfigError> {
     let sha256 = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
     let source = tree::Source::new(path, bytes)?;
     let is_json = path.extension().is_some_and(|extension| extension == "json");
     let root = if is_json { source.parse_json()? } else { source.parse_toml()? };
-    let model = model::read(&source, &root, dir, resolver)?;
-    let real_project_root = resolver.real(&model.project_root);
+    let model = model::read(&source, &root, dir)?;
+    let unknown = |error: std::io::Error| {
+        ConfigError::new(ConfigErrorKind::Io, path, format!("the host's mounts cannot be told: {error}"))
+    };
     let mut config = Config {
         path: path.to_owned(),
         dir: dir.to_owned(),
         sha256,
-        real: real.to_owned(),
         project_root: model.project_root,
         projects: model.projects,
         cache_dir: model.cache_dir,
@@ -257,30 +277,26 @@ fn understand(
         plugins: model.plugins,
         outline: Outline::new(source, root),
         protected: Vec::new(),
-        real_project_root,
+        mounts: Table::read().map_err(unknown)?,
     };
-    config.protected = protected(&config, real, env, is_root, resolver);
-    check_writes(&config, resolver)?;
+    config.protected = protected(&config, env, is_root).map_err(unknown)?;
+    check_writes(&config)?;
     Ok(config)
 }
 
 /// Everything that rules plugins.
 fn protected(
     config: &Config,
-    real: &Path,
     env: &dyn Fn(&str) -> Option<OsString>,
     is_root: bool,
-    resolver: &mut Resolver,
-) -> Vec<Protected> {
-    let mut paths = resolver.trail(&config.path);
-    paths.push(real.to_owned());
+) -> std::io::Result<Vec<Protected>> {
     let what = format!("the configuration {}", config.path.display());
-    let mut list = vec![Protected { what, paths, below_too: false }];
+    let mut wanted = vec![(what, config.path.clone(), false)];
     let mut known = HashSet::new();
     let mut add = |kind: &str, path: &Path, below_too: bool| {
         let what = format!("{kind} {}", path.display());
         if known.insert(what.clone()) {
-            list.push(Protected { what, paths: resolver.trail(path), below_too });
+            wanted.push((what, path.to_owned(), below_too));
         }
     };
     for dir in &config.plugin_paths {
@@ -324,36 +340,59 @@ fn protected(
             }
         }
     }
-    list
+    wanted.into_iter().map(|(what, path, below)| Protected::new(what, &path, below, &config.mounts)).collect()
 }
 
 /// Refuses a `write` anywhere, in use or overridden, by which some plugin could change what rules it.
-fn check_writes(config: &Config, resolver: &mut Resolver) -> Result<(), ConfigError> {
+fn check_writes(config: &Config) -> Result<(), ConfigError> {
     for plugin in config.plugins.values() {
         let cache = config.plugin_cache_dir(&plugin.name);
         for keys in [&config.defaults, &plugin.keys].into_iter().chain(plugin.methods.values()) {
-            for spec in keys.write.iter().flat_map(|key| &key.value) {
+            let reads = keys.read.iter().flat_map(|key| &key.value).map(|spec| (spec, false));
+            let writes = keys.write.iter().flat_map(|key| &key.value).map(|spec| (spec, true));
+            for (spec, write) in reads.chain(writes) {
                 let path = spec.expand(&config.project_root, &cache);
-                let real = resolver.real(&path);
                 let place = spec.place.unwrap_or((1, 1));
-                if is_reserved(&real) {
-                    let message = format!(
+                let error = |message: String| ConfigError::at(&config.path, place, shorten(&message, SHOWN));
+                if is_reserved(&path) {
+                    return Err(error(format!(
                         "{}: \"/\", /proc, /sys, /dev and /run are never granted; expected another path",
                         path.display()
-                    );
-                    return Err(ConfigError::at(&config.path, place, shorten(&message, SHOWN)));
+                    )));
                 }
-                if let Some(what) = config.ruled_by(&path).or_else(|| config.ruled_by(&real)) {
-                    let message = format!(
+                if let Some(shown) = config.reserved(&path) {
+                    return Err(error(shows_reserved(&path, &shown)));
+                }
+                if write && let Some(what) = config.ruled_by(&path) {
+                    return Err(error(format!(
                         "write lets a plugin change {what}, for {} is granted; grant a directory apart from it",
                         path.display()
-                    );
-                    return Err(ConfigError::at(&config.path, place, shorten(&message, SHOWN)));
+                    )));
                 }
             }
         }
     }
     Ok(())
+}
+
+/// Whether whoever may write `write` could change `other` or what lies in it.
+///
+/// # Errors
+/// The mounts of the host cannot be told.
+pub(crate) fn could_change(write: &Path, other: &Path) -> std::io::Result<bool> {
+    let table = Table::read()?;
+    let other = Protected::new(String::new(), other, true, &table)?;
+    let Some(walked) = protect::reachable(write)? else { return Ok(false) };
+    Ok(Reach::of(&walked, &table)?.rules(std::slice::from_ref(&other)).is_some())
+}
+
+/// That a granted path shows what is never granted.
+pub(crate) fn shows_reserved(path: &Path, shown: &Path) -> String {
+    format!(
+        "{}: {} is a file system of the kernel, or /run, which are never granted under any name; expected another path",
+        path.display(),
+        shown.display()
+    )
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The configuration as typed values, read from the tree that both formats give.
 
 use super::error::ConfigError;
-use super::path::{PathSpec, ProjectPattern, Resolver, is_reserved};
+use super::path::{PathSpec, ProjectPattern, is_reserved};
 use super::tree::{Data, Node, Source};
 use super::value;
 use crate::quote::quote;
@@ -157,7 +157,7 @@ pub(super) struct Model {
     pub plugins: BTreeMap<String, Plugin>,
 }
 
-pub(super) fn read(source: &Source, root: &Node, dir: &Path, resolver: &mut Resolver) -> Result<Model, ConfigError> {
+pub(super) fn read(source: &Source, root: &Node, dir: &Path) -> Result<Model, ConfigError> {
     let reader = Reader { source, dir };
     let top = reader.table(root, "the configuration")?;
     const KEYS: &[&str] =
@@ -193,7 +193,7 @@ pub(super) fn read(source: &Source, root: &Node, dir: &Path, resolver: &mut Reso
             "projects" => {
                 for item in reader.list(node, "a list of patterns")? {
                     let text = reader.string(item, "a pattern such as \"/srv/*\"")?;
-                    let pattern = ProjectPattern::parse(text, dir, resolver)
+                    let pattern = ProjectPattern::parse(text, dir)
                         .map_err(|expected| reader.error(item.at, format!("{}: {expected}", quote(text))))?;
                     if is_reserved(&pattern.path) {
                         return Err(reader.error(item.at, reserved(text)));

@@ -1,7 +1,6 @@
-//! Paths as the configuration writes them, and whether what rules a plugin lies where a plugin may write.
+//! Paths as the configuration writes them.
 
-use std::collections::HashSet;
-use std::ffi::OsString;
+use crate::walk::{self, How, Object};
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
@@ -117,131 +116,48 @@ pub fn is_reserved(path: &Path) -> bool {
     path == Path::new("/") || ["/proc", "/sys", "/dev", "/run"].iter().any(|reserved| path.starts_with(reserved))
 }
 
-/// Follows symbolic links of absolute paths, as far as there is something; the rest is taken as it is written.
-#[derive(Debug, Default)]
-pub(crate) struct Resolver {
-    /// Directories known to be no links, so that paths with a common beginning cost one `readlink` a component.
-    plain: HashSet<PathBuf>,
-}
-
-impl Resolver {
-    pub(crate) fn real(&mut self, path: &Path) -> PathBuf {
-        self.walk(path, &mut |_| {})
-    }
-
-    /// `path` as it is written, each symbolic link that leads from it to where it ends, and that end.
-    pub(crate) fn trail(&mut self, path: &Path) -> Vec<PathBuf> {
-        let mut trail = vec![normalize(path)];
-        let real = self.walk(path, &mut |link| trail.push(link.to_owned()));
-        trail.push(real);
-        trail.dedup();
-        trail
-    }
-
-    fn walk(&mut self, path: &Path, on_link: &mut dyn FnMut(&Path)) -> PathBuf {
-        let mut todo: Vec<OsString> = Vec::new();
-        let push = |todo: &mut Vec<OsString>, path: &Path| {
-            for part in path.components().rev() {
-                match part {
-                    Component::Normal(name) => todo.push(name.to_owned()),
-                    Component::ParentDir => todo.push("..".into()),
-                    _ => {}
-                }
-            }
-        };
-        push(&mut todo, path);
-        let mut real = PathBuf::from("/");
-        let mut links = 0;
-        while let Some(name) = todo.pop() {
-            if name.as_bytes() == b".." {
-                real.pop();
-                continue;
-            }
-            real.push(name);
-            if self.plain.contains(&real) {
-                continue;
-            }
-            match std::fs::read_link(&real) {
-                // a loop resolves to nothing; the kernel refuses it when it is opened
-                Ok(target) if links < 40 => {
-                    links += 1;
-                    on_link(&real);
-                    if target.is_absolute() {
-                        real = PathBuf::from("/");
-                    } else {
-                        real.pop();
-                    }
-                    push(&mut todo, &target);
-                }
-                _ => {
-                    self.plain.insert(real.clone());
-                }
-            }
-        }
-        real
-    }
-}
-
-/// Whether normal absolute `path` is `dir` or below it. By bytes: `Path::starts_with` takes components apart, and every
-/// `write` is held against everything protected.
-fn is_within(path: &Path, dir: &Path) -> bool {
-    let (path, dir) = (path.as_os_str().as_bytes(), dir.as_os_str().as_bytes());
-    path.strip_prefix(dir).is_some_and(|rest| rest.is_empty() || rest[0] == b'/' || dir == b"/")
-}
-
-/// Something that decides what a plugin may do or is, and that no plugin may therefore write.
-#[derive(Debug, Clone)]
-pub(crate) struct Protected {
-    /// What it is, for the message.
-    pub what: String,
-    /// Its path as configured, the symbolic links that lead from there to it, and its real path; all normal.
-    pub paths: Vec<PathBuf>,
-    /// Whether a writable path below it is as bad as one above it.
-    pub below_too: bool,
-}
-
-impl Protected {
-    /// Whether whoever may write `write` could change this.
-    pub(crate) fn is_touched_by(&self, write: &Path) -> bool {
-        self.paths.iter().any(|path| is_within(path, write) || (self.below_too && is_within(write, path)))
-    }
-}
-
 /// A pattern of `projects`: an absolute path whose components may hold `*`, which matches no `/` and, at the start of
 /// a component, no leading dot, as in a shell.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProjectPattern {
     /// As the configuration has it.
     pub text: String,
-    /// Absolute, the part before the first `*` without symbolic links.
+    /// Absolute and normal.
     pub(crate) path: PathBuf,
 }
 
 impl ProjectPattern {
-    pub(crate) fn parse(text: &str, dir: &Path, resolver: &mut Resolver) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str, dir: &Path) -> Result<Self, String> {
         if text.contains("**") || text.contains(['?', '[', ']']) {
             return Err("a pattern beyond \"*\"; expected a path with \"*\" for any name at one level".to_owned());
         }
         let path = PathSpec::parse(text, dir, false)?.path;
-        let is_pattern = |part: &Component<'_>| part.as_os_str().as_bytes().contains(&b'*');
-        let fixed: PathBuf = path.components().take_while(|part| !is_pattern(part)).collect();
-        let open: PathBuf = path.components().skip_while(|part| !is_pattern(part)).collect();
-        let fixed = resolver.real(&fixed);
-        let path = if open.as_os_str().is_empty() { fixed } else { fixed.join(open) };
         Ok(ProjectPattern { text: text.to_owned(), path })
     }
 
-    /// Whether `real`, a path without symbolic links, is one of those meant.
-    pub fn matches(&self, real: &Path) -> bool {
-        let (mut pattern, mut names) = (self.path.components(), real.components());
-        loop {
-            match (pattern.next(), names.next()) {
-                (None, None) => return true,
-                (Some(p), Some(n)) if component_matches(p.as_os_str().as_bytes(), n.as_os_str().as_bytes()) => {}
-                _ => return false,
-            }
-        }
+    /// The part before the first `*`.
+    pub(crate) fn fixed(&self) -> PathBuf {
+        self.path.components().take_while(|part| !is_open(part)).collect()
     }
+
+    /// Whether `directory` is one of those meant: below the very directory that the part before the first `*` leads to,
+    /// by names that match the rest.
+    pub fn matches(&self, directory: &Object) -> bool {
+        let mut at = directory;
+        let open: Vec<Component<'_>> = self.path.components().skip_while(|part| !is_open(part)).collect();
+        for pattern in open.iter().rev() {
+            let (Some(name), Some(parent)) = (at.path().file_name(), at.parent()) else { return false };
+            if !component_matches(pattern.as_os_str().as_bytes(), name.as_bytes()) {
+                return false;
+            }
+            at = parent;
+        }
+        walk::find(&self.fixed(), How::SafeLinks).is_ok_and(|fixed| fixed.id() == at.id())
+    }
+}
+
+fn is_open(part: &Component<'_>) -> bool {
+    part.as_os_str().as_bytes().contains(&b'*')
 }
 
 fn component_matches(pattern: &[u8], name: &[u8]) -> bool {
@@ -319,71 +235,41 @@ mod tests {
     }
 
     #[test]
-    fn links_are_resolved_as_far_as_there_is_something() {
+    fn project_patterns() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().canonicalize().unwrap();
-        std::fs::create_dir_all(root.join("a/b")).unwrap();
-        std::os::unix::fs::symlink("a", root.join("rel")).unwrap();
-        std::os::unix::fs::symlink(root.join("a/b"), root.join("abs")).unwrap();
-        std::os::unix::fs::symlink("../rel/b/..", root.join("a/up")).unwrap();
-        std::os::unix::fs::symlink("loop", root.join("loop")).unwrap();
-        let mut resolver = Resolver::default();
-        for (path, real) in [
-            ("rel/b", "a/b"),
-            ("abs/new/file", "a/b/new/file"),
-            ("a/up/x", "a/x"),
-            ("none/x", "none/x"),
-            ("loop/x", "loop/x"),
-        ] {
-            assert_eq!(resolver.real(&root.join(path)), root.join(real), "{path}");
+        for path in ["srv/a/x", "srv/a1b2b3c", "srv/.a", "srv/ab", "srv/aay", "p/q"] {
+            std::fs::create_dir_all(root.join(path)).unwrap();
         }
-        let trail: Vec<_> = ["rel/b", "rel", "a/b"].iter().map(|path| root.join(path)).collect();
-        assert_eq!(resolver.trail(&root.join("rel/b")), trail);
-    }
-
-    #[test]
-    fn project_patterns() {
         let matches = |pattern: &str, path: &str| {
-            ProjectPattern::parse(pattern, Path::new("/etc/upm"), &mut Resolver::default())
-                .unwrap()
-                .matches(Path::new(path))
+            let found = walk::find(&root.join(path), How::NoLinks).unwrap();
+            ProjectPattern::parse(pattern, &root).unwrap().matches(&found)
         };
         for (pattern, path) in [
-            ("/nosrv/*", "/nosrv/a"),
-            ("/nosrv/*/x", "/nosrv/a/x"),
-            ("/nosrv/a*b*c", "/nosrv/a1b2b3c"),
-            ("/nosrv/.*", "/nosrv/.a"),
-            ("p/*", "/etc/upm/p/q"),
-            ("/nosrv/a", "/nosrv/a"),
+            ("srv/*", "srv/a"),
+            ("srv/*/x", "srv/a/x"),
+            ("srv/a*b*c", "srv/a1b2b3c"),
+            ("srv/.*", "srv/.a"),
+            ("p/*", "p/q"),
+            ("srv/a", "srv/a"),
+            ("*/a", "srv/a"),
         ] {
             assert!(matches(pattern, path), "{pattern} {path}");
         }
         for (pattern, path) in [
-            ("/nosrv/*", "/nosrv"),
-            ("/nosrv/*", "/nosrv/a/b"),
-            ("/nosrv/*", "/nosrv/.a"),
-            ("/nosrv/a*b", "/nosrv/a"),
-            ("/nosrv/ab*b", "/nosrv/ab"),
-            ("/nosrv/a", "/nosrv/ab"),
-            ("/nosrv/*x*", "/nosrv/aay"),
+            ("srv/*", "srv"),
+            ("srv/*", "srv/a/x"),
+            ("srv/*", "srv/.a"),
+            ("srv/a*b", "srv/a"),
+            ("srv/ab*b", "srv/ab"),
+            ("srv/a", "srv/ab"),
+            ("srv/*x*", "srv/aay"),
+            ("none/*", "srv/a"),
         ] {
             assert!(!matches(pattern, path), "{pattern} {path}");
         }
         for pattern in ["/a/**", "/a/?", "/a/[b]", "~/x", ""] {
-            assert!(ProjectPattern::parse(pattern, Path::new("/"), &mut Resolver::default()).is_err(), "{pattern}");
+            assert!(ProjectPattern::parse(pattern, Path::new("/")).is_err(), "{pattern}");
         }
-    }
-
-    #[test]
-    fn protection_looks_up_and_down() {
-        let protected =
-            |below_too| Protected { what: String::new(), paths: vec!["/a/b".into(), "/real/b".into()], below_too };
-        for write in ["/", "/a", "/a/b", "/real"] {
-            assert!(protected(false).is_touched_by(Path::new(write)), "{write}");
-        }
-        for write in ["/a/bc", "/a/b/c", "/r"] {
-            assert!(!protected(false).is_touched_by(Path::new(write)), "{write}");
-        }
-        assert!(protected(true).is_touched_by(Path::new("/a/b/c")));
     }
 }

@@ -17,7 +17,7 @@ fn written(name: &str, text: &str) -> (tempfile::TempDir, PathBuf) {
 
 fn toml(text: &str) -> Result<Config, ConfigError> {
     let (_dir, path) = written("c.toml", text);
-    forget_verified();
+    crate::walk::forget();
     load(Some(&path))
 }
 
@@ -272,7 +272,7 @@ fn links_do_not_hide_what_is_written() {
     symlink("plugins", root.join("data")).unwrap();
     let path = root.join("c.toml");
     fs::write(&path, format!("plugin_paths = [\"plugins\"]\n{X}write = [\"data\"]\n")).unwrap();
-    forget_verified();
+    crate::walk::forget();
     assert!(load(Some(&path)).unwrap_err().message.starts_with("write lets a plugin change the plugin folder"));
     // the other way round: the plugin folder is the link
     fs::write(&path, format!("plugin_paths = [\"data\"]\n{X}write = [\"plugins\"]\n")).unwrap();
@@ -312,7 +312,7 @@ fn projects_are_real_directories_that_are_named() {
         ),
     )
     .unwrap();
-    forget_verified();
+    crate::walk::forget();
     let config = load(Some(&path)).unwrap();
     let with = |name: &str| grant(&config, "X", "m", Some(&ProjectDir::resolve(&root.join(name)).unwrap()));
     assert_eq!(with("srv/a").unwrap().grant.write, [root.join("srv/a")]);
@@ -381,7 +381,7 @@ fn the_search_has_its_order() {
     for (name, plugin) in [("named.toml", "Named"), ("env.toml", "Env"), ("xdg/upm/upm_config.toml", "Xdg")] {
         fs::write(root.join(name), format!("[plugins.{plugin}]\nmodule = \"x\"\nallowed_methods = []\n")).unwrap();
     }
-    forget_verified();
+    crate::walk::forget();
     let env = |set: Vec<(&'static str, PathBuf)>| {
         move |name: &str| set.iter().find(|(key, _)| *key == name).map(|(_, value)| value.clone().into_os_string())
     };
@@ -407,7 +407,7 @@ fn who_else_may_write_is_refused_with_the_command() {
     fs::write(&path, X).unwrap();
     let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     let check = || {
-        forget_verified();
+        crate::walk::forget();
         load(Some(&path)).map(|_| ())
     };
     mode(&path, 0o644);
@@ -454,7 +454,7 @@ fn links_are_walked_by_hand() {
     symlink("../a/f", root.join("open/link")).unwrap();
     symlink("open/link", root.join("far")).unwrap();
     symlink("loop", root.join("loop")).unwrap();
-    forget_verified();
+    crate::walk::forget();
     assert_eq!(check_trusted(&root.join("far")).unwrap().real, root.join("a/f"));
     assert_eq!(check_trusted(&root.join("a/../open/./link")).unwrap().real, root.join("a/f"));
     assert_eq!(check_trusted(&root.join("loop")).unwrap_err().kind, ConfigErrorKind::Io);
@@ -462,7 +462,7 @@ fn links_are_walked_by_hand() {
     assert_eq!(check_trusted(&root.join("none")).unwrap_err().kind, ConfigErrorKind::NotFound);
     // the directory of a link on the way counts, although neither end of the path lies in it
     fs::set_permissions(root.join("open"), fs::Permissions::from_mode(0o777)).unwrap();
-    forget_verified();
+    crate::walk::forget();
     assert_eq!(check_trusted(&root.join("far")).unwrap_err().path, root.join("open"));
     // neither pipes nor devices
     assert_eq!(check_trusted(Path::new("/dev/null")).unwrap_err().kind, ConfigErrorKind::Invalid);
@@ -484,7 +484,7 @@ fn links_are_walked_by_hand() {
 fn trees_and_files_are_bounded() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().canonicalize().unwrap();
-    forget_verified();
+    crate::walk::forget();
     fs::write(root.join("f"), vec![b' '; 1000]).unwrap();
     assert_eq!(read_trusted(&root.join("f"), 1000).unwrap().1.len(), 1000);
     assert!(read_trusted(&root.join("f"), 999).unwrap_err().message.starts_with("is longer than 999 bytes"));
@@ -513,7 +513,7 @@ proptest! {
     fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), json in any::<bool>()) {
         let name = if json { "/c/c.json" } else { "/c/c.toml" };
         let dir = Path::new("/c");
-        drop(understand(Path::new(name), Path::new(name), dir, bytes, &|_| None, true, &mut Resolver::default()));
+        drop(understand(Path::new(name), dir, bytes, &|_| None, true));
     }
 
     #[test]
@@ -535,15 +535,7 @@ proptest! {
 fn understand_text(text: &str, json: bool) {
     let name = if json { "/c/c.json" } else { "/c/c.toml" };
     let dir = Path::new("/c");
-    if let Err(error) = understand(
-        Path::new(name),
-        Path::new(name),
-        dir,
-        text.as_bytes().to_vec(),
-        &|_| None,
-        true,
-        &mut Resolver::default(),
-    ) {
+    if let Err(error) = understand(Path::new(name), dir, text.as_bytes().to_vec(), &|_| None, true) {
         assert!(!error.message.contains('\u{1b}'));
     }
 }

@@ -9,7 +9,6 @@ use landlock::{
 };
 use rustix::fs::{Mode, OFlags};
 use std::io;
-use std::os::fd::AsFd;
 use std::path::Path;
 
 /// An error of the crate, with the errno of the system call. Where the crate finds out without one, the kernel lacks a right that its ABI has.
@@ -117,7 +116,7 @@ pub fn prepare(plan: &Plan, trees: &[Tree]) -> Result<RulesetCreated, StepError>
     for tree in trees {
         let mount = &plan.mounts[tree.index];
         rules = rules
-            .add_rule(PathBeneath::new(tree.object.as_fd(), rights(abi, mount, tree.directory)))
+            .add_rule(PathBeneath::new(tree.object.fd(), rights(abi, mount, tree.directory)))
             .map_err(|error| fail(&mount.path.display().to_string(), error))?;
     }
     dialling(rules, abi, plan.tcp_ports.iter().copied().chain([53]))

@@ -7,34 +7,25 @@ use super::id_map;
 use super::step::{Step, StepError};
 use crate::decide::plan::{Mount, Plan, Source};
 use crate::sys::mount::{self, NODEV, NOEXEC, NOSUID, RDONLY};
+use crate::walk::{self, How, Object};
 use nix::errno::Errno;
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
+use rustix::fs::{FileType, fstat};
 use rustix::mount::{OpenTreeFlags, open_tree};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::rc::Rc;
 
-/// A host path, opened once: the tree to attach, and the object itself for landlock's rule.
+/// A host path, as the walk that looked at it has opened it ([`crate::walk`]): the tree to attach, and the object itself for landlock's rule.
 pub struct Tree {
     /// Index of the plan's mount.
     pub index: usize,
     /// Detached mount with its final flags.
     pub mount: OwnedFd,
-    /// `O_PATH` descriptor of the object.
-    pub object: OwnedFd,
+    /// The object, as it was looked at before: for landlock's rule.
+    pub object: Rc<Object>,
     /// Whether it is a directory.
     pub directory: bool,
-}
-
-/// Opens an absolute path without following any link on the way.
-///
-/// # Errors
-/// `ELOOP` for a link, `ENOENT`, `EACCES`.
-pub fn open_exact(path: &Path) -> rustix::io::Result<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    openat2(rustix::fs::CWD, path, flags, Mode::empty(), resolve)
 }
 
 /// Makes every host mount of the plan ready. `as_root` decides whether mapped trees are id-mapped to their owner.
@@ -65,13 +56,15 @@ fn open_one(
 ) -> Result<Tree, StepError> {
     let fail = |error: io::Error| StepError::new(Step::Prepare, "", error);
     let other = |text: &str| fail(io::Error::other(text.to_owned()));
-    let object = open_exact(&wanted.path).map_err(|error| match error {
+    let object = walk::find(&wanted.path, How::NoLinks).map_err(|error| match error.errno() {
         rustix::io::Errno::LOOP => other("a symbolic link lies on the way; grant the path that it points to"),
+        rustix::io::Errno::STALE => other("was exchanged for something else after it had been looked at; try again"),
         error => fail(error.into()),
     })?;
-    let stat = fstat(&object).map_err(|error| fail(error.into()))?;
-    let kind = FileType::from_raw_mode(stat.st_mode);
-    let directory = kind == FileType::Directory;
+    // Its owner may have changed since: a directory that was made for this call was given away.
+    let stat = fstat(object.fd()).map_err(|error| fail(error.into()))?;
+    let kind = object.kind();
+    let directory = object.is_dir();
     let device = wanted.source == Source::Device;
     match kind {
         FileType::CharacterDevice if device => {}
@@ -85,7 +78,7 @@ fn open_one(
     let recursive = if directory { OpenTreeFlags::AT_RECURSIVE } else { OpenTreeFlags::empty() };
     let flags =
         OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH | recursive;
-    let mount = open_tree(&object, "", flags).map_err(|error| fail(error.into()))?;
+    let mount = open_tree(object.fd(), "", flags).map_err(|error| fail(error.into()))?;
     let attributes = NOSUID
         | if device { NOEXEC } else { NODEV }
         | if wanted.write { 0 } else { RDONLY }

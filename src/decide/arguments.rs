@@ -239,7 +239,7 @@ fn with_validator<T>(schema: &Schema, then: impl FnOnce(&jsonschema::Validator) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{ConfigErrorKind, forget_verified, load_schema};
+    use crate::config::{ConfigErrorKind, load_schema};
     use proptest::prelude::*;
     use serde_json::json;
     use std::path::Path;
@@ -269,7 +269,7 @@ mod tests {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, text).unwrap();
         }
-        forget_verified();
+        crate::walk::forget();
         dir
     }
 
@@ -455,7 +455,7 @@ mod tests {
             );
         }
         for round in 0..3 {
-            forget_verified();
+            crate::walk::forget();
             let start = std::time::Instant::now();
             let config = crate::config::load(Some(Path::new("upm_config.toml"))).unwrap();
             let loaded = start.elapsed();

@@ -3,6 +3,7 @@
 use crate::config::{At, Config, DEFAULT_INTERPRETER, EntrySpec, GrantKeys, Plugin, ProjectDir};
 use crate::quote::quote;
 use crate::types::{CallerSpec, Code, EgressGroup, Entry, Failure, Grant, OnViolation, Origin};
+use crate::walk::Id;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -32,8 +33,10 @@ pub struct Decision {
     pub schemas: Option<PathBuf>,
     /// The plugin's allowed methods.
     pub allowed: Vec<String>,
-    /// The configuration and what else rules plugins: no plugin is shown a directory that holds one of them.
-    pub protected: Vec<PathBuf>,
+    /// The configuration.
+    pub config: PathBuf,
+    /// It and every directory on the way to it: no plugin is shown one of them with what it holds.
+    pub config_ids: Vec<Id>,
 }
 
 /// Why a method may not be called, or not so.
@@ -175,7 +178,7 @@ pub fn grant(
     if project.is_some() {
         // with the configured project this was checked when the file was read
         if let Some(what) = grant.write.iter().find_map(|path| config.ruled_by(path)) {
-            return Err(DecideError::ProjectRules { project: project_root, what: what.to_owned() });
+            return Err(DecideError::ProjectRules { project: project_root, what });
         }
     }
     let entry = match &found.entry {
@@ -192,7 +195,8 @@ pub fn grant(
         cache_dir,
         schemas: found.schemas.clone(),
         allowed: found.allowed_methods.clone(),
-        protected: config.protected_paths(),
+        config: config.path.clone(),
+        config_ids: config.own_ids(),
     })
 }
 

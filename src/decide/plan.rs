@@ -36,6 +36,9 @@ pub struct Facts {
     pub interpreter_prefixes: Vec<PathBuf>,
     /// Directory that holds the plugin's top-level package or module, and the package itself.
     pub code: Code,
+    /// Symbolic links that led to the code and to the interpreter, with what they say: only root and the calling user
+    /// could have placed them.
+    pub links: BTreeMap<PathBuf, PathBuf>,
 }
 
 /// The plugin's own files.
@@ -145,6 +148,8 @@ pub struct Plan {
     pub code: PathBuf,
     /// Directory that is put on `sys.path`.
     pub search: PathBuf,
+    /// Symbolic links that led to the code and to the interpreter, with what they say.
+    pub links: BTreeMap<PathBuf, PathBuf>,
     /// Landlock ABI whose every right is handled.
     pub landlock_abi: u32,
     /// TCP ports that may be dialled.
@@ -250,6 +255,7 @@ pub fn plan(
         mounts,
         code: facts.code.path.clone(),
         search: facts.code.search.clone(),
+        links: facts.links.clone(),
         landlock_abi: facts.landlock_abi,
         tcp_ports: egress.iter().map(|rule| rule.pattern.port).collect(),
         egress,

@@ -1,11 +1,13 @@
 //! Gathers what plan-making needs to know of the host.
 
+use crate::config::{self, ConfigErrorKind};
 use crate::confine::step::{Step, StepError};
+use crate::decide::grant::Decision;
 use crate::decide::plan::{Code as PluginCode, Facts};
 use crate::types::{Code, Entry, Failure, Grant};
+use crate::walk;
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// What programs need of `/etc` to start: nothing here tells anything of the host's users or secrets.
@@ -29,12 +31,33 @@ const ROOT: [&str; 7] = ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32"
 const OWN_USER: &str = "upm";
 const OVERFLOW_ID: u32 = 65534;
 
-/// Facts for one grant.
+/// Facts for one method. The plugin's files and its interpreter are opened once, checked for who could change them, and
+/// kept for the call ([`walk::hold`]).
 ///
 /// # Errors
-/// `config_invalid` where `run_as` names nobody or root; `module_not_found` where the plugin's files are not there;
-/// `sandbox_unavailable` without landlock, or with an older one than the grant wants.
-pub fn gather(grant: &Grant, entry: &Entry, plugin_paths: &[PathBuf], protected: &[PathBuf]) -> Result<Facts, Failure> {
+/// As [`around`]; `config_invalid` where somebody else could change what would be run; `module_not_found` where the
+/// plugin's files are not there.
+pub fn gather(decision: &Decision) -> Result<Facts, Failure> {
+    let mut links = BTreeMap::new();
+    let nothing = PluginCode { path: PathBuf::new(), search: PathBuf::new(), embedded: None };
+    let facts = around(&decision.grant, nothing)?;
+    Ok(Facts {
+        interpreter_prefixes: match decision.entry {
+            Entry::Python { .. } => interpreter_prefixes(decision, &mut links)?,
+            Entry::Exec { .. } => Vec::new(),
+        },
+        code: code(&decision.entry, &decision.plugin_paths, &mut links)?,
+        links,
+        ..facts
+    })
+}
+
+/// Facts for a grant whose code needs no looking at.
+///
+/// # Errors
+/// `config_invalid` where `run_as` names nobody or root; `sandbox_unavailable` without landlock, or with an older one than
+/// the grant wants.
+pub fn around(grant: &Grant, code: PluginCode) -> Result<Facts, Failure> {
     let caller_uid = nix::unistd::getuid().as_raw();
     let caller_gid = nix::unistd::getgid().as_raw();
     let (outside_uid, outside_gid) =
@@ -47,11 +70,9 @@ pub fn gather(grant: &Grant, entry: &Entry, plugin_paths: &[PathBuf], protected:
         landlock_abi: landlock_abi(grant.landlock_min_abi)?,
         root_entries: entries(Path::new("/"), &ROOT),
         etc_entries: entries(Path::new("/etc"), &ETC),
-        interpreter_prefixes: match entry {
-            Entry::Python { .. } => interpreter_prefixes(&grant.interpreter, protected)?,
-            Entry::Exec { .. } => Vec::new(),
-        },
-        code: code(entry, plugin_paths)?,
+        interpreter_prefixes: Vec::new(),
+        code,
+        links: BTreeMap::new(),
     })
 }
 
@@ -115,38 +136,46 @@ pub(super) fn run_as(named: Option<&str>) -> Result<(u32, u32), Failure> {
 
 /// Directories besides `/usr` that the interpreter needs: its own prefix, and for a virtual environment the one of the
 /// interpreter that it links to.
-fn interpreter_prefixes(interpreter: &Path, protected: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
-    let missing = |error: std::io::Error| {
-        Failure::new(Code::ConfigInvalid, format!("{}: interpreter: {error}", interpreter.display()))
-            .detail("key", "interpreter")
+fn interpreter_prefixes(decision: &Decision, links: &mut BTreeMap<PathBuf, PathBuf>) -> Result<Vec<PathBuf>, Failure> {
+    let interpreter = &decision.grant.interpreter;
+    let found = |path: &Path| {
+        config::check_trusted(path).map_err(|error| match error.kind {
+            ConfigErrorKind::NotFound => Failure::new(
+                Code::ConfigInvalid,
+                format!("{}: interpreter: {error}; install it, or name another", interpreter.display()),
+            )
+            .detail("key", "interpreter"),
+            _ => error.into(),
+        })
     };
-    let real = fs::canonicalize(interpreter).map_err(missing)?;
+    let real = found(interpreter)?;
     // Links on the way to the interpreter's directory are resolved, the name itself is kept: pyvenv.cfg is looked up
     // beside the link.
     let name = interpreter.file_name().unwrap_or_default();
-    let parent = fs::canonicalize(interpreter.parent().unwrap_or(Path::new("/"))).map_err(missing)?;
+    let bin = found(interpreter.parent().unwrap_or(Path::new("/")))?.object;
+    links.extend(real.links);
     let mut prefixes = Vec::new();
-    for program in [parent.join(name), real] {
+    for (program, bin) in [(bin.path().join(name), Some(&bin)), (real.real.clone(), real.object.parent())] {
         if program.starts_with("/usr") {
             continue;
         }
-        let prefix = program
-            .parent()
-            .filter(|bin| bin.ends_with("bin"))
-            .and_then(Path::parent)
-            .ok_or_else(|| refuse_prefix(interpreter, &program, "it does not lie in a `bin` directory"))?
-            .to_path_buf();
-        let home = fs::metadata(&prefix).map_err(missing)?;
-        let is_home =
-            nix::unistd::User::from_uid(home.uid().into()).ok().flatten().is_some_and(|user| user.dir == prefix);
-        if prefix.parent().is_none() || prefix == Path::new("/root") || is_home {
-            return Err(refuse_prefix(interpreter, &prefix, "that is `/` or a home directory"));
+        let prefix = bin
+            .filter(|bin| bin.path().ends_with("bin"))
+            .and_then(|bin| bin.parent())
+            .ok_or_else(|| refuse_prefix(interpreter, &program, "it does not lie in a `bin` directory"))?;
+        let path = prefix.path().to_owned();
+        let owner = nix::unistd::User::from_uid(prefix.stat().st_uid.into()).ok().flatten();
+        let is_home = owner.is_some_and(|user| user.dir == path);
+        if path.parent().is_none() || path == Path::new("/root") || is_home {
+            return Err(refuse_prefix(interpreter, &path, "that is `/` or a home directory"));
         }
-        if let Some(path) = protected.iter().find(|path| path.starts_with(&prefix)) {
-            return Err(refuse_prefix(interpreter, &prefix, &format!("it holds {}", path.display())));
+        if decision.config_ids.contains(&prefix.id()) {
+            let why = format!("it holds {}", decision.config.display());
+            return Err(refuse_prefix(interpreter, &path, &why));
         }
-        if !prefixes.contains(&prefix) {
-            prefixes.push(prefix);
+        walk::hold(prefix);
+        if !prefixes.contains(&path) {
+            prefixes.push(path);
         }
     }
     Ok(prefixes)
@@ -165,28 +194,47 @@ fn refuse_prefix(interpreter: &Path, prefix: &Path, why: &str) -> Failure {
 }
 
 /// The files of a plugin: its executable, or the top-level package or module under the first search path that has it.
-fn code(entry: &Entry, plugin_paths: &[PathBuf]) -> Result<PluginCode, Failure> {
+fn code(
+    entry: &Entry,
+    plugin_paths: &[PathBuf],
+    links: &mut BTreeMap<PathBuf, PathBuf>,
+) -> Result<PluginCode, Failure> {
     let not_found = |what: String| Failure::new(Code::ModuleNotFound, what);
     match entry {
         Entry::Exec { path } => {
-            let real = fs::canonicalize(path).map_err(|error| not_found(format!("{}: {error}", path.display())))?;
-            Ok(PluginCode { path: real, search: PathBuf::new(), embedded: None })
+            let found = config::check_trusted_tree(path).map_err(|error| match error.kind {
+                ConfigErrorKind::NotFound => not_found(error.to_string()),
+                _ => error.into(),
+            })?;
+            walk::hold(&found.object);
+            links.extend(found.links);
+            Ok(PluginCode { path: found.real, search: PathBuf::new(), embedded: None })
         }
         Entry::Python { module } => {
             let top = module.split('.').next().unwrap_or(module);
             for search in plugin_paths {
-                let Ok(search) = fs::canonicalize(search) else { continue };
-                for path in [search.join(top), search.join(format!("{top}.py"))] {
-                    let Ok(real) = fs::canonicalize(&path) else { continue };
+                let search = match config::check_trusted(search) {
+                    Ok(search) => search,
+                    Err(error) if error.kind == ConfigErrorKind::NotFound => continue,
+                    Err(error) => return Err(error.into()),
+                };
+                for path in [search.real.join(top), search.real.join(format!("{top}.py"))] {
+                    let found = match config::check_trusted_tree(&path) {
+                        Ok(found) => found,
+                        Err(error) if error.kind == ConfigErrorKind::NotFound => continue,
+                        Err(error) => return Err(error.into()),
+                    };
                     // A link would be looked up under its own name inside, where only what it points to is mounted.
-                    if real != path {
+                    if found.real != path {
                         return Err(not_found(format!(
                             "{}: is a symbolic link to {}; add that directory's parent to plugin_paths",
                             path.display(),
-                            real.display()
+                            found.real.display()
                         )));
                     }
-                    return Ok(PluginCode { path: real, search, embedded: None });
+                    walk::hold(&found.object);
+                    links.extend(search.links);
+                    return Ok(PluginCode { path: found.real, search: search.real, embedded: None });
                 }
             }
             let searched: Vec<String> = plugin_paths.iter().map(|path| path.display().to_string()).collect();

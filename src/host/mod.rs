@@ -1,5 +1,6 @@
 //! What this kernel and machine offer.
 
 pub mod callers;
+pub mod directories;
 pub mod doctor;
 pub mod facts;

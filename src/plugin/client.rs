@@ -4,14 +4,15 @@
 //! whatever a configuration file holds is parsed nowhere else.
 
 use super::{Init, call_frame};
+use crate::config;
 use crate::decide::plan::{self, ClientNeeds, Code as PluginCode, Environment, Facts};
 use crate::supervise::signals::{self, Signals};
 use crate::supervise::{self, Job, Unwatched, apart};
 use crate::types::{Client, Code, EgressGroup, EgressRule, EgressSource, Entry, Failure, Grant, HostPattern};
+use crate::walk::{self, How};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -115,9 +116,11 @@ fn rules_of(group: &EgressGroup, answer: &Answer) -> Result<Vec<EgressRule>, Fai
 
 /// A CA bundle and the like; what the base root shows already needs no mount.
 fn needed_file(file: PathBuf) -> Result<Option<PathBuf>, Failure> {
-    let real = fs::canonicalize(&file).map_err(|error| {
-        Failure::new(Code::ConfigInvalid, format!("{}: named by the client's configuration: {error}", file.display()))
+    let found = walk::find(&file, How::SafeLinks).map_err(|error| {
+        let error = config::error_of(&file, error);
+        Failure::new(Code::ConfigInvalid, format!("{error}; the client's configuration names {}", file.display()))
     })?;
+    let real = found.path().to_owned();
     let shown = ["/usr", "/etc/ssl/certs", "/etc/pki/tls/certs", "/etc/pki/ca-trust", "/etc/ca-certificates"]
         .iter()
         .any(|path| real.starts_with(path));
@@ -134,6 +137,7 @@ fn needed_file(file: PathBuf) -> Result<Option<PathBuf>, Failure> {
             ),
         ));
     }
+    walk::hold(&found);
     Ok(Some(real))
 }
 
@@ -179,11 +183,12 @@ fn configuration_files(
     files.dedup();
     let mut shown = Vec::new();
     for file in files {
-        if as_root {
-            crate::config::check_trusted(&file)?;
-        }
-        let real = fs::canonicalize(&file)
-            .map_err(|error| Failure::new(Code::ConfigInvalid, format!("{}: {error}", file.display())))?;
+        let found = if as_root {
+            config::check_trusted(&file)?.object
+        } else {
+            walk::find(&file, How::SafeLinks).map_err(|error| config::error_of(&file, error))?
+        };
+        let real = found.path();
         if real != file {
             return Err(Failure::new(
                 Code::ConfigInvalid,
@@ -194,6 +199,7 @@ fn configuration_files(
                 ),
             ));
         }
+        walk::hold(&found);
         shown.push(file);
     }
     Ok(shown)

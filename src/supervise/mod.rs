@@ -124,7 +124,12 @@ pub fn run(job: Job<'_>, watcher: &mut dyn Watcher) -> Result<Outcome, Failure> 
     }
     let cgroup = cgroup::make(bounds, request_id);
     own::prepare(as_root)?;
+    if !as_root {
+        crate::walk::enter_namespace();
+    }
     let mut prepared = confine::prepare(job.plan, job.runner, as_root)?;
+    // What was opened on the way is not kept beside the plugin.
+    crate::walk::forget();
     let observer = if job.observe { Some(observe::Observer::start()?) } else { None };
     if observer.is_some() {
         let (decides, tells) = prepared.filter.watching(&observe::watched());

@@ -4,7 +4,6 @@
 use super::{Report, Severity, cannot_tell};
 use crate::call;
 use crate::config::{self, ConfigError, Journald as Mode};
-use crate::confine::trees;
 use crate::decide::arguments;
 use crate::decide::grant::Decision;
 use crate::decide::plan::Facts;
@@ -15,7 +14,9 @@ use crate::report::audit;
 use crate::report::file::FileSink;
 use crate::report::journald::Journald;
 use crate::types::{Code, Entry, Failure};
-use rustix::fs::{Access, FileType, fstat};
+use crate::walk::{self, How};
+use rustix::fs::{Access, FileType};
+use rustix::io::Errno;
 use std::collections::btree_map::Entry as Slot;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
@@ -225,27 +226,23 @@ fn paths(report: &mut Report<'_>, decision: &Decision) {
 }
 
 fn can_be_shown(path: &Path, made: bool) -> Result<(), String> {
-    let link = "a symbolic link lies on the way; grant the path that it points to";
-    match trees::open_exact(path) {
-        Ok(object) => match fstat(&object).map(|stat| FileType::from_raw_mode(stat.st_mode)) {
-            Ok(FileType::Directory | FileType::RegularFile) => Ok(()),
-            Ok(_) => Err("only directories and regular files can be shown to a plugin, never a socket, pipe or device"
-                .to_owned()),
-            Err(errno) => Err(errno.to_string()),
-        },
-        Err(rustix::io::Errno::LOOP) => Err(link.to_owned()),
-        Err(rustix::io::Errno::NOENT) if made => {
-            let home = path.ancestors().find(|above| above.symlink_metadata().is_ok()).unwrap_or(path);
-            match trees::open_exact(home) {
-                Err(rustix::io::Errno::LOOP) => Err(link.to_owned()),
-                Err(errno) => Err(format!("{}: {errno}", home.display())),
-                Ok(_) if !home.is_dir() => Err(format!("cannot be created: {} is no directory", home.display())),
-                Ok(_) => rustix::fs::access(home, Access::WRITE_OK | Access::EXEC_OK)
-                    .map_err(|errno| format!("cannot be created in {}: {errno}", home.display())),
-            }
+    let walked = walk::walk(path, How::NoLinks).map_err(|error| match error.errno() {
+        Errno::LOOP => "a symbolic link lies on the way; grant the path that it points to".to_owned(),
+        errno if error.path() == path => errno.to_string(),
+        errno => format!("{}: {errno}", error.path().display()),
+    })?;
+    match (walked.whole(), walked.object.kind()) {
+        (Some(_), FileType::Directory | FileType::RegularFile) => Ok(()),
+        (Some(_), _) => {
+            Err("only directories and regular files can be shown to a plugin, never a socket, pipe or device"
+                .to_owned())
         }
-        Err(rustix::io::Errno::NOENT) => Err("is not there; make it, or grant another path".to_owned()),
-        Err(errno) => Err(errno.to_string()),
+        (None, _) if made => {
+            let home = walked.object.path();
+            rustix::fs::access(home, Access::WRITE_OK | Access::EXEC_OK)
+                .map_err(|errno| format!("cannot be created in {}: {errno}", home.display()))
+        }
+        (None, _) => Err("is not there; make it, or grant another path".to_owned()),
     }
 }
 

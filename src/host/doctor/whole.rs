@@ -3,7 +3,7 @@
 use super::inside::{Ask, WORD};
 use super::{Finding, LAYERS, State, in_child, tried};
 use crate::confine::step::Step;
-use crate::decide::plan::{ClientNeeds, Environment, Facts, INSIDE_ID, Plan, STUB_ADDRESS, plan};
+use crate::decide::plan::{ClientNeeds, Code as PluginCode, Environment, Facts, INSIDE_ID, Plan, STUB_ADDRESS, plan};
 use crate::supervise::{self, Job, Unwatched, signals};
 use crate::types::{Code, Entry, Failure, Grant, Outcome};
 use serde_json::{Value, json};
@@ -108,7 +108,8 @@ fn attempt(outside: &Outside) -> Result<Value, Failure> {
         ..crate::decide::grant::built_in()
     };
     let entry = Entry::Exec { path: program.clone() };
-    let facts = crate::host::facts::gather(&grant, &entry, &[], &[])?;
+    let code = PluginCode { path: program.clone(), search: PathBuf::new(), embedded: None };
+    let facts = crate::host::facts::around(&grant, code)?;
     let mut plan = make_plan(&grant, &entry, &facts);
     plan.argv.push(WORD.to_owned());
     let acts = acts(&program, &plan, outside);

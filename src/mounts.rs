@@ -1,0 +1,231 @@
+//! Where an object lies in its file system, whatever mounts show it: `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
+//!
+//! A bind mount gives a directory a second name. Names are therefore not compared, but [`Spot`]s: the file system and
+//! the path in it.
+#![forbid(unsafe_code)]
+
+use crate::walk::{Object, Walked};
+use rustix::fs::{AtFlags, StatxFlags, statx};
+use std::ffi::OsString;
+use std::io::{self, Read};
+use std::os::fd::BorrowedFd;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+/// Bytes of the mount table that are read; some 100 000 mounts, the kernel's own limit (`fs.mount-max`).
+const MAX_BYTES: u64 = 64 << 20;
+
+/// A place in a file system.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spot {
+    /// Major and minor number of the file system, as the mount table has it.
+    device: Vec<u8>,
+    /// From the file system's own root.
+    path: PathBuf,
+}
+
+impl Spot {
+    /// Whether `other` is this place or below it.
+    #[must_use]
+    pub fn holds(&self, other: &Spot) -> bool {
+        self.device == other.device && other.path.starts_with(&self.path)
+    }
+}
+
+/// One mount of this process's mount namespace.
+#[derive(Debug, Clone)]
+pub struct Mount {
+    id: u64,
+    parent: u64,
+    device: Vec<u8>,
+    root: PathBuf,
+    point: PathBuf,
+    file_system: Vec<u8>,
+    super_options: Vec<u8>,
+}
+
+impl Mount {
+    fn parse(line: &[u8]) -> Option<Mount> {
+        let mut words = line.split(|byte| *byte == b' ');
+        let mut word = || words.next();
+        let number = |word: &[u8]| std::str::from_utf8(word).ok()?.parse().ok();
+        let (id, parent) = (number(word()?)?, number(word()?)?);
+        let device = word()?.to_vec();
+        let (root, point) = (unescape(word()?), unescape(word()?));
+        // Optional fields end with a hyphen.
+        let mut after = words.skip_while(|word| *word != b"-").skip(1);
+        let file_system = after.next()?.to_vec();
+        let super_options = after.nth(1)?.to_vec();
+        Some(Mount { id, parent, device, root, point, file_system, super_options })
+    }
+
+    /// Where the mount is.
+    #[must_use]
+    pub fn point(&self) -> &Path {
+        &self.point
+    }
+
+    /// The type of its file system (filesystems(5)).
+    #[must_use]
+    pub fn file_system(&self) -> &[u8] {
+        &self.file_system
+    }
+
+    /// What it shows: the part of its file system that is mounted.
+    #[must_use]
+    pub fn shows(&self) -> Spot {
+        Spot { device: self.device.clone(), path: self.root.clone() }
+    }
+
+    /// The user who mounted a FUSE file system (`user_id=`, fuse(4)).
+    #[must_use]
+    pub fn fuse_user(&self) -> Option<u32> {
+        let option = self.super_options.split(|byte| *byte == b',').find_map(|one| one.strip_prefix(b"user_id="))?;
+        std::str::from_utf8(option).ok()?.parse().ok()
+    }
+
+    /// The place in its file system of `path`, which must lie in this mount.
+    fn spot(&self, path: &Path) -> io::Result<Spot> {
+        let rest = path.strip_prefix(&self.point).map_err(|_| {
+            let (path, point) = (path.display(), self.point.display());
+            io::Error::other(format!("{path}: its mount {point} was moved meanwhile; try again"))
+        })?;
+        let path = if rest.as_os_str().is_empty() { self.root.clone() } else { self.root.join(rest) };
+        Ok(Spot { device: self.device.clone(), path })
+    }
+}
+
+/// Octal escapes of space, tab, newline and backslash.
+fn unescape(word: &[u8]) -> PathBuf {
+    let mut out = Vec::with_capacity(word.len());
+    let mut at = 0;
+    while at < word.len() {
+        let code = word.get(at + 1..at + 4).filter(|_| word[at] == b'\\');
+        match code.and_then(|code| u8::from_str_radix(std::str::from_utf8(code).ok()?, 8).ok()) {
+            Some(byte) => {
+                out.push(byte);
+                at += 4;
+            }
+            None => {
+                out.push(word[at]);
+                at += 1;
+            }
+        }
+    }
+    PathBuf::from(OsString::from_vec(out))
+}
+
+/// The mounts of this process's mount namespace.
+#[derive(Debug, Clone)]
+pub struct Table(Vec<Mount>);
+
+impl Table {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// `/proc` is not there, or the table is not one.
+    pub fn read() -> io::Result<Self> {
+        let mut text = Vec::new();
+        std::fs::File::open("/proc/self/mountinfo")?.take(MAX_BYTES + 1).read_to_end(&mut text)?;
+        let too_long = || io::Error::other("too many mounts");
+        (text.len() as u64 <= MAX_BYTES).then_some(()).ok_or_else(too_long)?;
+        let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        let mounts: Option<Vec<Mount>> = lines.map(Mount::parse).collect();
+        mounts.map(Table).ok_or_else(|| io::Error::other("/proc/self/mountinfo has a line that is not known"))
+    }
+
+    fn by_id(&self, id: u64) -> Option<&Mount> {
+        self.0.iter().find(|mount| mount.id == id)
+    }
+
+    /// The mount that an object lies in.
+    fn of(&self, fd: BorrowedFd<'_>) -> io::Result<&Mount> {
+        let id = mount_id(fd)?;
+        self.by_id(id).ok_or_else(|| io::Error::other(format!("mount {id} is not in /proc/self/mountinfo")))
+    }
+
+    /// The mount that an object lies in.
+    ///
+    /// # Errors
+    /// It is not known.
+    pub fn mount_of(&self, object: &Object) -> io::Result<&Mount> {
+        self.of(object.fd())
+    }
+
+    /// Where an object lies in its file system, or would lie when what is missing were made.
+    ///
+    /// # Errors
+    /// Its mount is not known.
+    pub fn spot(&self, walked: &Walked) -> io::Result<Spot> {
+        self.of(walked.object.fd())?.spot(&walked.path())
+    }
+
+    /// The same for `path` in `directory`, and for each mount point on the way to it: whoever can rename a directory on
+    /// which something is mounted takes the mount off in all other mount namespaces (rename(2), from Linux 3.18 on).
+    ///
+    /// # Errors
+    /// A mount is not known.
+    pub fn way(&self, directory: &Object, path: &Path) -> io::Result<Vec<Spot>> {
+        let mut mount = self.of(directory.fd())?;
+        let mut path = path;
+        let mut spots = vec![mount.spot(path)?];
+        while let Some(above) = self.by_id(mount.parent).filter(|above| above.id != mount.id) {
+            path = &mount.point;
+            mount = above;
+            spots.push(mount.spot(path)?);
+        }
+        Ok(spots)
+    }
+
+    /// The mounts below `path`, which come along when it is granted.
+    pub fn below<'t>(&'t self, path: &'t Path) -> impl Iterator<Item = &'t Mount> {
+        self.0.iter().filter(move |mount| mount.point != path && mount.point.starts_with(path))
+    }
+}
+
+/// The mount that an object lies in.
+///
+/// # Errors
+/// As [`Table::read`]; the kernel does not say.
+pub fn of(fd: BorrowedFd<'_>) -> io::Result<Mount> {
+    Table::read()?.of(fd).cloned()
+}
+
+/// `STATX_MNT_ID` (statx(2), from Linux 5.8 on).
+fn mount_id(fd: BorrowedFd<'_>) -> io::Result<u64> {
+    let found = statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?;
+    if found.stx_mask & StatxFlags::MNT_ID.bits() == 0 {
+        return Err(io::Error::other("the kernel does not tell the mount of a file"));
+    }
+    Ok(found.stx_mnt_id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_read() {
+        let line =
+            br"36 35 98:0 /mnt\0401 /mnt/a\134b rw,noatime shared:1 - fuse.x /dev/root rw,user_id=1000,group_id=0";
+        let mount = Mount::parse(line).unwrap();
+        assert_eq!((mount.id, mount.parent), (36, 35));
+        assert_eq!(mount.root, Path::new("/mnt 1"));
+        assert_eq!(mount.point(), Path::new(r"/mnt/a\b"));
+        assert_eq!((mount.file_system(), mount.fuse_user()), (&b"fuse.x"[..], Some(1000)));
+        assert_eq!(mount.spot(Path::new(r"/mnt/a\b/c")).unwrap().path, Path::new("/mnt 1/c"));
+        assert!(mount.spot(Path::new("/mnt/other")).is_err());
+        assert!(Mount::parse(b"36 x 98:0 / / rw").is_none());
+    }
+
+    #[test]
+    fn the_own_table_knows_where_things_lie() {
+        let table = Table::read().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let walked = crate::walk::walk(dir.path(), crate::walk::How::NoLinks).unwrap();
+        let below = crate::walk::walk(&dir.path().join("a/b"), crate::walk::How::NoLinks).unwrap();
+        let (spot, below) = (table.spot(&walked).unwrap(), table.spot(&below).unwrap());
+        assert!(spot.holds(&below) && !below.holds(&spot));
+        assert!(table.way(&walked.object, walked.object.path()).unwrap().contains(&spot));
+    }
+}

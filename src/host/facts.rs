@@ -142,7 +142,7 @@ fn interpreter_prefixes(decision: &Decision, links: &mut BTreeMap<PathBuf, PathB
         config::check_trusted(path).map_err(|error| match error.kind {
             ConfigErrorKind::NotFound => Failure::new(
                 Code::ConfigInvalid,
-                format!("{}: interpreter: {error}; install it, or name another", interpreter.display()),
+                format!("{}: interpreter: {}; install it, or name another", interpreter.display(), missing()),
             )
             .detail("key", "interpreter"),
             _ => error.into(),
@@ -181,6 +181,10 @@ fn interpreter_prefixes(decision: &Decision, links: &mut BTreeMap<PathBuf, PathB
     Ok(prefixes)
 }
 
+fn missing() -> std::io::Error {
+    rustix::io::Errno::NOENT.into()
+}
+
 fn refuse_prefix(interpreter: &Path, prefix: &Path, why: &str) -> Failure {
     Failure::new(
         Code::ConfigInvalid,
@@ -203,7 +207,7 @@ fn code(
     match entry {
         Entry::Exec { path } => {
             let found = config::check_trusted_tree(path).map_err(|error| match error.kind {
-                ConfigErrorKind::NotFound => not_found(error.to_string()),
+                ConfigErrorKind::NotFound => not_found(format!("{}: {}", path.display(), missing())),
                 _ => error.into(),
             })?;
             walk::hold(&found.object);

@@ -30,6 +30,7 @@ use crate::quote::shorten;
 use crate::types::{Change, EgressGroup};
 use crate::walk::{self, How, Id, Object};
 use protect::{Protected, Reach};
+use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsString;
@@ -97,7 +98,9 @@ impl Config {
     }
 
     fn reach(&self, path: &Path) -> std::io::Result<Option<Reach>> {
-        protect::reachable(path)?.map(|walked| Reach::of(&walked, &self.mounts)).transpose()
+        let Some(walked) = protect::reachable(path)? else { return Ok(None) };
+        // Once a user's call was started, its supervisor is in a mount namespace of its own.
+        Reach::of(&walked, &self.mounts).or_else(|_| Reach::of(&walked, &Table::read()?)).map(Some)
     }
 
     /// The configuration file and every directory on the way to it: no plugin is shown one of them with what it holds.
@@ -161,12 +164,13 @@ impl ProjectDir {
     /// Walks `path` from `/`, or from the working directory. A symbolic link is followed where root or the calling user
     /// alone could have placed it.
     pub fn resolve(path: &Path) -> Result<Self, ConfigError> {
-        let error = |error: ConfigError| ConfigError {
-            path: path.to_owned(),
-            message: format!("cannot be a project: {}", error.message),
-            ..error
-        };
-        let found = walk::find(path, How::SafeLinks).map_err(|failed| error(error_of(path, failed)))?;
+        let found = walk::find(path, How::SafeLinks).map_err(|error| {
+            let why = match error.errno() {
+                errno @ (Errno::NOENT | Errno::NOTDIR) => std::io::Error::from(errno).to_string(),
+                _ => error_of(path, error.clone()).message,
+            };
+            ConfigError::new(error_of(path, error).kind, path, format!("cannot be a project: {why}"))
+        })?;
         if !found.is_dir() {
             return Err(ConfigError::new(ConfigErrorKind::Invalid, path, "cannot be a project: it is not a directory"));
         }

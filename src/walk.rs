@@ -134,6 +134,14 @@ impl Object {
         self.fuse.clone().or_else(|| object_flaw(&self.stat, uid))
     }
 
+    /// As `flaw`, where root alone may change things.
+    fn flaw_but_for_root(&self) -> Option<(PathBuf, Flaw)> {
+        self.chain().find_map(|object| {
+            let own = if is_root_sticky(&object.stat) { None } else { object_flaw(&object.stat, 0) };
+            Some((object.path.clone(), object.fuse.clone().or(own)?))
+        })
+    }
+
     /// The object opened for reading: the very same, or an error.
     ///
     /// # Errors
@@ -194,7 +202,9 @@ pub enum How {
     NoLinks,
     /// Links that root or the calling user alone could have placed. Directories may be anybody's.
     SafeLinks,
-    /// The same, and each directory on the way, and the object itself, must be one that root and the calling user alone
+    /// Links that root alone could have placed: a plugin of a user's own call is that user, and places links too.
+    RootLinks,
+    /// As [`How::SafeLinks`], and each directory on the way, and the object itself, must be one that root and the calling user alone
     /// could change; directories of root with the sticky bit may lie on the way.
     Trusted,
 }
@@ -450,8 +460,8 @@ impl Walker {
             return Err(WalkError::Link { path });
         }
         // The flaw of a link is its own owner, or what lies above it.
-        if let Some((by, flaw)) = &link.flaw {
-            let (by, flaw) = (by.clone(), flaw.clone());
+        let flaw = if self.how == How::RootLinks { link.flaw_but_for_root() } else { link.flaw.clone() };
+        if let Some((by, flaw)) = flaw {
             return Err(match self.how {
                 How::Trusted => WalkError::Untrusted { path: by, flaw },
                 _ => WalkError::UnsafeLink { path, by, flaw },

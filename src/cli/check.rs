@@ -158,11 +158,14 @@ pub fn run(config: Option<&Path>, as_json: bool) -> Result<(String, i32), Failur
     for (name, plugin) in &config.plugins {
         for method in &plugin.allowed_methods {
             decisions.push(call::decide(&config, name, method, None)?);
+            // What a call holds open is not kept for every method that there is.
+            crate::walk::forget();
         }
     }
     let patience = Patience { deadline: Instant::now() + TIME, signals: None };
     effect::keys(&mut report, &decisions);
     overlap::grants(&mut report, &decisions);
+    files::projects(&mut report);
     files::audit(&mut report);
     files::schemas(&mut report);
     let facts = files::plugins(&mut report, &decisions, &patience);

@@ -28,7 +28,7 @@ pub use value::{host as parse_host, is_plugin_name};
 use crate::mounts::Table;
 use crate::quote::shorten;
 use crate::types::{Change, EgressGroup};
-use crate::walk::{self, How, Id, Object};
+use crate::walk::{self, How, Id, Object, WalkError};
 use protect::{Protected, Reach};
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
@@ -111,7 +111,7 @@ impl Config {
     /// Whether `dir` is `project_root`, or one of `projects`, and may be granted at all.
     pub(crate) fn is_project(&self, dir: &ProjectDir) -> bool {
         let is_root = || {
-            let root = walk::find(&self.project_root, How::SafeLinks);
+            let root = walk::find(&self.project_root, How::RootLinks);
             root.is_ok_and(|root| root.id() == dir.0.id())
         };
         let named = || is_root() || self.projects.iter().any(|pattern| pattern.matches(&dir.0));
@@ -377,6 +377,18 @@ fn check_writes(config: &Config) -> Result<(), ConfigError> {
         }
     }
     Ok(())
+}
+
+/// Whether the part of a pattern before the first `*` can be followed. It may be missing.
+///
+/// # Errors
+/// A symbolic link on the way that somebody other than root could have placed.
+pub(crate) fn fixed_part(pattern: &ProjectPattern) -> Result<(), ConfigError> {
+    let fixed = pattern.fixed();
+    match walk::walk(&fixed, How::RootLinks) {
+        Err(error @ WalkError::UnsafeLink { .. }) => Err(error_of(&fixed, error)),
+        _ => Ok(()),
+    }
 }
 
 /// Whether whoever may write `write` could change `other` or what lies in it.

@@ -140,8 +140,8 @@ impl ProjectPattern {
         self.path.components().take_while(|part| !is_open(part)).collect()
     }
 
-    /// Whether `directory` is one of those meant: below the very directory that the part before the first `*` leads to,
-    /// by names that match the rest.
+    /// Whether `directory` is one of those meant: below the very directory that the part before the first `*` leads to, by
+    /// names that match the rest. A symbolic link in that part counts where root alone could have placed it.
     pub fn matches(&self, directory: &Object) -> bool {
         let mut at = directory;
         let open: Vec<Component<'_>> = self.path.components().skip_while(|part| !is_open(part)).collect();
@@ -152,7 +152,7 @@ impl ProjectPattern {
             }
             at = parent;
         }
-        walk::find(&self.fixed(), How::SafeLinks).is_ok_and(|fixed| fixed.id() == at.id())
+        walk::find(&self.fixed(), How::RootLinks).is_ok_and(|fixed| fixed.id() == at.id())
     }
 }
 

@@ -240,6 +240,11 @@ impl Fixture {
         self.write("upm_config.toml", format!("{}{tables}", self.config_head()));
     }
 
+    /// The same with more top-level keys.
+    pub fn config_with(&self, head: &str, tables: &str) {
+        self.write("upm_config.toml", format!("{head}{}{tables}", self.config_head()));
+    }
+
     /// What `config` puts before the tables.
     pub fn config_head(&self) -> String {
         format!(

@@ -63,6 +63,18 @@ pub(super) fn audit(report: &mut Report<'_>) {
     }
 }
 
+/// Whether the fixed part of each pattern of `projects` leads somewhere that its writer alone has chosen.
+pub(super) fn projects(report: &mut Report<'_>) {
+    let config = report.config;
+    for (pattern, line) in config.projects.iter().zip(config.outline.items(&["projects"])) {
+        if let Err(error) = config::fixed_part(pattern) {
+            let what =
+                format!("projects: {}: no --project can be one of these: {}", quote(&pattern.text), error.message);
+            report.add(Severity::Error, "configuration", line, what);
+        }
+    }
+}
+
 /// Whether each allowed method has a schema that can be used, and each schema a method.
 pub(super) fn schemas(report: &mut Report<'_>) {
     let config = report.config;

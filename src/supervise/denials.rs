@@ -1,5 +1,6 @@
 //! What the plugin tried and a layer stopped: the same act is one entry with a count, and the table is bounded.
 
+use super::memory;
 use crate::confine::filter;
 use crate::gateway;
 use crate::gateway::events::Refusal;
@@ -62,7 +63,7 @@ pub fn syscall(number: i32, arguments: &[u64; 6], pid: u32) -> Denial {
 /// The process as its own pid namespace numbers it, and its name. It may be gone already.
 fn identity(pid: u32) -> (Option<i32>, Option<String>) {
     let Ok(pid) = i32::try_from(pid) else { return (None, None) };
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let status = memory::shown(format!("/proc/{pid}/status")).unwrap_or_default();
     let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
     let inside = field("NSpid:").and_then(|pids| pids.split_ascii_whitespace().last()).and_then(|pid| pid.parse().ok());
     (inside, field("Name:").map(str::to_owned))

@@ -6,6 +6,7 @@ use crate::sys::process::Spent;
 use crate::types::{Code, Failure};
 use serde::Serialize;
 use std::fs;
+use std::path::Path;
 
 /// Processes that are looked at; `processes` bounds a call's anyway.
 const MAX_PROCESSES: usize = 4096;
@@ -22,10 +23,16 @@ fn walk(root: i32, mut visit: impl FnMut(i32)) {
         }
         visit(pid);
         for task in tasks(pid) {
-            let children = fs::read_to_string(task.join("children")).unwrap_or_default();
+            let children = shown(task.join("children")).unwrap_or_default();
             queue.extend(children.split_ascii_whitespace().filter_map(|pid| pid.parse::<i32>().ok()));
         }
     }
+}
+
+/// A file of `/proc`, where it can be read. In `status` and `stat` stands the process's name, which is any bytes that it
+/// chose (`PR_SET_NAME` of prctl(2)): one that is no UTF-8 must not hide the rest.
+pub(super) fn shown(path: impl AsRef<Path>) -> Option<String> {
+    fs::read(path).ok().map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// Directories of a process's threads. One that ended in between has none any more.
@@ -39,24 +46,23 @@ fn tasks(pid: i32) -> Vec<std::path::PathBuf> {
 /// `peaks` learns what else there is to see of them.
 #[must_use]
 pub fn resident(root: i32, peaks: &mut Peaks) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{root}/status")).ok()?;
+    let status = shown(format!("/proc/{root}/status"))?;
     let mut total = 0u64;
     let mut processes = 0;
     // A process whose first thread has ended shows its memory in the others alone.
     let used = |status: &str| Some(field(status, "RssAnon:")? + field(status, "RssShmem:")?);
     walk(root, |pid| {
-        let leader =
-            if pid == root { Some(status.clone()) } else { fs::read_to_string(format!("/proc/{pid}/status")).ok() };
+        let leader = if pid == root { Some(status.clone()) } else { shown(format!("/proc/{pid}/status")) };
         let bytes = leader
             .as_deref()
             .and_then(used)
-            .or_else(|| tasks(pid).iter().find_map(|task| used(&fs::read_to_string(task.join("status")).ok()?)));
+            .or_else(|| tasks(pid).iter().find_map(|task| used(&shown(task.join("status"))?)));
         total = total.saturating_add(bytes.unwrap_or(0));
         if pid != root {
-            let shown = |name| leader.as_deref().and_then(|status| number(status, name)).unwrap_or(0);
+            let value = |name| leader.as_deref().and_then(|status| number(status, name)).unwrap_or(0);
             // A process that has ended and was not waited for yet counts as well.
-            processes += shown("Threads:").max(1);
-            peaks.one(shown("VmData:").saturating_mul(1024), descriptors(pid));
+            processes += value("Threads:").max(1);
+            peaks.one(value("VmData:").saturating_mul(1024), descriptors(pid));
         }
     });
     peaks.processes = peaks.processes.max(processes);
@@ -79,13 +85,13 @@ pub fn spent(root: i32) -> Spent {
         .unwrap_or(100);
     let mut total = Spent::default();
     walk(root, |pid| {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let stat = shown(format!("/proc/{pid}/stat")).unwrap_or_default();
         let Some((_, rest)) = stat.rsplit_once(')') else { return };
         let fields: Vec<u64> = rest.split_ascii_whitespace().map(|field| field.parse().unwrap_or(0)).collect();
         let field = |number: usize| fields.get(number - 3).copied().unwrap_or(0);
         total.user_us += (field(14) + field(16)) * 1_000_000 / ticks;
         total.system_us += (field(15) + field(17)) * 1_000_000 / ticks;
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let status = shown(format!("/proc/{pid}/status")).unwrap_or_default();
         total.max_rss_bytes = total.max_rss_bytes.max(self::field(&status, "VmHWM:").unwrap_or(0));
     });
     total
@@ -113,7 +119,7 @@ pub fn watchable(root: i32) -> Result<Seen, Failure> {
         .detail("layer", "limits")
         .detail("remedy", remedy)
     };
-    if fs::read_to_string(format!("/proc/{root}/status")).is_err() {
+    if shown(format!("/proc/{root}/status")).is_none() {
         // It may have ended already; then there is nothing to be watched.
         return match rustix::process::test_kill_process(
             rustix::process::Pid::from_raw(root).unwrap_or(rustix::process::Pid::INIT),
@@ -125,11 +131,11 @@ pub fn watchable(root: i32) -> Result<Seen, Failure> {
             Err(_) => Ok(Seen::default()),
         };
     }
-    let Ok(children) = fs::read_to_string(format!("/proc/{root}/task/{root}/children")) else {
+    let Some(children) = shown(format!("/proc/{root}/task/{root}/children")) else {
         return Err(unavailable("this kernel does not list children", "use one with CONFIG_PROC_CHILDREN"));
     };
     let plugin = children.split_ascii_whitespace().next().unwrap_or_default();
-    let status = fs::read_to_string(format!("/proc/{plugin}/status")).unwrap_or_default();
+    let status = shown(format!("/proc/{plugin}/status")).unwrap_or_default();
     Ok(Seen { seccomp: number(&status, "Seccomp:"), seccomp_filters: number(&status, "Seccomp_filters:") })
 }
 

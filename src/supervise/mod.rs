@@ -627,7 +627,13 @@ impl Supervision<'_> {
         {
             return Ok(());
         }
-        let denial = denials::syscall(notification.nr, &notification.args, notification.pid);
+        let mut denial = denials::syscall(notification.nr, &notification.args, notification.pid);
+        if !sys::seccomp::notif_id_valid(listener.as_fd(), notification.id)
+            .map_err(|error| StepError::new(Step::Seccomp, "listener", error))?
+        {
+            // It ended meanwhile, and its number may have been another process's when that was looked at.
+            (denial.pid, denial.comm) = (None, None);
+        }
         if self.plan.on_violation == OnViolation::Kill {
             self.denials.add(denial.clone());
             self.end(Ending::Violation(denial));

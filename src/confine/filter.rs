@@ -199,7 +199,7 @@ fn without_named_unix() -> Vec<Insn> {
     ]
 }
 
-/// Pid 1 of the plugin's name space: four calls, all else kills it and so ends the plugin.
+/// Pid 1 of the plugin's name space: five calls, all else kills it and so ends the plugin.
 pub fn init() -> Filter {
     Filter::new("init", &INIT)
 }

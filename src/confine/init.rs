@@ -4,16 +4,21 @@ use super::channels::Tag;
 use super::filter;
 use super::step::{Step, StepError};
 use crate::sys;
+use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{ForkResult, Pid};
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+/// How long after the call's deadline pid 1 ends it, where the supervisor has not: somebody has stopped that.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// Forks. Returns in the plugin's process with its own end of the status channel; never returns in pid 1. What fails there
 /// is written to `failure`, while pid 1 still has it.
 ///
 /// # Errors
 /// `EAGAIN` at a process limit.
-pub fn step(status: OwnedFd, failure: BorrowedFd<'_>) -> Result<OwnedFd, StepError> {
+pub fn step(status: OwnedFd, failure: BorrowedFd<'_>, deadline: Instant) -> Result<OwnedFd, StepError> {
     // Pid 1 would end, and the plugin with it, if it could not wait: but only when the plugin runs already.
     match sys::process::wait_any() {
         Err(nix::Error::ECHILD) => {}
@@ -25,7 +30,7 @@ pub fn step(status: OwnedFd, failure: BorrowedFd<'_>) -> Result<OwnedFd, StepErr
     match sys::clone::fork().map_err(|errno| StepError::new(Step::Init, "fork", errno))? {
         ForkResult::Child => Ok(status),
         ForkResult::Parent { child } => {
-            if let Err(error) = empty(&status) {
+            if let Err(error) = timed(deadline).and_then(|()| empty(&status)) {
                 let told = rustix::io::write(failure, &StepError::new(Step::Init, "pid 1", error).encode());
                 // Not told: the supervisor sees pid 1 end before the plugin ran, which refuses as well.
                 sys::process::exit_now(if told.is_ok() { 1 } else { 2 });
@@ -33,6 +38,17 @@ pub fn step(status: OwnedFd, failure: BorrowedFd<'_>) -> Result<OwnedFd, StepErr
             sys::process::exit_now(i32::from(stay(child).is_err()))
         }
     }
+}
+
+/// An end that does not depend on the supervisor: a caller may stop that (`SIGTSTP` of a terminal, `SIGSTOP`), and a call that
+/// outlived its `timeout` then would go on for as long. Both signals are waited for; `stay` takes them.
+fn timed(deadline: Instant) -> io::Result<()> {
+    awaited().thread_block()?;
+    sys::process::alarm_after(deadline.saturating_duration_since(Instant::now()) + GRACE)
+}
+
+fn awaited() -> SigSet {
+    [Signal::SIGCHLD, Signal::SIGALRM].into_iter().collect()
 }
 
 /// Nothing of the supervisor's stays in pid 1. When this fails nothing was closed yet.
@@ -48,16 +64,20 @@ fn stay(plugin: Pid) -> io::Result<()> {
     let program = filter::init();
     nix::sys::prctl::set_name(c"upm-init")?;
     sys::seccomp::install(&program.program)?;
+    let awaited = awaited();
     loop {
-        match sys::process::wait_any() {
-            Ok((pid, ended)) if pid == plugin.as_raw() => {
+        match sys::process::try_wait_any() {
+            Ok(Some((pid, ended))) if pid == plugin.as_raw() => {
                 let mut packet = [0u8; 5];
                 packet[0] = Tag::Ended as u8;
                 packet[1..].copy_from_slice(&ended.to_ne_bytes());
                 // One write on a SEQPACKET socket is one packet.
                 return rustix::io::write(rustix::stdio::stdin(), &packet).map(drop).map_err(Into::into);
             }
-            Ok(_) | Err(nix::Error::EINTR) => {}
+            Ok(Some(_)) | Err(nix::Error::EINTR) => {}
+            // Blocked since before that look: what has ended since is pending.
+            Ok(None) if awaited.wait()? == Signal::SIGALRM => return Err(io::ErrorKind::TimedOut.into()),
+            Ok(None) => {}
             Err(errno) => return Err(errno.into()),
         }
     }

@@ -23,6 +23,7 @@ use channels::{ChildEnds, Tag};
 use std::ffi::CString;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
 use step::{Step, StepError};
 use trees::Tree;
 
@@ -44,13 +45,15 @@ pub struct Prepared {
     pub as_root: bool,
     /// What the cgroup does that the child is cloned into.
     pub cgroup: limits::Cgroup,
+    /// When the call must be over.
+    pub deadline: Instant,
 }
 
 /// Parent side: resolves the plan to descriptors.
 ///
 /// # Errors
 /// Each names the path, rule or string that could not be had.
-pub fn prepare(plan: &Plan, runner: &'static [u8], as_root: bool) -> Result<Prepared, StepError> {
+pub fn prepare(plan: &Plan, runner: &'static [u8], as_root: bool, deadline: Instant) -> Result<Prepared, StepError> {
     let string = |text: String| {
         CString::new(text.clone())
             .map_err(|_| StepError::new(Step::Prepare, text.escape_default().to_string(), nix::Error::EINVAL))
@@ -72,6 +75,7 @@ pub fn prepare(plan: &Plan, runner: &'static [u8], as_root: bool) -> Result<Prep
         exec: (argv[0].clone(), argv, env),
         as_root,
         cgroup: limits::Cgroup::default(),
+        deadline,
     })
 }
 
@@ -94,7 +98,7 @@ pub fn enter(plan: &Plan, prepared: Prepared, ends: ChildEnds) -> ! {
 
 /// THE ordered list. What each step does and why it stands where it does is in its own file.
 fn steps(plan: &Plan, prepared: Prepared, ends: ChildEnds) -> Result<std::convert::Infallible, StepError> {
-    let Prepared { trees, ruleset, decides, filter, runner, exec, as_root, cgroup } = prepared;
+    let Prepared { trees, ruleset, decides, filter, runner, exec, as_root, cgroup, deadline } = prepared;
     session::step(ends.supervisor.as_fd())?;
     id_map::step(ends.status.as_fd())?;
     network::step(plan, ends.status.as_fd())?;
@@ -111,7 +115,7 @@ fn steps(plan: &Plan, prepared: Prepared, ends: ChildEnds) -> Result<std::conver
     let shown: Vec<_> = std::iter::once(&tmp).chain(&counters).map(AsFd::as_fd).collect();
     tell(&ends.status, Tag::Verified, &report, &shown)?;
     drop((tmp, counters));
-    let status = init::step(ends.status, ends.failure.as_fd())?;
+    let status = init::step(ends.status, ends.failure.as_fd(), deadline)?;
     // One more layer than pid 1 has: landlock then denies ptrace of it, and signals where the ABI scopes them.
     landlock::restrict(layer)?;
     let descriptors = Descriptors { frames: ends.frames, stdin: ends.stdin, stdout: ends.stdout, stderr: ends.stderr };

@@ -127,7 +127,7 @@ pub fn run(job: Job<'_>, watcher: &mut dyn Watcher) -> Result<Outcome, Failure> 
     if !as_root {
         crate::walk::enter_namespace();
     }
-    let mut prepared = confine::prepare(job.plan, job.runner, as_root)?;
+    let mut prepared = confine::prepare(job.plan, job.runner, as_root, job.deadline)?;
     // What was opened on the way is not kept beside the plugin.
     crate::walk::forget();
     let observer = if job.observe { Some(observe::Observer::start()?) } else { None };

@@ -128,6 +128,100 @@ pub fn default_signals() -> io::Result<()> {
     Ok(())
 }
 
+/// What a signal does to this process: its default, or nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Disposition {
+    /// `SIG_DFL`.
+    Default,
+    /// `SIG_IGN`, which exec(2) hands on.
+    Ignored,
+}
+
+/// Sets what `signal` does (`signal(2)`).
+///
+/// # Errors
+/// `EINVAL` for `SIGKILL` and `SIGSTOP`.
+pub fn set_disposition(signal: nix::sys::signal::Signal, disposition: Disposition) -> io::Result<()> {
+    let handler = match disposition {
+        Disposition::Default => libc::SIG_DFL,
+        Disposition::Ignored => libc::SIG_IGN,
+    };
+    // SAFETY: neither is code that could run at an unsafe moment.
+    if unsafe { libc::signal(signal as libc::c_int, handler) } == libc::SIG_ERR {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// `SIGALRM` after this time, once (`setitimer(2)`, `ITIMER_REAL`: it counts on while the process is stopped). Children do not
+/// inherit it.
+///
+/// # Errors
+/// None that the kernel documents for such values.
+pub fn alarm_after(time: std::time::Duration) -> io::Result<()> {
+    // Nothing at all would be no alarm.
+    let time = time.max(std::time::Duration::from_millis(1));
+    let value = libc::timeval {
+        tv_sec: libc::time_t::try_from(time.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_usec: libc::suseconds_t::from(time.subsec_micros()),
+    };
+    let timer = libc::itimerval { it_interval: libc::timeval { tv_sec: 0, tv_usec: 0 }, it_value: value };
+    // SAFETY: the structure outlives the call; a null pointer for the old value is allowed.
+    check(unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut()) }.into())?;
+    Ok(())
+}
+
+/// No real-time scheduling, no better than the usual priority, neither of processors nor of disks, and no way to get any
+/// (`sched_setscheduler(2)`, `setpriority(2)`, `ioprio_set(2)`, `RLIMIT_NICE`). What is less than usual stays. Each only takes
+/// away, which needs no right.
+///
+/// # Errors
+/// What these calls say.
+pub fn usual_priority() -> io::Result<()> {
+    const RESET_ON_FORK: libc::c_int = libc::SCHED_RESET_ON_FORK;
+    // linux/ioprio.h
+    const IOPRIO_WHO_PROCESS: libc::c_int = 1;
+    const IOPRIO_CLASS_RT: libc::c_long = 1;
+    const IOPRIO_CLASS_SHIFT: u32 = 13;
+    // SAFETY: 0 is the calling thread; no pointers.
+    let policy = check(unsafe { libc::sched_getscheduler(0) }.into())? & !libc::c_long::from(RESET_ON_FORK);
+    let usual = [libc::SCHED_OTHER, libc::SCHED_BATCH, libc::SCHED_IDLE].map(libc::c_long::from);
+    if !usual.contains(&policy) {
+        let parameter = libc::sched_param { sched_priority: 0 };
+        // SAFETY: the structure outlives the call.
+        check(unsafe { libc::sched_setscheduler(0, libc::SCHED_OTHER, &raw const parameter) }.into())?;
+    }
+    if rustix::process::getpriority_process(None)? < 0 {
+        rustix::process::setpriority_process(None, 0)?;
+    }
+    // SAFETY: no pointers.
+    match check(unsafe { libc::syscall(libc::SYS_ioprio_get, IOPRIO_WHO_PROCESS, 0) }) {
+        Ok(priority) if priority >> IOPRIO_CLASS_SHIFT == IOPRIO_CLASS_RT => {
+            // SAFETY: as above.
+            check(unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, 0) })?;
+        }
+        Ok(_) => {}
+        // A kernel without block devices.
+        Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => {}
+        Err(error) => return Err(error),
+    }
+    nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NICE, 0, 0).map_err(Into::into)
+}
+
+/// wait4(2) for any child that has ended, without waiting: its process id and raw wait status. Allocates nothing.
+///
+/// # Errors
+/// `ECHILD`.
+pub fn try_wait_any() -> nix::Result<Option<(i32, i32)>> {
+    let mut status: libc::c_int = 0;
+    // SAFETY: `status` outlives the call; a null rusage is allowed.
+    match unsafe { libc::wait4(-1, &raw mut status, libc::WNOHANG, std::ptr::null_mut()) } {
+        -1 => Err(nix::Error::last()),
+        0 => Ok(None),
+        pid => Ok(Some((pid, status))),
+    }
+}
+
 /// wait4(2) for any child, without options: its process id and raw wait status. Allocates nothing.
 ///
 /// # Errors

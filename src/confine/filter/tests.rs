@@ -425,7 +425,7 @@ fn newer_x32_and_foreign_calls_do_not_exist() {
 fn the_engines_own_filters() {
     for arch in Arch::ALL {
         let init = load("init", arch);
-        assert_eq!(init.rules.len(), 4);
+        assert_eq!(init.rules.len(), 5);
         for name in ["init", "gateway", "supervisor"] {
             let f = Asked::of(name, arch);
             let (audit, nr) = (if arch == Arch::X86_64 { I386 } else { ARM }, 4);

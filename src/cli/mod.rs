@@ -21,6 +21,7 @@ pub use audit::Show;
 
 use crate::call::{self, CallArgs, JsonSource};
 use crate::config::is_plugin_name;
+use crate::confine::handed::{self, Lent};
 use crate::decide::verdict::Act;
 use crate::host::doctor::inside;
 use crate::report::text::{complain, quote};
@@ -446,8 +447,21 @@ pub fn main() -> i32 {
 }
 
 fn run(args: impl Iterator<Item = OsString>) -> i32 {
+    // Before anything else is opened, made or read.
+    let own = handed::refuse_lent();
     let terminal = std::io::stdout().is_terminal();
     let request = parse(args, terminal);
+    if let Err(lent) = own {
+        return match (lent, request) {
+            (Lent::GivenUp(_), Ok(Request::Help(text) | Request::Version(text))) => show(Ok((text, true))),
+            (Lent::GivenUp(failure), Ok(Request::Call(args))) => answer(&call::refuse(&failure, args.request_id)),
+            (Lent::GivenUp(failure), Err(error)) => answer(&call::refuse(&failure, error.request_id)),
+            (Lent::GivenUp(failure) | Lent::Stuck(failure), _) => show(Err(failure)),
+        };
+    }
+    if let Err(failure) = handed::settle() {
+        return answer(&call::refuse(&failure, None));
+    }
     let runs = |request: &Request| {
         matches!(request, Request::Call(_) | Request::Learn { .. } | Request::Serve { .. } | Request::Doctor { .. })
     };
@@ -471,12 +485,6 @@ fn run(args: impl Iterator<Item = OsString>) -> i32 {
             return answer(&call::refuse(&error.into(), request_id));
         }
     };
-    if let Err(failure) = not_set_id(&request) {
-        return match request {
-            Request::Call(args) => answer(&call::refuse(&failure, args.request_id)),
-            _ => show(Err(failure)),
-        };
-    }
     match request {
         Request::Call(args) => {
             let mut screen = Screen { progress: Progress::new(true), verbose: args.verbose };
@@ -511,22 +519,6 @@ fn run(args: impl Iterator<Item = OsString>) -> i32 {
             inside::answer().unwrap_or_else(|| answer(&call::refuse(&unknown(OsStr::new(inside::WORD)).into(), None)))
         }
     }
-}
-
-/// A set-id bit would lend every caller the rights of the file's owner, and the caller chooses the configuration. upm needs
-/// no privilege, so that is always a mistake; what only prints what upm is stays harmless.
-fn not_set_id(request: &Request) -> Result<(), Failure> {
-    use nix::unistd::{getegid, geteuid, getgid, getuid};
-    if matches!(request, Request::Help(_) | Request::Version(_)) || (getuid(), getgid()) == (geteuid(), getegid()) {
-        return Ok(());
-    }
-    let reason =
-        "this program has a set-user-ID or set-group-ID bit, which would lend its owner's rights to every caller";
-    let remedy = "chmod ug-s, as root, on the program's file";
-    Err(Failure::new(Code::SandboxUnavailable, format!("upm: {reason}: {remedy}"))
-        .detail("layer", "capabilities")
-        .detail("reason", reason)
-        .detail("remedy", remedy))
 }
 
 /// What a person at a terminal sees meanwhile.

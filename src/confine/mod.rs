@@ -3,6 +3,7 @@
 pub mod capabilities;
 pub mod channels;
 pub mod filter;
+pub mod handed;
 pub mod id_map;
 pub mod init;
 pub mod landlock;

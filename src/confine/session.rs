@@ -6,7 +6,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use std::io::Read;
 use std::os::fd::BorrowedFd;
 
-/// Default signals, empty mask, umask, own session and keyring, and death with the supervisor.
+/// Default signals, empty mask, umask, own session and keyring, the usual priority, and death with the supervisor.
 ///
 /// # Errors
 /// Names the call that failed.
@@ -18,6 +18,8 @@ pub fn step(supervisor: BorrowedFd<'_>) -> Result<(), StepError> {
     crate::sys::process::new_session_keyring()
         .map_err(|error| StepError::new(Step::Session, "session keyring", error))?;
     not_spared()?;
+    // A caller with real-time scheduling (a service may have it) would hand a plugin the whole processor.
+    crate::sys::process::usual_priority().map_err(|error| StepError::new(Step::Session, "priority", error))?;
     die_with(supervisor, Step::Session)
 }
 

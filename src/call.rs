@@ -183,8 +183,14 @@ fn go(
     tracing::debug!(plan = %plan.sha256(), "decided");
     let mut outcome = supervise::run(job, watcher)?;
     explain(&config, &decision, &plan, learn, &mut outcome);
-    log.finished(&outcome)?;
+    log.finished(&outcome).map_err(unrecorded)?;
     Ok(outcome)
+}
+
+/// The method has run, and what came of it is on no record: it is not told either, but that it has run is.
+fn unrecorded(failure: Failure) -> Failure {
+    let message = format!("the method has run, but its end could not be put on record: {}", failure.message);
+    Failure { message, ..failure }.detail("started", true)
 }
 
 /// Over the socket root may call, and whom `callers` names; without that key the service's own user. Looked at before

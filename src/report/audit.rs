@@ -367,18 +367,18 @@ impl Sinks {
             pid: std::process::id(),
         };
         if mode != JournaldMode::Off {
-            match Journald::connect(socket) {
+            match Journald::connect_checked(socket, &check) {
                 Ok(journald) => sinks.journald = Some(journald),
                 Err(error) if mode == JournaldMode::Required => return Err(error),
                 Err(error) => sinks.journald_failed = Some(error),
             }
         }
         if let Some(file) = file {
-            sinks.file = Some(FileSink::open(&file, check)?);
+            sinks.file = Some(FileSink::open(&file, &check)?);
         } else if mode != JournaldMode::Required {
             // Opened even while journald answers: once the supervisor is confined it could not be opened any more.
             let opened = match default_file {
-                Some(file) => FileSink::open(&file, check),
+                Some(file) => FileSink::open(&file, &check),
                 None => Err(AuditError::new(
                     "default file",
                     "neither XDG_STATE_HOME nor HOME is an absolute path",
@@ -594,6 +594,21 @@ pub(super) mod tests {
         assert_eq!(line["UPM_COUNT"], 3);
         assert_eq!(line["UPM_REMEDY"], format!("{}…", "é".repeat(1024)));
         assert_eq!(line.get("UPM_CODE"), None);
+    }
+
+    #[test]
+    fn a_socket_in_a_directory_of_others_is_no_journald() {
+        let host = Host::new();
+        let journald = UnixDatagram::bind(host.socket()).unwrap();
+        let others = |path: &Path| if path == host.directory.path() { Err("of others".to_owned()) } else { Ok(()) };
+        let open = |mode| Sinks::open(mode, None, Some(host.default_file()), &host.socket(), others);
+        assert_eq!(open(JournaldMode::Required).unwrap_err().reason, "of others");
+        std::fs::create_dir_all(host.default_file().parent().unwrap()).unwrap();
+        let mut sinks = open(JournaldMode::Auto).unwrap();
+        let _ = sinks.store(&record(Event::CallStarted)).unwrap();
+        assert_eq!(lines(&host.default_file()).len(), 1);
+        journald.set_nonblocking(true).unwrap();
+        assert!(journald.recv(&mut [0; 16]).is_err());
     }
 
     #[test]

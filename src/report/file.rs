@@ -2,15 +2,19 @@
 
 use super::audit::AuditError;
 use super::journald::timespec;
+use super::text::{complain, quote};
 use rustix::event::poll;
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags, SeekFrom, flock, fstat, open, openat, seek};
 use rustix::io::Errno;
+use std::cell::Cell;
 use std::fs::DirBuilder;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+/// How long a lock that another process holds is waited for, once.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 /// How often a lock that another `upm` holds is tried again.
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
@@ -21,12 +25,15 @@ const CONFIGURE: &str = "set audit.file in the configuration to a file in a dire
 pub struct FileSink {
     path: PathBuf,
     file: OwnedFd,
+    /// Somebody keeps it locked: that is not waited for again.
+    kept_locked: Cell<bool>,
 }
 
 impl FileSink {
     /// Opens the file, creating it with mode 0600, and what is missing of its directory with mode 0700.
     ///
-    /// `check` is asked about the directory before anything in it is opened. The file itself is opened from a
+    /// `check` is asked about the directory before anything in it is opened, and about the one that is there before anything
+    /// is made in it. The file itself is opened from a
     /// descriptor of that directory, without following a link, and must be a regular file of this user that no
     /// one else can write.
     ///
@@ -41,12 +48,10 @@ impl FileSink {
     /// # Errors
     /// As there.
     pub fn look(path: &Path, check: impl Fn(&Path) -> Result<(), String>) -> Result<(), AuditError> {
-        let there = |path: &Path| std::fs::symlink_metadata(path).is_ok();
         let Some(parent) = path.parent().filter(|parent| parent.is_absolute() && !there(path)) else {
             return Self::open_or_look(path, check, false).map(drop);
         };
-        // The nearest directory that is there is where something would have to be created.
-        let home = parent.ancestors().find(|above| there(above)).unwrap_or(parent);
+        let home = nearest(parent);
         let failed = |reason: String| AuditError::new(path.display().to_string(), reason, CONFIGURE);
         check(home).map_err(failed)?;
         let may = rustix::fs::access(home, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK);
@@ -64,7 +69,9 @@ impl FileSink {
             (Some(directory), Some(name)) if path.is_absolute() => (directory, name),
             _ => return Err(error("it is no absolute path of a file".to_owned(), configure)),
         };
-        if create {
+        if create && !there(directory) {
+            // Behind a link that others could have put there nothing is made.
+            check(nearest(directory)).map_err(|reason| error(reason, configure))?;
             DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
@@ -100,7 +107,7 @@ impl FileSink {
             let reason = format!("others can write it (mode {:03o})", stat.st_mode & 0o777);
             return Err(error(reason, &format!("chmod go-w {}", path.display())));
         }
-        Ok(FileSink { path: path.to_owned(), file })
+        Ok(FileSink { path: path.to_owned(), file, kept_locked: Cell::new(false) })
     }
 
     /// Appends one line, which must end with a newline, until `deadline` at the latest. Uses `flock`, `ppoll`,
@@ -109,22 +116,43 @@ impl FileSink {
     /// A line that an earlier writer could not finish (a full disk, a crash) is ended first, in the same write, so
     /// that it spoils no other. The lock keeps two writers from taking each other's unfinished line for one.
     ///
+    /// Whoever may read the file can lock it (flock(2) asks for no more), and keeps no record out of it by that: after
+    /// [`LOCK_PATIENCE`] the line is written all the same, behind a newline that ends whatever stands there.
+    ///
     /// # Errors
-    /// The line is not in the file, or not whole.
+    /// The line is not in the file, or not whole; or the file has no name any more.
     pub fn append(&self, line: &[u8], deadline: Instant) -> Result<(), AuditError> {
         let error = |reason: String, remedy: &str| AuditError::new(self.path.display().to_string(), reason, remedy);
-        self.lock(deadline).map_err(|errno| match errno {
-            Errno::TIMEDOUT => error(
-                "another process keeps it locked".to_owned(),
-                "end that process (`fuser` names it), or set another audit.file",
-            ),
-            errno => error(format!("it cannot be locked: {errno}"), "set audit.file to a file on a local file system"),
-        })?;
-        let written = self.write(line);
-        let unlocked = flock(&self.file, FlockOperation::Unlock);
+        let patience = if self.kept_locked.get() { Duration::ZERO } else { LOCK_PATIENCE };
+        let locked = match self.lock(deadline.min(Instant::now() + patience)) {
+            Ok(()) => true,
+            Err(Errno::TIMEDOUT) => {
+                if !self.kept_locked.replace(true) {
+                    complain(format_args!(
+                        "audit: {}: another process keeps it locked; it is written to all the same (`fuser` names that process)",
+                        quote(&self.path.to_string_lossy(), 400)
+                    ));
+                }
+                false
+            }
+            Err(errno) => {
+                let reason = format!("it cannot be locked: {errno}");
+                return Err(error(reason, "set audit.file to a file on a local file system"));
+            }
+        };
+        let written = self.write(line, !locked);
+        let unlocked = if locked { flock(&self.file, FlockOperation::Unlock) } else { Ok(()) };
         written
             .and_then(|()| unlocked.map_err(|errno| errno.to_string()))
-            .map_err(|reason| error(reason, "make room on its file system, or set another audit.file"))
+            .map_err(|reason| error(reason, "make room on its file system, or set another audit.file"))?;
+        match fstat(&self.file) {
+            Ok(stat) if stat.st_nlink > 0 => Ok(()),
+            Ok(_) => Err(error(
+                "it was removed since the call began".to_owned(),
+                "whoever rotates it keeps the renamed file until the calls under way have ended (logrotate: delaycompress)",
+            )),
+            Err(errno) => Err(error(format!("it cannot be examined: {errno}"), CONFIGURE)),
+        }
     }
 
     /// The path it was opened by.
@@ -156,10 +184,13 @@ impl FileSink {
         }
     }
 
-    fn write(&self, line: &[u8]) -> Result<(), String> {
+    /// With `apart` a newline comes first in any case.
+    fn write(&self, line: &[u8], apart: bool) -> Result<(), String> {
         let size = seek(&self.file, SeekFrom::End(0)).map_err(|errno| errno.to_string())?;
         let mut bytes = Vec::with_capacity(line.len() + 1);
-        if size > 0 {
+        if apart {
+            bytes.push(b'\n');
+        } else if size > 0 {
             let mut last = [0];
             let read = rustix::io::pread(&self.file, &mut last, size - 1).map_err(|errno| errno.to_string())?;
             if read != 1 || last[0] != b'\n' {
@@ -178,6 +209,15 @@ impl FileSink {
     }
 }
 
+fn there(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok()
+}
+
+/// Where something would have to be made for `directory`: itself, or the nearest above it that is there.
+fn nearest(directory: &Path) -> &Path {
+    directory.ancestors().find(|above| there(above)).unwrap_or(directory)
+}
+
 #[cfg(test)]
 impl FileSink {
     /// A file on a full disk.
@@ -185,6 +225,7 @@ impl FileSink {
         FileSink {
             path: "/dev/full".into(),
             file: open("/dev/full", OFlags::RDWR | OFlags::APPEND, Mode::empty()).unwrap(),
+            kept_locked: Cell::new(false),
         }
     }
 }
@@ -253,7 +294,7 @@ mod tests {
         let path = directory.path().join("audit.jsonl");
         let sink = FileSink::open(&path, trusted).unwrap();
         sink.append(b"{\"a\":1}\n", soon()).unwrap();
-        sink.write(b"{\"b\":").unwrap();
+        sink.write(b"{\"b\":", false).unwrap();
         sink.append(b"{\"c\":3}\n", soon()).unwrap();
         sink.append(b"{\"d\":4}\n", soon()).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"a\":1}\n{\"b\":\n{\"c\":3}\n{\"d\":4}\n");
@@ -268,18 +309,45 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_is_waited_for_but_not_for_ever() {
+    fn a_lock_is_waited_for_once_and_keeps_no_record_out() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("audit.jsonl");
         let (one, two) = (FileSink::open(&path, trusted).unwrap(), FileSink::open(&path, trusted).unwrap());
+        one.write(b"{\"torn\":", false).unwrap();
         flock(&one.file, FlockOperation::LockExclusive).unwrap();
         let start = Instant::now();
-        assert_eq!(two.append(b"{}\n", soon()).unwrap_err().reason, "another process keeps it locked");
-        assert!(start.elapsed() >= Duration::from_millis(200) && start.elapsed() < Duration::from_secs(1));
-        flock(&one.file, FlockOperation::Unlock).unwrap();
         two.append(b"{}\n", soon()).unwrap();
-        one.append(b"{}\n", soon()).unwrap();
-        assert_eq!(std::fs::read(&path).unwrap(), b"{}\n{}\n");
+        assert!(start.elapsed() >= Duration::from_millis(200) && start.elapsed() < Duration::from_secs(1));
+        let start = Instant::now();
+        two.append(b"[]\n", soon()).unwrap();
+        assert!(start.elapsed() < Duration::from_millis(150));
+        flock(&one.file, FlockOperation::Unlock).unwrap();
+        one.append(b"1\n", soon()).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"torn\":\n{}\n\n[]\n1\n");
+    }
+
+    #[test]
+    fn a_file_that_was_removed_holds_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("audit.jsonl");
+        let sink = FileSink::open(&path, trusted).unwrap();
+        std::fs::rename(&path, directory.path().join("audit.jsonl.1")).unwrap();
+        sink.append(b"{}\n", soon()).unwrap();
+        std::fs::remove_file(directory.path().join("audit.jsonl.1")).unwrap();
+        assert_eq!(sink.append(b"{}\n", soon()).unwrap_err().reason, "it was removed since the call began");
+    }
+
+    #[test]
+    fn nothing_is_made_where_the_check_says_no() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::create_dir(directory.path().join("others")).unwrap();
+        symlink("others", directory.path().join("link")).unwrap();
+        let path = directory.path().join("link/a/b/audit.jsonl");
+        let check = |asked: &Path| if asked.ends_with("link") { Err("of others".to_owned()) } else { Ok(()) };
+        assert_eq!(FileSink::open(&path, check).unwrap_err().reason, "of others");
+        assert!(!directory.path().join("others/a").exists());
+        FileSink::open(&path, trusted).unwrap();
+        assert!(directory.path().join("others/a/b/audit.jsonl").exists(), "the control");
     }
 
     #[test]

@@ -57,6 +57,19 @@ impl Journald {
         })
     }
 
+    /// [`Journald::connect`] where `check` finds that only root and the caller could have put the socket into its directory.
+    /// Where there is no systemd that directory may be anybody's to make, and whoever listens there would get the records, and
+    /// keep them from the file.
+    ///
+    /// # Errors
+    /// As there, and what `check` says.
+    pub fn connect_checked(path: &Path, check: impl Fn(&Path) -> Result<(), String>) -> Result<Self, AuditError> {
+        let journald = Self::connect(path)?;
+        let remedy = "remove it, or set audit.journald to \"off\"";
+        check(path.parent().unwrap_or(path)).map_err(|reason| AuditError::new("journald", reason, remedy))?;
+        Ok(journald)
+    }
+
     /// Sends one entry, until `deadline` at the latest. Uses `sendmsg` and `ppoll`; an entry too long for a datagram
     /// also `memfd_create`, `write`, `fcntl` and `close`.
     ///
@@ -94,9 +107,10 @@ impl Journald {
             if !files.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&files)) {
                 return Err(Errno::NOBUFS);
             }
-            // A datagram goes whole or not at all, so its length needs no look.
             match sendmsg(&self.socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL) {
-                Ok(_) => return Ok(()),
+                Ok(sent) if sent == bytes.len() => return Ok(()),
+                // The kernel sends a datagram whole or not at all: a filter has answered in its place.
+                Ok(_) => return Err(Errno::IO),
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => self.wait(deadline)?,
                 Err(errno) => return Err(errno),

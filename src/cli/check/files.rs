@@ -29,9 +29,12 @@ const MAX_SCHEMAS: usize = 10_000;
 /// Whether a record can be stored.
 pub(super) fn audit(report: &mut Report<'_>) {
     let config = report.config;
+    let check = |path: &Path| config::check_trusted(path).map(drop).map_err(|error| error.to_string());
     let journald = match config.audit.journald {
         Mode::Off => None,
-        Mode::Auto | Mode::Required => Some(Journald::connect(Path::new(audit::JOURNALD_SOCKET)).map(drop)),
+        Mode::Auto | Mode::Required => {
+            Some(Journald::connect_checked(Path::new(audit::JOURNALD_SOCKET), check).map(drop))
+        }
     };
     if let (Mode::Required, Some(Err(error))) = (config.audit.journald, &journald) {
         let line = report.line(&["audit", "journald"]);
@@ -42,7 +45,6 @@ pub(super) fn audit(report: &mut Report<'_>) {
     let default = || audit::default_file(uid, path("XDG_STATE_HOME"), path("HOME"));
     let stands_by = config.audit.journald != Mode::Required;
     let wanted = config.audit.file.clone().or_else(|| if stands_by { default() } else { None });
-    let check = |path: &Path| config::check_trusted(path).map(drop).map_err(|error| error.to_string());
     let line = report.line(&["audit", "file"]);
     match wanted {
         Some(file) => {

@@ -101,6 +101,7 @@ fn render(config: &Path, plan: &Plan, origins: &Value) -> String {
     line(format_args!("\nprogram   {}", escape(&plan.argv.join(" "), false)));
     line(format_args!("ids       1000:1000 inside, {}:{} outside", plan.outside.0, plan.outside.1));
     line(format_args!("\nroot"));
+    let by_mount: Vec<&Path> = plan.read_only_by_mount().map(|mount| mount.path.as_path()).collect();
     for mount in &plan.mounts {
         let what = match &mount.source {
             Source::Host { mapped: true } => "host, owner's ids mapped when root calls".to_owned(),
@@ -117,7 +118,12 @@ fn render(config: &Path, plan: &Plan, origins: &Value) -> String {
             (false, true) => "r-x",
             (false, false) => "r--",
         };
-        line(format_args!("  {access}  {}  ({}: {what})", escape(&mount.path.display().to_string(), false), mount.why));
+        let alone = match by_mount.contains(&mount.path.as_path()) {
+            true => "; read-only by its mount alone, since landlock cannot take back what the directory above gives",
+            false => "",
+        };
+        let path = escape(&mount.path.display().to_string(), false);
+        line(format_args!("  {access}  {path}  ({}: {what}{alone})", mount.why));
     }
     for (number, (link, target)) in plan.links.iter().enumerate() {
         let head = if number == 0 { "\nlinks that led to the code and the interpreter\n" } else { "" };

@@ -31,7 +31,10 @@ pub fn abi(number: u32) -> ABI {
     ABI::from(i32::try_from(number).unwrap_or(0))
 }
 
-/// What a path gives: reading, running and, where granted, every way of writing but devices.
+/// What a path gives: reading, running and, where granted, every way of writing but devices. Rules of one layer add up on
+/// the way to `/`, mounts included, so that what lies below something writable is writable to landlock, whatever its own
+/// rule and however many layers there are: each layer must let new files be made in the outer directory, and what is above
+/// those is above the inner one. [`Plan::read_only_by_mount`] lists what is held by its mount alone, and the answer says so.
 fn rights(abi: ABI, mount: &Mount, directory: bool) -> BitFlags<AccessFs> {
     let mut rights = AccessFs::ReadFile | AccessFs::ReadDir;
     if mount.exec {
@@ -184,4 +187,48 @@ pub fn restrict(rules: RulesetCreated) -> Result<RulesetCreated, StepError> {
         return Err(StepError::new(Step::Landlock, only, nix::Error::EOPNOTSUPP));
     }
     Ok(again)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::path::PathBuf;
+
+    fn mount(path: PathBuf, write: bool) -> Mount {
+        Mount { path, source: Source::Host { mapped: true }, write, exec: true, why: "test" }
+    }
+
+    /// The rules of a plan with no mount around them. That an inner rule takes nothing away is what the kernel documents, and why
+    /// `read_only_by_mount` is told: should a kernel ever do otherwise, this says so.
+    #[test]
+    fn rules_of_a_parent_add_up() {
+        let Ok(number) = crate::sys::process::landlock_version() else { return };
+        let home = tempfile::tempdir().unwrap();
+        let at = |below: &str| home.path().join(below);
+        for dir in ["write/read", "apart"] {
+            fs::create_dir_all(at(dir)).unwrap();
+        }
+        let (inner, apart) = (at("write/read/file"), at("apart/file"));
+        for file in [&inner, &apart] {
+            fs::write(file, "x").unwrap();
+        }
+        let mounts = [mount(at("write"), true), mount(at("write/read"), false), mount(at("apart"), false)];
+        // A domain is the thread's own.
+        let tried = std::thread::spawn(move || {
+            let mut rules = ruleset(number).unwrap();
+            for one in &mounts {
+                let object = rustix::fs::open(&one.path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
+                rules = rules.add_rule(PathBeneath::new(object, rights(abi(number), one, true))).unwrap();
+            }
+            nix::sys::prctl::set_no_new_privs().unwrap();
+            // As the plugin has it: two layers.
+            restrict(restrict(rules).unwrap()).unwrap();
+            let open = |path: &Path| fs::OpenOptions::new().append(true).open(path).map(drop).map_err(|e| e.kind());
+            let read = |path: &Path| fs::read(path).is_ok();
+            (open(&inner), open(&apart), read(&inner) && read(&apart))
+        });
+        let tried = tried.join().unwrap();
+        assert_eq!(tried, (Ok(()), Err(io::ErrorKind::PermissionDenied), true));
+    }
 }

@@ -6,14 +6,15 @@ use crate::decide::plan::{Plan, RUNNER_PATH, Source};
 use crate::sys::mount;
 use rustix::fs::{Mode, OFlags, ResolveFlags, mkdirat, openat, openat2, symlinkat};
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
-    fsconfig_set_string, fsmount, fsopen, mount_change, move_mount, unmount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+    fsconfig_create, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount, open_tree, unmount,
 };
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 /// Bytes and inodes of the root's own tmpfs: directories, links and made-up files.
 const ROOT_SIZE: (&str, &str) = ("4m", "4096");
@@ -40,6 +41,7 @@ pub fn step(plan: &Plan, runner: &[u8], trees: Vec<Tree>) -> Result<File, StepEr
     move_mount(&root, "", rustix::fs::CWD, "/", flags_from).map_err(fail("root tmpfs"))?;
 
     let mut trees = trees.into_iter().peekable();
+    let mut pinned = BTreeSet::new();
     for (index, wanted) in plan.mounts.iter().enumerate() {
         let target = wanted.path.strip_prefix("/").unwrap_or(&wanted.path);
         let failed = || fail(&wanted.path);
@@ -47,6 +49,7 @@ pub fn step(plan: &Plan, runner: &[u8], trees: Vec<Tree>) -> Result<File, StepEr
             Source::Host { .. } | Source::Device => {
                 let tree =
                     trees.next_if(|tree| tree.index == index).ok_or_else(|| failed()(rustix::io::Errno::NOENT))?;
+                pin(plan, root.as_fd(), &wanted.path, &mut pinned)?;
                 let place = place(plan, root.as_fd(), target, tree.directory).map_err(failed())?;
                 attach(tree.mount.as_fd(), place.as_fd()).map_err(failed())?;
             }
@@ -87,6 +90,31 @@ pub fn step(plan: &Plan, runner: &[u8], trees: Vec<Tree>) -> Result<File, StepEr
 /// Where the root has none.
 pub fn tmp() -> Result<OwnedFd, StepError> {
     rustix::fs::open("/tmp", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(fail("/tmp"))
+}
+
+/// Mounts each directory that leads from something writable to `path` on itself, so that the plugin cannot rename it
+/// (`EBUSY`, rename(2)): a mount moves along with the directories above it, and the next call would find the plugin's own
+/// content at a path that is granted for reading.
+fn pin(plan: &Plan, root: BorrowedFd<'_>, path: &Path, pinned: &mut BTreeSet<PathBuf>) -> Result<(), StepError> {
+    let in_memory = plan.around(path).is_some_and(|mount| matches!(mount.source, Source::Tmpfs { .. }));
+    for directory in plan.leading_to(path) {
+        if !pinned.insert(directory.to_owned()) {
+            continue;
+        }
+        let target = directory.strip_prefix("/").unwrap_or(directory);
+        let again = match open_place(root, target) {
+            // Made here in memory of the call, never in a tree of the host.
+            Err(rustix::io::Errno::NOENT) if in_memory => parent(root, &target.join("_")).map(|(made, _)| made),
+            other => other,
+        };
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE
+            | OpenTreeFlags::OPEN_TREE_CLOEXEC
+            | OpenTreeFlags::AT_EMPTY_PATH
+            | OpenTreeFlags::AT_RECURSIVE;
+        let mount = |place: OwnedFd| attach(open_tree(&place, "", flags)?.as_fd(), place.as_fd());
+        again.and_then(mount).map_err(fail(directory))?;
+    }
+    Ok(())
 }
 
 fn attach(mount: BorrowedFd<'_>, place: BorrowedFd<'_>) -> rustix::io::Result<()> {

@@ -167,6 +167,32 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// The deepest mount, other than its own, that `path` lies in.
+    #[must_use]
+    pub fn around(&self, path: &Path) -> Option<&Mount> {
+        let holds = |mount: &&Mount| mount.is_mount() && mount.path != path && path.starts_with(&mount.path);
+        self.mounts.iter().filter(holds).max_by_key(|mount| mount.path.components().count())
+    }
+
+    /// The directories between something writable and the mount at `path` in it, the outermost first.
+    #[must_use]
+    pub fn leading_to<'p>(&self, path: &'p Path) -> Vec<&'p Path> {
+        let Some(around) = self.around(path).filter(|mount| mount.write) else { return Vec::new() };
+        let between = |above: &&Path| *above != around.path && above.starts_with(&around.path);
+        let mut found: Vec<&Path> = path.ancestors().skip(1).take_while(between).collect();
+        found.reverse();
+        found
+    }
+
+    /// Read-only mounts that lie in a writable one. Landlock's rules add up on the way from a path to `/`
+    /// (landlock(7), "Filesystem actions"), and no rule takes away what one above it gives: here the mount alone says no.
+    pub fn read_only_by_mount(&self) -> impl Iterator<Item = &Mount> {
+        let in_writable = |mount: &&Mount| {
+            self.mounts.iter().any(|above| above.is_mount() && above.write && mount.path.starts_with(&above.path))
+        };
+        self.mounts.iter().filter(|mount| mount.is_mount() && !mount.write).filter(in_writable)
+    }
+
     /// SHA-256 of the plan's JSON, as lower-case hexadecimal: two calls with the same digest were confined alike. The
     /// request id, which alone differs from call to call, is left out.
     #[must_use]

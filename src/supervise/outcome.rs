@@ -271,6 +271,7 @@ fn sandbox(
 ) -> Value {
     let Some(report) = report else { return Value::Object(Map::new()) };
     let layer = |asked: Value, active: Value| json!({ "asked": asked, "active": active });
+    let by_mount: Vec<_> = plan.read_only_by_mount().map(|mount| &mount.path).collect();
     json!({
         "plan_sha256": plan.sha256(),
         "layers": {
@@ -278,7 +279,7 @@ fn sandbox(
             "root": layer(json!(plan.mounts.iter().filter(|mount| mount.is_mount()).count() + 1), json!(report.mounts)),
             "landlock": layer(
                 json!({ "abi": plan.landlock_abi, "rights": crate::confine::landlock::rights_of(plan.landlock_abi) }),
-                json!({ "abi": plan.landlock_abi, "status": "fully enforced" }),
+                json!({ "abi": plan.landlock_abi, "status": "fully enforced", "read_only_by_mount_alone": by_mount }),
             ),
             "seccomp": layer(
                 json!({ "filter": filter.name, "instructions": filter.len(), "sha256": filter.sha256() }),

@@ -39,6 +39,18 @@ pub(super) fn grants(report: &mut Report<'_>, decisions: &[Decision]) {
         }
         let (subject, _) = report.origin(decision, "read");
         for one in &read {
+            if let Some(memory) = ["/tmp", "/dev/shm"].iter().find(|memory| one.path.starts_with(memory)) {
+                report.add(
+                    Severity::Note,
+                    subject.as_str(),
+                    one.line,
+                    format!(
+                        "read: {} lies below {memory}, which each call may write, and is read-only by its mount alone: landlock cannot \
+                         take back what the directory above gives; move it for both layers",
+                        one.path.display()
+                    ),
+                );
+            }
             if let Some(same) = write.iter().find(|other| one.path == other.path) {
                 report.add(
                     Severity::Warning,
@@ -56,7 +68,8 @@ pub(super) fn grants(report: &mut Report<'_>, decisions: &[Decision]) {
                     subject.as_str(),
                     one.line,
                     format!(
-                        "read: {} lies below {} of `write` (line {}) and is read-only there",
+                        "read: {} lies below {} of `write` (line {}) and is read-only there, by its mount alone: landlock cannot \
+                         take back what the directory above gives; grant directories apart from each other for both layers",
                         one.path.display(),
                         holder.path.display(),
                         holder.line

@@ -6,7 +6,7 @@ use crate::decide::arguments::{self, Arguments};
 use crate::decide::grant::{self, Decision};
 use crate::decide::plan::{self, Environment, Facts, Plan};
 use crate::decide::verdict::View;
-use crate::host::{callers, directories, facts};
+use crate::host::{callers, directories, facts, grantable};
 use crate::plugin::client::{self, Patience};
 use crate::plugin::{self, digest};
 use crate::quote::shell;
@@ -17,7 +17,7 @@ use crate::report::text::{complain, quote};
 use crate::supervise::client::Client;
 use crate::supervise::signals::{self, Signals};
 use crate::supervise::{self, Job, Watcher};
-use crate::types::{Caller, Code, Failure, Observed, Outcome, sha256_hex};
+use crate::types::{Caller, Change, Code, Failure, Observed, Outcome, sha256_hex};
 use crate::walk::{self, How};
 use rustix::event::{PollFd, PollFlags, poll};
 use serde_json::{Value, json};
@@ -152,6 +152,8 @@ fn go(
 ) -> Result<Outcome, Failure> {
     let started = Instant::now();
     let by_socket = peer.connection.is_some();
+    // What this process sees of the host is told to nobody else.
+    let told = peer.caller.uid == nix::unistd::geteuid().as_raw();
     let signals = signals::take()
         .map_err(|error| Failure::new(Code::Internal, format!("signals: {error}")))?
         .with_client(peer.connection);
@@ -182,7 +184,13 @@ fn go(
     let job = Job { plan: &plan, frame, runner: plugin::RUNNER, signals, deadline: started + timeout, observe };
     tracing::debug!(plan = %plan.sha256(), "decided");
     let mut outcome = supervise::run(job, watcher)?;
-    explain(&config, &decision, &plan, learn, &mut outcome);
+    let fits = |change: &Change| match told {
+        true => grantable::paths(&decision, change),
+        false => grantable::untold(change),
+    };
+    let view =
+        View { config: &config, decision: &decision, plan: &plan, filter: &filter::standing_and_reason, fits: &fits };
+    explain(&view, learn, &mut outcome);
     log.finished(&outcome).map_err(unrecorded)?;
     Ok(outcome)
 }
@@ -346,8 +354,7 @@ fn read_arguments(
 }
 
 /// The grant that decided each denial, and what would have allowed it; whether a path that the plugin failed on is granted.
-fn explain(config: &Config, decision: &Decision, plan: &Plan, learn: String, outcome: &mut Outcome) {
-    let view = View { config, decision, plan, filter: &filter::standing_and_reason };
+fn explain(view: &View<'_>, learn: String, outcome: &mut Outcome) {
     for denial in &mut outcome.denials {
         view.explain(denial);
     }
@@ -367,7 +374,7 @@ fn explain(config: &Config, decision: &Decision, plan: &Plan, learn: String, out
         }
     }
     outcome.denials_complete.learn = learn;
-    outcome.sandbox["config_sha256"] = config.sha256.clone().into();
+    outcome.sandbox["config_sha256"] = view.config.sha256.clone().into();
 }
 
 /// The command line that observes this call, for a shell.

@@ -11,6 +11,13 @@ pub const MAX_TIME: Duration = Duration::from_millis(i32::MAX as u64);
 /// Largest size that can be granted: `off_t` and `rlim_t` as signed numbers.
 pub const MAX_SIZE: u64 = i64::MAX as u64;
 
+/// Most bytes that the supervisor keeps in memory for a call: of `output`, `arguments`, `result`.
+pub const MAX_HELD: u64 = 1 << 30;
+/// Most processes of a call: `PID_MAX_LIMIT` of 64-bit kernels.
+pub const MAX_PROCESSES: u64 = 1 << 22;
+/// Most descriptors of a process: `/proc/sys/fs/nr_open` as kernels come.
+pub const MAX_OPEN_FILES: u64 = 1 << 20;
+
 /// A share of the host's processors, as `1.5` of them: processor time in each [`Cpus::PERIOD_US`], microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cpus(u64);

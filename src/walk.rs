@@ -87,6 +87,14 @@ impl Object {
         self.fd.as_fd()
     }
 
+    /// The descriptor once more.
+    ///
+    /// # Errors
+    /// `EMFILE`.
+    pub fn share(&self) -> rustix::io::Result<OwnedFd> {
+        rustix::io::fcntl_dupfd_cloexec(&self.fd, 0)
+    }
+
     /// Its path from `/`, without symbolic links: for messages, and for the place that it gets inside.
     #[must_use]
     pub fn path(&self) -> &Path {

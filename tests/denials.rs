@@ -223,6 +223,9 @@ fn a_path_that_is_not_granted(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let Some(f) = raising(mode, "") else { return };
     f.mkdir("data");
     f.write("data/file", "content");
+    for below in ["data", "data/file"] {
+        f.of_another(below);
+    }
     let path = f.text("data/file");
     let data = f.call("Raising", "read", &json!([path])).failed("plugin_raised", 1);
     let details = &data["details"];
@@ -255,11 +258,17 @@ fn a_path_that_is_not_granted(#[values(Mode::Root, Mode::User)] mode: Mode) {
 #[rstest]
 fn an_exception_because_of_another(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let Some(f) = raising(mode, "memory = \"150MiB\"") else { return };
-    let data = f.call("Raising", "wrapped", &json!(["/srv/x/file"])).failed("plugin_raised", 1);
+    f.mkdir("x");
+    let (path, x) = (f.text("x/file"), f.text("x"));
+    let data = f.call("Raising", "wrapped", &json!([path])).failed("plugin_raised", 1);
     let (details, cause) = (&data["details"], &data["details"]["cause"]);
     assert_eq!((&details["type"], &cause["type"]), (&json!("ValueError"), &json!("FileNotFoundError")));
     assert_eq!(cause["granted"], json!({"read": false, "write": false}));
-    assert!(cause["remedy"].as_str().unwrap().contains("read = [\"/srv/x\"]"), "{details:#}");
+    assert!(cause["remedy"].as_str().unwrap().contains(&format!("read = [\"{x}\"]")), "{details:#}");
+
+    // where there is nothing to grant, that is said
+    let data = f.call("Raising", "read", &json!(["/srv/no-such/file"])).failed("plugin_raised", 1);
+    assert_eq!(data["details"]["remedy"], "nothing: /srv/no-such is not there; make it first", "{data:#}");
 
     let answer = f.call("Raising", "handling", &json!(["/srv/x/file"]));
     let details = answer.failed("plugin_raised", 1)["details"].clone();

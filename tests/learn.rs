@@ -109,6 +109,7 @@ fn the_printed_change_gives_what_was_looked_for(#[values(Mode::Root, Mode::User)
 fn writing_and_names(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let Some(f) = curious(mode, "") else { return };
     f.mkdir("out");
+    f.of_another("out");
     let learned = learn(&f, "write", &json!([f.text("out/new")]));
     assert_eq!(looked(&learned), [("write", f.text("out/new").as_str())]);
     assert_eq!(learned["looked_for"][0]["on_host"], false);
@@ -248,4 +249,162 @@ fn the_command_that_an_answer_names(#[values(Mode::Root, Mode::User)] mode: Mode
     let told = f.upm(words).run();
     assert_eq!(told.exit, Some(0), "{}", told.stderr);
     assert!(told.stdout.contains("it's/file"), "{}", told.stdout);
+}
+
+/// What rules a host or holds its secrets is never proposed, whoever owns it and however the plugin asks; that it was asked for is
+/// told, and what to do instead.
+#[rstest]
+fn system_places_are_never_proposed(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let Some(f) = curious(mode, "") else { return };
+    for dir in ["home/.ssh", "home/.config", "project/.git", "project/.git/hooks", "open"] {
+        f.mkdir(dir);
+        f.of_another(dir);
+    }
+    for file in ["home/.ssh/id_ed25519", "home/.netrc", "open/file"] {
+        f.write(file, "content");
+    }
+    std::os::unix::fs::symlink("/etc/cron.d", f.path("open/jobs")).unwrap();
+    let own = |below: &str| f.text(below);
+    let written = [
+        "/etc/cron.d/upm",
+        "/etc/passwd",
+        "/etc/systemd/system/x.service",
+        "/usr/local/bin/x",
+        "/boot/x",
+        "/root/.bashrc",
+        "/var/spool/cron/crontabs/root",
+        "/var/lib/x",
+        "/opt/x",
+        "/lib/systemd/system/x.service",
+        "/home/x",
+        "/srv/x",
+        "/x",
+    ]
+    .map(str::to_owned)
+    .into_iter()
+    .chain([
+        own("home/.ssh/authorized_keys"),
+        own("home/.config/x"),
+        own("project/.git/hooks/pre-commit"),
+        own("open/jobs/x"),
+    ]);
+    for path in written {
+        let learned = learn(&f, "write", &json!([path]));
+        assert_eq!(learned["change"], Value::Null, "{path}: {learned:#}");
+        assert_eq!(looked(&learned), [("write", path.as_str())], "the wish is told");
+        let refused = &learned["not_suggested"][0];
+        assert!(refused["why"].as_str().is_some_and(|why| why.len() > 20), "{path}: {learned:#}");
+    }
+    for path in [
+        "/etc/shadow",
+        "/etc/ssh/sshd_config",
+        "/etc/sudoers",
+        "/etc/pam.d/login",
+        "/var/log/dpkg.log",
+        "/var/lib/dpkg/status",
+    ]
+    .map(str::to_owned)
+    .into_iter()
+    .chain([own("home/.ssh/id_ed25519"), own("home/.netrc")])
+    {
+        let learned = learn(&f, "read", &json!([path]));
+        assert_eq!(learned["change"], Value::Null, "{path}: {learned:#}");
+    }
+    // what root owns is its own, wherever it is
+    if mode == Mode::Root {
+        f.mkdir("roots");
+        let learned = learn(&f, "write", &json!([own("roots/x")]));
+        assert!(learned["not_suggested"][0]["why"].as_str().unwrap().contains("belongs to root"), "{learned:#}");
+        assert_eq!(learned["change"], Value::Null);
+    }
+    // the control: an ordinary directory of an ordinary user
+    let learned = learn(&f, "write", &json!([own("open/new")]));
+    assert!(learned["change"].as_str().unwrap().contains("\nwrite = ["), "{learned:#}");
+    let json = json!({ "args": ["/etc/cron.d/upm"] }).to_string();
+    let told = f.upm(["learn", "Curious", "write", &json]).run().stdout;
+    assert!(told.contains("write    /etc/cron.d/upm") || told.contains("write /etc/cron.d/upm"), "{told}");
+    assert!(told.contains("never proposed: let the plugin use its project or cache"), "{told}");
+}
+
+/// Each line that `learn` proposes is one that `check` takes, for whatever names a plugin can think of.
+#[rstest]
+fn hostile_names_end_in_no_other_key(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let Some(f) = curious(mode, "") else { return };
+    let names = [
+        "a\"]\nwrite = [\"/srv",
+        "b'c",
+        "d\\e",
+        "f\"g",
+        "# h",
+        "\u{202e}i",
+        "\u{1b}[31mj",
+        "k\tl",
+        "{project_root}",
+        "m n",
+        "é",
+        "😀",
+        "o\u{200b}p",
+        "[plugins.Curious]",
+        "\"\"\"",
+        "x,y",
+    ];
+    let mut paths = Vec::new();
+    for name in names {
+        let dir = f.mkdir(&format!("odd/{name}"));
+        f.write(&format!("odd/{name}/file"), "content");
+        paths.push(dir.join("file"));
+    }
+    f.config(&format!("{TABLES}\n"));
+    let mut proposed = 0;
+    for path in &paths {
+        let learned = learn(&f, "read", &json!([path]));
+        let Some(change) = learned["change"].as_str() else {
+            assert_ne!(learned["not_suggested"], json!([]), "{path:?}: {learned:#}");
+            continue;
+        };
+        proposed += 1;
+        let table: toml::Table = change.parse().unwrap_or_else(|e| panic!("{path:?}: {e}: {change}"));
+        let read = table["plugins"]["Curious"]["methods"]["read"].as_table().unwrap();
+        assert_eq!((table.len(), read.len()), (1, 1), "{change}");
+        assert_eq!(read["read"].as_array().unwrap().len(), 1, "{change}");
+        f.config(&format!("{TABLES}\n{change}\n"));
+        let check = f.upm(["check"]).run();
+        assert_eq!(check.exit, Some(0), "{path:?}: {change}\n{}", check.stdout);
+        assert_eq!(f.call("Curious", "read", &json!([path])).result(), json!(["content"]), "{change}");
+        f.config(&format!("{TABLES}\n"));
+    }
+    assert!(proposed >= 10, "{proposed}");
+    // and at a terminal nothing of a name acts
+    let json = json!({ "args": [f.text("odd/\u{1b}[31mj/file"), f.text("odd/\u{202e}i/file")] }).to_string();
+    for path in [0, 1] {
+        let told = f.upm(["learn", "Curious", "read", &json]).run().stdout;
+        assert!(!told.contains('\u{1b}') && !told.contains('\u{202e}'), "{path}: {told:?}");
+    }
+}
+
+/// A plugin that looks for as much as is noted costs `learn` a bounded time, and what is proposed is told to be not all.
+#[rstest]
+fn a_plugin_that_wants_everything(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let Some(f) = curious(mode, "") else { return };
+    let mut wanted = Vec::new();
+    for number in 0..1500 {
+        f.mkdir(&format!("many/d{number}"));
+        wanted.push(f.write(&format!("many/d{number}/file"), "x"));
+    }
+    f.python(
+        "curious",
+        &PLUGIN.replace("return None", "import glob\n        for i in range(1500):\n            try:\n                open(BASE % i)\n            except OSError:\n                pass")
+            .replace("import os\n", &format!("import os\nBASE = {:?}\n", f.text("many/d%d/file"))),
+    );
+    let started = std::time::Instant::now();
+    let learned = learn(&f, "nothing", &json!([]));
+    let took = started.elapsed();
+    println!("{took:?}");
+    assert_eq!(learned["looked_for"].as_array().unwrap().len(), 1500);
+    let read = learned["change"].as_str().unwrap().parse::<toml::Table>().unwrap();
+    let read = read["plugins"]["Curious"]["methods"]["nothing"]["read"].as_array().unwrap().len();
+    let refused = learned["not_suggested"].as_array().unwrap();
+    assert_eq!((read, refused.len()), (32, 1500 - 32));
+    assert!(refused[0]["why"].as_str().unwrap().contains("never proposed"), "{}", refused[0]);
+    assert!(took < std::time::Duration::from_secs(20), "{took:?}");
 }

@@ -8,6 +8,8 @@ mod egress;
 mod files;
 mod overlap;
 
+pub(super) use files::can_be_shown;
+
 use super::terminal::escape;
 use crate::call;
 use crate::config::{Base, Config, GrantKeys, PathSpec};

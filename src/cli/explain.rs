@@ -1,17 +1,20 @@
 //! `upm explain`: the plan that a call would be enforced by, and where each value of its grant was written.
 
+use super::fits;
 use super::terminal::escape;
 use crate::call;
-use crate::config;
+use crate::config::{self, Config};
 use crate::confine::filter;
 use crate::confine::step::Step;
+use crate::decide::grant::Decision;
 use crate::decide::plan::{Plan, Source};
-use crate::decide::verdict::{Act, View};
+use crate::decide::verdict::{Act, Remedy, Verdict, View};
+use crate::host::sealed::{self, Layer};
 use crate::plugin::client::Patience;
-use crate::types::{Code, Failure, Grant};
+use crate::types::{Change, Code, Failure, Grant};
 use serde_json::{Value, json};
 use std::fmt::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// Text or JSON for stdout, and whether the answer is yes (a plan is; `--may` may be no).
@@ -31,33 +34,7 @@ pub fn run(
     let patience = Patience { deadline: Instant::now() + decision.grant.timeout, signals: None };
     let plan = call::make_plan(&decision, "", decision.grant.timeout, &patience)?;
     if let Some(act) = act {
-        if let Act::Syscall(name) = act
-            && filter::standing(name).is_none()
-        {
-            return Err(Failure::new(
-                Code::Usage,
-                format!("--may: {}: no system call of this architecture", name.escape_default()),
-            ));
-        }
-        let view = View { config: &config, decision: &decision, plan: &plan, filter: &filter::standing_and_reason };
-        let verdict = view.verdict(act);
-        let place = view.place(verdict.key);
-        let remedy = verdict.remedy.as_ref().filter(|_| !verdict.yes).map(|remedy| view.text(remedy));
-        let text = if as_json {
-            json!({
-                "may": verdict.yes, "layer": verdict.layer, "why": verdict.why, "key": verdict.key, "place": place,
-                "remedy": remedy,
-            })
-            .to_string()
-        } else {
-            let word = if verdict.yes { "yes" } else { "no" };
-            let remedy = remedy.map_or_else(String::new, |remedy| match remedy.strip_prefix("nothing: ") {
-                Some(_) => String::new(),
-                None => format!("\nto allow it, in {}:\n{}", config.path.display(), escape(&remedy, true)),
-            });
-            format!("{word}: {}: {} ({}, {place}){remedy}", verdict.layer, escape(&verdict.why, false), verdict.key)
-        };
-        return Ok((text + "\n", verdict.yes));
+        return may(&config, &decision, &plan, act, &patience, as_json);
     }
     let origins = origins(&decision.grant);
     if as_json {
@@ -70,6 +47,89 @@ pub fn run(
         return Ok((format!("{document}\n"), true));
     }
     Ok((render(&config.path, &plan, &origins), true))
+}
+
+/// Whether the call may do this, as its sealed root would answer.
+fn may(
+    config: &Config,
+    decision: &Decision,
+    plan: &Plan,
+    act: &Act,
+    patience: &Patience<'_>,
+    as_json: bool,
+) -> Result<(String, bool), Failure> {
+    if let Act::Syscall(name) = act
+        && filter::standing(name).is_none()
+    {
+        let why = format!("--may: {}: no system call of this architecture", name.escape_default());
+        return Err(Failure::new(Code::Usage, why));
+    }
+    let fits = |change: &Change| fits::made(config, decision, change).map(drop);
+    let view = View { config, decision, plan, filter: &filter::standing_and_reason, fits: &fits };
+    let verdict = match act {
+        Act::Read(path) => of_path(&view, path, false, patience)?,
+        Act::Write(path) => of_path(&view, path, true, patience)?,
+        _ => view.verdict(act),
+    };
+    let place = view.place(verdict.key);
+    let remedy = verdict.remedy.as_ref().filter(|_| !verdict.yes).map(|remedy| view.text(remedy));
+    let text = if as_json {
+        let (yes, layer, why, key) = (verdict.yes, verdict.layer, verdict.why, verdict.key);
+        json!({ "may": yes, "layer": layer, "why": why, "key": key, "place": place, "remedy": remedy }).to_string()
+    } else {
+        let word = if verdict.yes { "yes" } else { "no" };
+        let remedy = remedy.map_or_else(String::new, |remedy| match remedy.strip_prefix("nothing: ") {
+            Some(why) if verdict.why.contains(why) => String::new(),
+            Some(why) => format!("\nno line of the configuration is proposed: {}", escape(why, false)),
+            None => format!(
+                "\nto allow it, in {}:\n{}",
+                escape(&config.path.display().to_string(), false),
+                escape(&remedy, true)
+            ),
+        });
+        let place = escape(&place, false);
+        format!("{word}: {}: {} ({}, {place}){remedy}", verdict.layer, escape(&verdict.why, false), verdict.key)
+    };
+    Ok((text + "\n", verdict.yes))
+}
+
+/// The answer for a path, and the change after which it would be yes: tried, in a copy of the configuration.
+fn of_path(view: &View<'_>, path: &Path, write: bool, patience: &Patience<'_>) -> Result<Verdict, Failure> {
+    let made = |decision: &Decision| [decision.project_root.clone(), decision.cache_dir.clone()];
+    let look = |plan: &Plan, made: &[PathBuf; 2]| sealed::look(plan, path, write, &[&made[0], &made[1]]);
+    let way = look(view.plan, &made(view.decision))?;
+    let tried = |change: &Change| -> Result<(), String> {
+        let (_, decided) = fits::made(view.config, view.decision, change)?;
+        let plan = call::make_plan(&decided, "", decided.grant.timeout, patience).map_err(|failure| failure.message)?;
+        let after = look(&plan, &made(&decided)).map_err(|failure| failure.message)?;
+        if after.yes { Ok(()) } else { Err(format!("were it granted, it would still be refused: {}", after.why)) }
+    };
+    let remedy = || {
+        // The thing itself, or the directory that it would be made in.
+        let missing = write && way.at.symlink_metadata().is_err();
+        let target = if missing { view.nearest(&way.at) } else { way.at.clone() };
+        match view.grant_for(&way.at, &target, write) {
+            Remedy::Change(change) => match tried(&change) {
+                Ok(()) => Remedy::Change(change),
+                Err(why) => Remedy::Nothing(why),
+            },
+            nothing => nothing,
+        }
+    };
+    Ok(Verdict {
+        yes: way.yes,
+        layer: match way.layer {
+            Layer::Root => "root",
+            Layer::Permissions => "permissions",
+        },
+        key: if write { "write" } else { "read" },
+        remedy: match (way.yes, way.grantable) {
+            (true, _) => None,
+            (false, true) => Some(remedy()),
+            (false, false) => Some(Remedy::Nothing(way.why.clone())),
+        },
+        why: way.why,
+    })
 }
 
 /// Variables whose values may hold credentials: those that the caller or a client gives.

@@ -2,6 +2,7 @@
 //! is printed and never made.
 
 use super::Screen;
+use super::fits;
 use super::terminal::escape;
 use crate::call::{self, Answer, CallArgs};
 use crate::config::{self, Config};
@@ -23,10 +24,14 @@ use std::time::{Duration, Instant};
 
 /// Bytes of an observed call's answer: results and outputs are bounded by the grant, which this exceeds.
 const ANSWER: u64 = 4 << 30;
+/// Paths to read, to write and hosts of a change, each: more nobody reads, and each is tried.
+const PROPOSED: usize = 32;
 /// Time for the empty plugin.
 const START: Duration = Duration::from_secs(20);
 /// Look-ups of what is not on this host that the text lists; JSON has them all.
 const LISTED: usize = 20;
+/// The same of what is there, and of what is not suggested.
+const LISTED_HERE: usize = 200;
 
 /// Text or JSON for stdout; or the answer of a call that could not be observed.
 ///
@@ -65,7 +70,9 @@ fn report(
     let timeout = decision.grant.timeout;
     let patience = Patience { deadline: Instant::now() + timeout, signals: Some(signals) };
     let plan = call::make_plan(&decision, "", timeout, &patience)?;
-    let view = View { config: &config, decision: &decision, plan: &plan, filter: &filter::standing_and_reason };
+    let fits = |change: &Change| fits::made(&config, &decision, change).map(drop);
+    let view =
+        View { config: &config, decision: &decision, plan: &plan, filter: &filter::standing_and_reason, fits: &fits };
 
     let (start, unmeasured) = match call::trusted_facts(&decision).map(|facts| start_alone(&view, &facts, signals)) {
         Ok(Ok(looks)) => (looks, None),
@@ -76,7 +83,7 @@ fn report(
         observed.looks.into_iter().partition(|look| start.contains(&(look.act, look.object.clone())));
     let names = refused_names(&envelope);
     let suggestion = suggest(&view, &looks, &names);
-    let (change, refused) = allowed(&config, &view, suggestion);
+    let (change, refused) = allowed(&view, suggestion);
     let diff = match &change {
         Some(change) => {
             let (text, _) = config.changed(change)?;
@@ -175,6 +182,7 @@ fn suggest(view: &View<'_>, looks: &[Look], names: &BTreeMap<(String, u16), u64>
             }
         });
     }
+    suggestion.cut(PROPOSED);
     suggestion
 }
 
@@ -221,19 +229,19 @@ impl Destination {
 }
 
 /// The change, without what the configuration would refuse; and what was left out of it.
-fn allowed(config: &Config, view: &View<'_>, suggestion: Suggestion) -> (Option<Change>, Vec<(String, String)>) {
+fn allowed(view: &View<'_>, suggestion: Suggestion) -> (Option<Change>, Vec<(String, String)>) {
     let mut refused = suggestion.refused.clone();
+    // Mostly all of it is fine.
+    if let Some(change) = suggestion.change(view)
+        && (view.fits)(&change).is_ok()
+    {
+        return (Some(change), refused);
+    }
     let mut rest = Suggestion { refused: Vec::new(), ..Suggestion::default() };
     let mut try_one = |rest: Suggestion, what: String| -> Option<Suggestion> {
         let change = rest.change(view)?;
-        let usable = config.changed(&change).map_err(|error| error.to_string()).and_then(|(_, changed)| {
-            let decision = &view.decision;
-            let project = Some(decision.project_root.as_path()).filter(|root| *root != changed.project_root);
-            let decided = call::decide(&changed, &decision.plugin, &decision.method, project);
-            decided.and_then(|decided| call::trusted_facts(&decided)).map_err(|failure| failure.message)
-        });
-        match usable {
-            Ok(_) => Some(rest),
+        match (view.fits)(&change) {
+            Ok(()) => Some(rest),
             Err(why) => {
                 refused.push((what, why));
                 None
@@ -332,8 +340,11 @@ impl Seen {
         if !here.is_empty() || !self.names.is_empty() {
             line(format_args!("\nlooked for and not given:"));
         }
-        for look in here {
+        for look in here.iter().take(LISTED_HERE) {
             line(format_args!("  {}  {}  ({} times)", verb(look.act), escape(&look.object, false), look.count));
+        }
+        if here.len() > LISTED_HERE {
+            line(format_args!("  and {} more (--json lists them)", here.len() - LISTED_HERE));
         }
         for ((name, port), count) in &self.names {
             line(format_args!("  name     {}  (port {port}, {count} times)", escape(name, false)));
@@ -376,8 +387,11 @@ impl Seen {
         if !self.refused.is_empty() {
             line(format_args!("\nnot suggested:"));
         }
-        for (object, why) in &self.refused {
+        for (object, why) in self.refused.iter().take(LISTED_HERE) {
             line(format_args!("  {}: {}", escape(object, false), escape(why, false)));
+        }
+        if self.refused.len() > LISTED_HERE {
+            line(format_args!("  and {} more (--json lists them)", self.refused.len() - LISTED_HERE));
         }
         match diff {
             Some(diff) => {

@@ -8,6 +8,7 @@ mod check;
 mod diagnostics;
 mod doctor;
 mod explain;
+mod fits;
 mod help;
 mod learn;
 mod list;

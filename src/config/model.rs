@@ -553,8 +553,6 @@ impl Reader<'_> {
         node: &Node,
         groups: &BTreeSet<&str>,
     ) -> Result<bool, ConfigError> {
-        /// What the supervisor keeps in memory for a call.
-        const MAX_HELD: u64 = 1 << 30;
         let line = self.line(key.at);
         macro_rules! set {
             ($field:ident, $value:expr) => {
@@ -647,15 +645,14 @@ impl Reader<'_> {
             "cpu_time" => set!(cpu_time, self.time(node)?),
             "cpus" => set!(cpus, self.cpus(node)?),
             "memory" => set!(memory, self.size(node, units::MAX_SIZE)?),
-            // PID_MAX_LIMIT of 64-bit kernels
-            "processes" => set!(processes, self.integer(node, 1, 1 << 22)?),
-            // below four there is no room for 0-3; above, /proc/sys/fs/nr_open as kernels come
-            "open_files" => set!(open_files, self.integer(node, 4, 1 << 20)?),
+            "processes" => set!(processes, self.integer(node, 1, units::MAX_PROCESSES)?),
+            // below four there is no room for 0-3
+            "open_files" => set!(open_files, self.integer(node, 4, units::MAX_OPEN_FILES)?),
             "file_size" => set!(file_size, self.size(node, units::MAX_SIZE)?),
             "tmp" => set!(tmp, self.size(node, units::MAX_SIZE)?),
-            "output" => set!(output, self.size(node, MAX_HELD)?),
-            "arguments" => set!(arguments, self.size(node, MAX_HELD)?),
-            "result" => set!(result, self.size(node, MAX_HELD)?),
+            "output" => set!(output, self.size(node, units::MAX_HELD)?),
+            "arguments" => set!(arguments, self.size(node, units::MAX_HELD)?),
+            "result" => set!(result, self.size(node, units::MAX_HELD)?),
             "egress_bytes" => set!(egress_bytes, self.size(node, units::MAX_SIZE)?),
             "landlock_min_abi" => set!(landlock_min_abi, u32::try_from(self.integer(node, 1, 99)?).unwrap_or(99)),
             "run_as" => set!(run_as, self.run_as(node)?),

@@ -4,8 +4,10 @@ use super::step::{Step, StepError};
 use crate::decide::plan::{INSIDE_ID, Plan, Source};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io;
-use std::path::Path;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 
 /// The seven namespaces of a call.
 pub const NAMESPACES: [&str; 7] = ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup"];
@@ -95,6 +97,28 @@ pub fn namespace(name: &str) -> io::Result<u64> {
     Ok(std::fs::metadata(Path::new("/proc/self/ns").join(name))?.ino())
 }
 
+/// A path as it is: the kernel writes space, tab, newline, `\` and `#` of one as three octal digits (proc_pid_mountinfo(5)).
+fn unescaped(path: &Path) -> PathBuf {
+    let mut rest = path.as_os_str().as_bytes();
+    let mut bytes = Vec::with_capacity(rest.len());
+    while let Some((first, after)) = rest.split_first() {
+        let octal =
+            after.get(..3).filter(|digits| *first == b'\\' && digits.iter().all(|digit| (b'0'..=b'7').contains(digit)));
+        let code = octal.map(|digits| digits.iter().fold(0u32, |code, digit| code * 8 + u32::from(digit - b'0')));
+        match code.and_then(|code| u8::try_from(code).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &after[3..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = after;
+            }
+        }
+    }
+    PathBuf::from(OsString::from_vec(bytes))
+}
+
 /// Every mount of the namespace must be one of the plan (or lie below one that was cloned with it), with its flags.
 fn mounts(plan: &Plan, myself: &procfs::process::Process) -> Result<usize, StepError> {
     let found = myself.mountinfo().map_err(|error| unreadable("/proc/self/mountinfo", error))?;
@@ -103,11 +127,12 @@ fn mounts(plan: &Plan, myself: &procfs::process::Process) -> Result<usize, StepE
     for mount in found {
         count += 1;
         let has = |flag: &str| mount.mount_options.contains_key(flag);
-        let place = mount.mount_point.display().to_string();
+        let mount_point = unescaped(&mount.mount_point);
+        let place = mount_point.display().to_string();
         if !has("nosuid") {
             return Err(differs(format!("{place}: nosuid")));
         }
-        if mount.mount_point == Path::new("/") {
+        if mount_point == Path::new("/") {
             if !(has("ro") && has("nodev") && has("noexec")) {
                 return Err(differs("/: ro, nodev, noexec"));
             }
@@ -118,10 +143,10 @@ fn mounts(plan: &Plan, myself: &procfs::process::Process) -> Result<usize, StepE
             .iter()
             .enumerate()
             .rev()
-            .filter(|(_, planned)| planned.is_mount() && mount.mount_point.starts_with(&planned.path))
+            .filter(|(_, planned)| planned.is_mount() && mount_point.starts_with(&planned.path))
             .max_by_key(|(_, planned)| planned.path.components().count());
         let Some((index, planned)) = planned else { return Err(differs(format!("{place}: unplanned mount"))) };
-        seen[index] |= mount.mount_point == planned.path;
+        seen[index] |= mount_point == planned.path;
         let device = planned.source == Source::Device;
         // One way only: a host's own mount may forbid more than the plan does.
         if (!has("nodev") && !device) || (has("rw") && !planned.write) || (!has("noexec") && !planned.exec) {
@@ -132,5 +157,23 @@ fn mounts(plan: &Plan, myself: &procfs::process::Process) -> Result<usize, StepE
     match missing {
         Some((planned, _)) => Err(differs(format!("{}: not mounted", planned.path.display()))),
         None => Ok(count),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_points_are_unescaped_once() {
+        for (written, path) in [
+            ("/a\\040b\\011c\\012d\\134e\\043", "/a b\tc\nd\\e#"),
+            ("/a\\134040", "/a\\040"),
+            ("/plain", "/plain"),
+            ("/\\999\\04", "/\\999\\04"),
+            ("/\\777", "/\\777"),
+        ] {
+            assert_eq!(unescaped(Path::new(written)), Path::new(path), "{written}");
+        }
     }
 }

@@ -2,6 +2,8 @@
 
 use super::verdict::{Remedy, View};
 use crate::types::{Change, LookFor};
+use std::collections::BTreeSet;
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 
 /// Something that was looked for, and what this host has of it.
@@ -36,11 +38,13 @@ impl Suggestion {
     #[must_use]
     pub fn new(view: &View<'_>, found: &[Found], hosts: &[(String, u16)]) -> Self {
         let mut suggestion = Suggestion { hosts: hosts.to_vec(), ..Suggestion::default() };
+        // By components, so that what lies in a directory comes right behind it.
+        let sought: BTreeSet<&Path> = found.iter().map(|one| one.path.as_path()).collect();
         for write in [true, false] {
             for one in found.iter().filter(|one| (one.act == LookFor::Write) == write) {
                 // A directory that only leads to something else that was looked for.
-                let passage = one.directory == Some(true)
-                    && found.iter().any(|other| other.path != one.path && other.path.starts_with(&one.path));
+                let behind = || sought.range::<Path, _>((Bound::Excluded(one.path.as_path()), Bound::Unbounded)).next();
+                let passage = one.directory == Some(true) && behind().is_some_and(|next| next.starts_with(&one.path));
                 if passage {
                     continue;
                 }
@@ -64,13 +68,28 @@ impl Suggestion {
         let remedy = if one.directory.is_none() && narrow(&target) {
             Remedy::Nothing(format!("{} is all there is of it here; make its directory first", target.display()))
         } else {
-            view.grant_path(std::slice::from_ref(&target), write)
+            view.grant_for(&one.path, &target, write)
         };
         match remedy {
             Remedy::Change(_) if write => self.write.push(target),
             Remedy::Change(_) => self.read.push(target),
             Remedy::Nothing(why) => self.refused.push((one.path.display().to_string(), why)),
         }
+    }
+
+    /// Takes out what is over `most` of each kind, which then is not suggested: a change that nobody can read is none.
+    pub fn cut(&mut self, most: usize) {
+        let why = || {
+            format!(
+                "a change of more than {most} such lines is never proposed; grant what holds them, or some of them by hand"
+            )
+        };
+        for paths in [&mut self.read, &mut self.write] {
+            let over = paths.split_off(paths.len().min(most));
+            self.refused.extend(over.iter().map(|path| (path.display().to_string(), why())));
+        }
+        let over = self.hosts.split_off(self.hosts.len().min(most));
+        self.refused.extend(over.iter().map(|(name, port)| (format!("{name}:{port}"), why())));
     }
 
     /// The change, reading before writing; `None` where there is nothing to change.
@@ -97,14 +116,17 @@ impl Suggestion {
 
 /// Those paths that lie in no other of them, nor in one of `wider`.
 fn outermost(mut paths: Vec<PathBuf>, wider: &[PathBuf]) -> Vec<PathBuf> {
+    let wider: BTreeSet<&Path> = wider.iter().map(PathBuf::as_path).collect();
+    paths.retain(|path| !path.ancestors().any(|above| wider.contains(above)));
+    // By components, as above.
     paths.sort();
-    paths.dedup();
-    let all = paths.clone();
-    paths.retain(|path| {
-        !wider.iter().any(|other| path.starts_with(other))
-            && !all.iter().any(|other| other != path && path.starts_with(other))
-    });
-    paths
+    let mut kept: Vec<PathBuf> = Vec::new();
+    for path in paths {
+        if !kept.last().is_some_and(|last| path.starts_with(last)) {
+            kept.push(path);
+        }
+    }
+    kept
 }
 
 #[cfg(test)]

@@ -5,5 +5,6 @@ pub mod arguments;
 pub mod grant;
 pub mod learn;
 pub mod names;
+pub mod places;
 pub mod plan;
 pub mod verdict;

@@ -3,9 +3,11 @@
 
 use super::grant::{Decision, levels};
 use super::names;
+use super::places;
 use super::plan::{Mount, Plan, Source};
 use crate::config::{self, At, Config, GrantKeys};
 use crate::types::{Change, Denial, Setting, Standing};
+use crate::units;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -56,6 +58,9 @@ pub enum Remedy {
 /// no such call.
 pub type Filter<'a> = &'a dyn Fn(&str) -> Option<(Standing, Option<&'static str>)>;
 
+/// Whether a change could be made on this host, and if not, why.
+pub type Fits<'a> = &'a dyn Fn(&Change) -> Result<(), String>;
+
 /// A decided call, to be asked about.
 #[derive(Clone, Copy)]
 pub struct View<'a> {
@@ -67,6 +72,8 @@ pub struct View<'a> {
     pub plan: &'a Plan,
     /// The plugin's filter.
     pub filter: Filter<'a>,
+    /// What the host says to a remedy.
+    pub fits: Fits<'a>,
 }
 
 impl View<'_> {
@@ -117,11 +124,14 @@ impl View<'_> {
         }
     }
 
-    /// A remedy as denials write it.
+    /// A remedy as denials write it: no change that this host would refuse.
     #[must_use]
     pub fn text(&self, remedy: &Remedy) -> String {
         match remedy {
-            Remedy::Change(change) => self.config.lines(change),
+            Remedy::Change(change) => match (self.fits)(change) {
+                Ok(()) => self.config.lines(change),
+                Err(why) => format!("nothing: {why}"),
+            },
             Remedy::Nothing(why) => format!("nothing: {why}"),
         }
     }
@@ -170,8 +180,18 @@ impl View<'_> {
                 ),
             ),
         };
-        let remedy = (!yes).then(|| self.grant_path(&[path.to_owned()], write));
+        let remedy = (!yes).then(|| self.grant_for(path, path, write));
         Verdict { yes, layer: "root", why, key: if write { "write" } else { "read" }, remedy }
+    }
+
+    /// The change that grants `target`, for the sake of `asked` in it; none where either is a place that holds policy or
+    /// secrets.
+    #[must_use]
+    pub fn grant_for(&self, asked: &Path, target: &Path, write: bool) -> Remedy {
+        match places::unproposed(asked, write) {
+            Some(why) if !config::is_reserved(asked) => Remedy::Nothing(why),
+            _ => self.grant_path(&[target.to_owned()], write),
+        }
     }
 
     /// The change that grants these paths, or why the configuration would refuse it.
@@ -187,6 +207,20 @@ impl View<'_> {
                     "{} would cover {}, which each call has of its own; grant something below it",
                     path.display(),
                     mount.path.display()
+                ));
+            }
+            if let Some(why) = places::unproposed(path, write) {
+                return Remedy::Nothing(why);
+            }
+            let runs = |mount: &&Mount| matches!(mount.why, "interpreter" | "plugin" | "egress client");
+            if write
+                && let Some(mount) = self.plan.mounts.iter().filter(runs).find(|mount| path.starts_with(&mount.path))
+            {
+                return Remedy::Nothing(format!(
+                    "{} lies in {}, which calls run or go by ({})",
+                    path.display(),
+                    mount.path.display(),
+                    mount.why
                 ));
             }
             if write && let Some(what) = self.config.ruled_by(path) {
@@ -343,26 +377,33 @@ impl View<'_> {
         }
     }
 
-    /// The change that doubles a limit.
+    /// The change that doubles a limit, as far as the configuration takes it.
     fn limit(&self, key: &str) -> Remedy {
         let grant = &self.decision.grant;
+        let twice = |now: u64, most: u64| now.saturating_mul(2).min(most);
+        let bytes = |now: u64, most: u64| (now < most).then(|| size(twice(now, most)));
+        let count = |now: u64, most: u64| (now < most).then(|| Value::from(twice(now, most)));
+        let period = |now: Duration| (now < units::MAX_TIME).then(|| time((now * 2).min(units::MAX_TIME)));
         let value = match key {
             "timeout" if Duration::from_millis(self.plan.limits.timeout_ms) < grant.timeout => {
                 return Remedy::Nothing("the caller's own --timeout was shorter than the grant's".to_owned());
             }
-            "timeout" => time(grant.timeout * 2),
-            "cpu_time" => time(grant.cpu_time * 2),
-            "memory" => size(grant.memory),
-            "processes" => grant.processes.saturating_mul(2).into(),
-            "open_files" => grant.open_files.saturating_mul(2).into(),
-            "file_size" => size(grant.file_size),
-            "tmp" => size(grant.tmp),
-            "output" => size(grant.output),
-            "result" => size(grant.result),
-            "egress_bytes" => size(grant.egress_bytes),
+            "timeout" => period(grant.timeout),
+            "cpu_time" => period(grant.cpu_time),
+            "memory" => bytes(grant.memory, units::MAX_SIZE),
+            "processes" => count(grant.processes, units::MAX_PROCESSES),
+            "open_files" => count(grant.open_files, units::MAX_OPEN_FILES),
+            "file_size" => bytes(grant.file_size, units::MAX_SIZE),
+            "tmp" => bytes(grant.tmp, units::MAX_SIZE),
+            "output" => bytes(grant.output, units::MAX_HELD),
+            "result" => bytes(grant.result, units::MAX_HELD),
+            "egress_bytes" => bytes(grant.egress_bytes, units::MAX_SIZE),
             _ => return Remedy::Nothing("no key of the configuration decides this".to_owned()),
         };
-        self.set(key, value)
+        match value {
+            Some(value) => self.set(key, value),
+            None => Remedy::Nothing(format!("`{key}` is as large as a configuration takes it")),
+        }
     }
 
     /// What the failure of a plugin says more when its exception named a path: whether the plan grants it. `learn` is the
@@ -388,7 +429,7 @@ impl View<'_> {
             _ => None,
         };
         if let Some(verdict) = refused {
-            let remedy = self.grant_path(&[self.nearest(&path)], verdict.key == "write");
+            let remedy = self.grant_for(&path, &self.nearest(&path), verdict.key == "write");
             details.insert("rule".into(), self.rule(verdict.key).into());
             details.insert("remedy".into(), self.text(&remedy).into());
         }
@@ -425,14 +466,13 @@ fn holder<'p>(plan: &'p Plan, path: &Path) -> Option<&'p Mount> {
     (!leaf || found.path == path).then_some(found)
 }
 
-/// Twice a size, in the largest unit that it is whole in.
+/// A size in the largest unit that it is whole in.
 fn size(bytes: u64) -> Value {
-    let doubled = bytes.saturating_mul(2);
     let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
-    let unit = units.iter().find(|(_, bits)| doubled > 0 && doubled.trailing_zeros() >= *bits);
+    let unit = units.iter().find(|(_, bits)| bytes > 0 && bytes.trailing_zeros() >= *bits);
     match unit {
-        Some((unit, bits)) => format!("{}{unit}", doubled >> bits).into(),
-        None => format!("{doubled}B").into(),
+        Some((unit, bits)) => format!("{}{unit}", bytes >> bits).into(),
+        None => format!("{bytes}B").into(),
     }
 }
 
@@ -452,15 +492,14 @@ mod tests {
 
     #[test]
     fn limits_are_written_in_their_largest_unit() {
-        for (bytes, text) in [(1 << 30, "2GiB"), (512 << 10, "1MiB"), (3 << 20, "6MiB"), (1000, "2000B"), (512, "1KiB")]
+        for (bytes, text) in [(2 << 30, "2GiB"), (1 << 20, "1MiB"), (6 << 20, "6MiB"), (2000, "2000B"), (1024, "1KiB")]
         {
             assert_eq!(size(bytes), text);
-            let back = crate::units::size(text, u64::MAX).unwrap();
-            assert_eq!(back, bytes * 2);
+            assert_eq!(units::size(text, u64::MAX).unwrap(), bytes);
         }
         for (ms, text) in [(500, "500ms"), (2000, "2s"), (120_000, "2m"), (7_200_000, "2h"), (90_000, "90s")] {
             assert_eq!(time(Duration::from_millis(ms)), text);
-            assert_eq!(crate::units::time(text).unwrap(), Duration::from_millis(ms));
+            assert_eq!(units::time(text).unwrap(), Duration::from_millis(ms));
         }
     }
 }

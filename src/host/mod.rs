@@ -4,3 +4,5 @@ pub mod callers;
 pub mod directories;
 pub mod doctor;
 pub mod facts;
+pub mod grantable;
+pub mod sealed;

@@ -227,6 +227,13 @@ impl Fixture {
         path
     }
 
+    /// Gives something to an ordinary user where root calls: what root owns is never proposed for writing.
+    pub fn of_another(&self, below: &str) {
+        if self.mode == Mode::Root {
+            chown(self.path(below), Some(FIRST_USER - 1), Some(FIRST_USER - 1)).unwrap();
+        }
+    }
+
     /// Writes a file that belongs to the caller.
     pub fn write(&self, below: &str, content: impl AsRef<[u8]>) -> PathBuf {
         let path = self.path(below);

@@ -239,7 +239,8 @@ fn paths(report: &mut Report<'_>, decision: &Decision) {
     }
 }
 
-fn can_be_shown(path: &Path, made: bool) -> Result<(), String> {
+/// Whether a granted path is there and can be mounted; `made` says that a call makes it where it is missing.
+pub(in crate::cli) fn can_be_shown(path: &Path, made: bool) -> Result<(), String> {
     let walked = walk::walk(path, How::NoLinks).map_err(|error| match error.errno() {
         Errno::LOOP => "a symbolic link lies on the way; grant the path that it points to".to_owned(),
         errno if error.path() == path => errno.to_string(),

@@ -201,7 +201,14 @@ impl Observer {
                 if flags.intersects(changing) { LookFor::Write } else { LookFor::Read }
             }
         };
-        Some((act, verdict::normal(&full).to_str()?.to_owned()))
+        match verdict::normal(&full).to_str() {
+            Some(object) => Some((act, object.to_owned())),
+            // A configuration could not say it.
+            None => {
+                self.dropped += 1;
+                None
+            }
+        }
     }
 
     fn address(&mut self, asked: &Notification, address: usize, length: usize) -> Option<(LookFor, String)> {

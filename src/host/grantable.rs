@@ -1,0 +1,103 @@
+//! Whether paths that a remedy names could be granted on this host. It goes by names and their file status alone, which is all
+//! that a confined supervisor still can: it gives advice, and what is granted is looked at again, by descriptor, by each call.
+
+use crate::decide::grant::Decision;
+use crate::report::text::escape;
+use crate::types::Change;
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path, PathBuf};
+
+/// Whether the paths of `change` that are not granted yet can be.
+///
+/// # Errors
+/// A sentence: which one cannot be, why, and what to do.
+pub fn paths(decision: &Decision, change: &Change) -> Result<(), String> {
+    for setting in &change.0 {
+        let (write, granted) = match setting.key.as_str() {
+            "read" => (false, &decision.grant.read),
+            "write" => (true, &decision.grant.write),
+            _ => continue,
+        };
+        for text in setting.value.as_array().into_iter().flatten().filter_map(|item| item.as_str()) {
+            let path = Path::new(text);
+            // What starts with a variable was written by whoever owns the configuration, and is granted already.
+            if path.is_absolute() && !granted.iter().any(|one| one == path) {
+                one(decision, path, write)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The same for a caller who may see less of the host than this process: nothing of its paths is told.
+///
+/// # Errors
+/// A sentence, for each change that would grant a path.
+pub fn untold(change: &Change) -> Result<(), String> {
+    match change.0.iter().find(|setting| matches!(setting.key.as_str(), "read" | "write")) {
+        None => Ok(()),
+        Some(setting) => Err(format!(
+            "no path is granted on this caller's word; whoever owns the configuration can ask `upm explain --may` what `{}` would take",
+            setting.key
+        )),
+    }
+}
+
+fn one(decision: &Decision, path: &Path, write: bool) -> Result<(), String> {
+    let shown = path.display();
+    let text =
+        path.to_str().ok_or_else(|| format!("{shown}: its name is not UTF-8, which a configuration cannot say"))?;
+    if escape(text, false) != text || text.contains(['{', '}']) {
+        return Err(format!(
+            "{}: its name has characters that are not shown as they are, or that a configuration cannot say; rename it",
+            escape(text, false)
+        ));
+    }
+    let mut at = PathBuf::from("/");
+    for part in path.components() {
+        let Component::Normal(name) = part else { continue };
+        at.push(name);
+        match std::fs::symlink_metadata(&at) {
+            Ok(data) if data.is_symlink() => {
+                return Err(format!(
+                    "{} is a symbolic link, which no grant follows; have the plugin use what it points to",
+                    at.display()
+                ));
+            }
+            Ok(data) if at == *path => {
+                if !data.is_dir() && !data.is_file() {
+                    return Err(format!(
+                        "{shown}: only directories and regular files can be granted, never a socket, pipe or device"
+                    ));
+                }
+                if write && data.uid() == 0 {
+                    return Err(format!(
+                        "{shown} belongs to root, and what root owns is never proposed for writing: give it to another user \
+                         (chown), or grant another directory"
+                    ));
+                }
+            }
+            Ok(_) => {}
+            // A call makes these, where they are granted.
+            Err(error)
+                if error.kind() == ErrorKind::NotFound
+                    && [&decision.project_root, &decision.cache_dir].iter().any(|made| made.starts_with(path)) =>
+            {
+                return Ok(());
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                return Err(format!("{} is not there; make it first", at.display()));
+            }
+            Err(error) => {
+                return Err(format!(
+                    "{}: {error}, so that it cannot be told here whether {shown} can be granted; ask `upm explain {} {} --may`",
+                    at.display(),
+                    decision.plugin,
+                    decision.method
+                ));
+            }
+        }
+    }
+    Ok(())
+}

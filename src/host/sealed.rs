@@ -1,0 +1,401 @@
+//! What a path comes to in the root that a call would get: its mounts, its links, what the host has there and what the plugin's
+//! user may do with it. Nothing is mounted and nothing of the plugin is run: the way is gone component by component, each opened
+//! below the one before, by a process that is the plugin's user.
+
+use crate::confine::{capabilities, trees};
+use crate::decide::plan::{Mount, Plan, RUNNER_PATH, Source};
+use crate::supervise::apart;
+use crate::types::{Code, Failure};
+use crate::walk::{self, How};
+use rustix::fs::{Access, FileType, Mode, OFlags, access, accessat, fstat, openat, readlinkat};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Component, Path, PathBuf};
+use std::rc::Rc;
+
+/// Links that the kernel follows (path_resolution(7)).
+const MAX_LINKS: usize = 40;
+/// Bytes of an answer.
+const MAX_ANSWER: u64 = 1 << 16;
+
+/// What a path comes to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Way {
+    /// Whether the call may.
+    pub yes: bool,
+    /// `root` where mounts decide, `permissions` where the host's own do.
+    pub layer: Layer,
+    /// A sentence.
+    pub why: String,
+    /// Where links lead to: what a grant would have to name.
+    pub at: PathBuf,
+    /// Whether a grant would change the answer.
+    pub grantable: bool,
+}
+
+/// Who decides about a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Layer {
+    /// Mounts: what is in the root, and whether it can be written.
+    Root,
+    /// Modes, owners and ACLs of the host.
+    Permissions,
+}
+
+/// Where `path` leads in the root of `plan`, and whether it can be read (listed, looked up) or written (made, changed).
+/// `made` are directories that a call makes where they are missing.
+///
+/// # Errors
+/// What the call itself would be refused for.
+pub fn look(plan: &Plan, path: &Path, write: bool, made: &[&Path]) -> Result<Way, Failure> {
+    let as_root = nix::unistd::getuid().is_root();
+    let mut roots = Vec::new();
+    for mount in &plan.mounts {
+        roots.push(match mount.source {
+            Source::Host { .. } => open_root(plan, mount, as_root, made)?,
+            _ => None,
+        });
+    }
+    let way = Walk { plan, roots, write };
+    let internal = |error: std::io::Error| Failure::new(Code::Internal, format!("upm explain: {error}"));
+    let told = apart::run(MAX_ANSWER, None, || {
+        let found = if as_root { become_plugin(plan.outside).and_then(|()| way.go(path)) } else { way.go(path) };
+        serde_json::to_vec(&found.map_err(|error| error.to_string())).unwrap_or_default()
+    })
+    .map_err(internal)?;
+    let way: Result<Way, String> = serde_json::from_slice(&told.bytes).map_err(|error| internal(error.into()))?;
+    way.map_err(|error| internal(std::io::Error::other(error)))
+}
+
+/// A mount's own directory or file: as root with the flags and ids that the plugin would see it with.
+fn open_root(plan: &Plan, mount: &Mount, as_root: bool, made: &[&Path]) -> Result<Option<OwnedFd>, Failure> {
+    // That it is a link, a device, or missing refuses the call; what a call makes is not yet there.
+    if made.iter().any(|dir| dir.starts_with(&mount.path))
+        && walk::find(&mount.path, How::NoLinks).is_err_and(|error| error.errno() == Errno::NOENT)
+    {
+        return Ok(None);
+    }
+    if as_root {
+        let alone = Plan { mounts: vec![mount.clone()], ..plan.clone() };
+        return Ok(trees::open(&alone, true)?.pop().map(|tree| tree.mount));
+    }
+    let open = || walk::find(&mount.path, How::NoLinks).map_err(|error| error.errno())?.share();
+    let object = open().map_err(|errno: Errno| {
+        Failure::new(
+            Code::SandboxFailed,
+            format!("{} ({}): {errno}: a call would be refused", mount.path.display(), mount.why),
+        )
+    })?;
+    Ok(Some(object))
+}
+
+/// The plugin's user, with no group and no capability besides.
+fn become_plugin((uid, gid): (u32, u32)) -> std::io::Result<()> {
+    nix::unistd::setgroups(&[])?;
+    nix::unistd::setresgid(gid.into(), gid.into(), gid.into())?;
+    nix::unistd::setresuid(uid.into(), uid.into(), uid.into())?;
+    capabilities::clear().map_err(|error| std::io::Error::other(error.to_string()))
+}
+
+/// What stands at a place of the root.
+#[derive(Clone)]
+enum Node {
+    /// A directory of the sealed root.
+    Sealed,
+    /// A directory of fresh memory, or one that the call makes: empty at its start.
+    Empty(usize),
+    /// Something of the host, by the mount that it lies in.
+    Host(usize, Rc<OwnedFd>),
+    /// A file of the sealed root.
+    Made,
+    /// A device node.
+    Device,
+    /// Something of the call's own `/proc`.
+    Proc,
+}
+
+/// How a step ended.
+enum Step {
+    To(Node),
+    Link(PathBuf),
+    Missing,
+}
+
+struct Walk<'p> {
+    plan: &'p Plan,
+    roots: Vec<Option<OwnedFd>>,
+    write: bool,
+}
+
+impl Walk<'_> {
+    fn go(&self, path: &Path) -> std::io::Result<Way> {
+        let mut stack = vec![(PathBuf::from("/"), Node::Sealed)];
+        let mut todo = parts(path);
+        let mut links = 0;
+        while let Some(name) = todo.pop() {
+            if name == ".." {
+                if stack.len() > 1 {
+                    stack.pop();
+                }
+                continue;
+            }
+            let (above, node) = stack.last().cloned().unwrap_or((PathBuf::from("/"), Node::Sealed));
+            let at = above.join(&name);
+            match self.step(&node, &above, &at, &name) {
+                Ok(Step::To(next)) => stack.push((at, next)),
+                Ok(Step::Link(to)) => {
+                    links += 1;
+                    if links > MAX_LINKS {
+                        return Ok(no(
+                            Layer::Root,
+                            format!("{}: too many symbolic links (ELOOP)", at.display()),
+                            path,
+                            false,
+                        ));
+                    }
+                    if to.is_absolute() {
+                        stack.truncate(1);
+                    }
+                    todo.extend(parts(&to));
+                }
+                Ok(Step::Missing) => return Ok(self.missing(&node, &above, &at, &todo)),
+                Err(errno) => {
+                    let whole = todo.iter().rev().fold(at.clone(), |path, part| path.join(part));
+                    let layer = if errno == Errno::ACCESS { Layer::Permissions } else { Layer::Root };
+                    return Ok(no(layer, self.refused(&above, errno), &whole, false));
+                }
+            }
+        }
+        let (at, node) = stack.pop().unwrap_or((PathBuf::from("/"), Node::Sealed));
+        let directory = path.as_os_str().as_bytes().ends_with(b"/");
+        Ok(self.found(&node, &at, directory))
+    }
+
+    /// One name further. What is mounted at a place hides what is below it.
+    fn step(&self, node: &Node, above: &Path, at: &Path, name: &OsStr) -> Result<Step, Errno> {
+        if name.len() > 255 {
+            return Err(Errno::NAMETOOLONG);
+        }
+        if let Node::Host(_, object) = node {
+            if FileType::from_raw_mode(fstat(object)?.st_mode) != FileType::Directory {
+                return Err(Errno::NOTDIR);
+            }
+            accessat(object, ".", Access::EXEC_OK, rustix::fs::AtFlags::empty())?;
+        }
+        if let Some(index) = self.plan.mounts.iter().position(|mount| mount.path == at) {
+            return Ok(match &self.plan.mounts[index].source {
+                Source::Link(to) => Step::Link(to.clone()),
+                Source::File(_) => Step::To(Node::Made),
+                Source::Device => Step::To(Node::Device),
+                Source::Proc => Step::To(Node::Proc),
+                Source::Tmpfs { .. } => Step::To(Node::Empty(index)),
+                Source::Host { .. } => Step::To(match &self.roots[index] {
+                    Some(root) => Node::Host(index, Rc::new(rustix::io::fcntl_dupfd_cloexec(root, 0)?)),
+                    None => Node::Empty(index),
+                }),
+            });
+        }
+        let leads = || {
+            let below = |path: &Path| path.starts_with(at);
+            below(Path::new(RUNNER_PATH)) || self.plan.mounts.iter().any(|mount| below(&mount.path))
+        };
+        match node {
+            Node::Sealed if at == Path::new(RUNNER_PATH) => Ok(Step::To(Node::Made)),
+            Node::Sealed | Node::Empty(_) if leads() => Ok(Step::To(node.clone())),
+            Node::Sealed | Node::Empty(_) => Ok(Step::Missing),
+            Node::Made | Node::Device => Err(Errno::NOTDIR),
+            Node::Proc => proc(above, at, name),
+            Node::Host(index, object) => host(*index, object, name),
+        }
+    }
+
+    /// Something that is not there.
+    fn missing(&self, node: &Node, above: &Path, at: &Path, rest: &[OsString]) -> Way {
+        let whole = rest.iter().rev().fold(at.to_owned(), |path, part| path.join(part));
+        let climbs = rest.iter().any(|part| part == "..");
+        let shown = at.display();
+        match node {
+            Node::Empty(index) if !climbs && (self.plan.mounts[*index].write || !self.write) => {
+                let mount = self.plan.mounts[*index].path.display();
+                let can =
+                    if self.plan.mounts[*index].write { "it can make it" } else { "there is nothing to read yet" };
+                let yes = self.plan.mounts[*index].write;
+                Way {
+                    why: format!("{mount} is empty when a call starts; {can}"),
+                    yes,
+                    ..no(Layer::Root, String::new(), &whole, false)
+                }
+            }
+            Node::Empty(_) => no(Layer::Root, format!("{shown} is not there (ENOENT)"), &whole, false),
+            Node::Host(index, object) => {
+                let mount = &self.plan.mounts[*index];
+                let place = mount.path.display();
+                if !self.write || climbs {
+                    let why = format!("{shown} is not there (ENOENT); {place} is in the call's root ({})", mount.why);
+                    return no(Layer::Root, why, &whole, false);
+                }
+                if !mount.write {
+                    return no(Layer::Root, format!("{place} is read-only there (EROFS)"), &whole, true);
+                }
+                match accessat(object, ".", Access::WRITE_OK | Access::EXEC_OK, rustix::fs::AtFlags::empty()) {
+                    Ok(()) => yes(format!("{shown} is not there, and can be made in {}", above.display()), &whole),
+                    Err(errno) => no(Layer::Permissions, self.refused(above, errno), &whole, false),
+                }
+            }
+            Node::Proc => {
+                no(Layer::Root, format!("{shown}: /proc has the call's own processes alone (ENOENT)"), &whole, false)
+            }
+            Node::Sealed | Node::Made | Node::Device => {
+                no(Layer::Root, format!("{shown} is not in the call's root (ENOENT)"), &whole, true)
+            }
+        }
+    }
+
+    fn found(&self, node: &Node, at: &Path, directory: bool) -> Way {
+        let shown = at.display();
+        let sealed = |what: &str| match self.write {
+            true => no(Layer::Root, format!("{shown} is {what}, which is read-only (EROFS)"), at, true),
+            false => yes(format!("{shown} is {what}"), at),
+        };
+        match node {
+            Node::Made | Node::Device if directory => {
+                no(Layer::Root, format!("{shown} is no directory (ENOTDIR)"), at, false)
+            }
+            Node::Sealed => sealed("a directory of the sealed root"),
+            Node::Made => sealed("a file of the sealed root"),
+            Node::Device => yes(format!("{shown} is a device that each call has"), at),
+            Node::Proc if self.write && !is_stream(at) => {
+                no(Layer::Root, format!("{shown} is of /proc, which is read-only (EROFS)"), at, false)
+            }
+            Node::Proc => yes(format!("{shown} is the call's own"), at),
+            Node::Empty(index) => {
+                let mount = &self.plan.mounts[*index];
+                match self.write && !mount.write {
+                    true => no(Layer::Root, format!("{} is read-only there (EROFS)", mount.path.display()), at, true),
+                    false => yes(format!("{} is empty when a call starts ({})", mount.path.display(), mount.why), at),
+                }
+            }
+            Node::Host(index, object) => self.of_host(&self.plan.mounts[*index], object, at, directory),
+        }
+    }
+
+    fn of_host(&self, mount: &Mount, object: &OwnedFd, at: &Path, directory: bool) -> Way {
+        let shown = at.display();
+        let kind = match fstat(object) {
+            Ok(stat) => FileType::from_raw_mode(stat.st_mode),
+            Err(errno) => return no(Layer::Permissions, self.refused(at, errno), at, false),
+        };
+        if directory && kind != FileType::Directory {
+            return no(Layer::Root, format!("{shown} is no directory (ENOTDIR)"), at, false);
+        }
+        match kind {
+            FileType::CharacterDevice | FileType::BlockDevice => {
+                return no(
+                    Layer::Root,
+                    format!("{shown} is a device, and the mount there has none (EACCES)"),
+                    at,
+                    false,
+                );
+            }
+            FileType::Socket => return no(Layer::Root, format!("{shown} is a socket (ENXIO)"), at, false),
+            _ => {}
+        }
+        if self.write && !mount.write {
+            return no(Layer::Root, format!("{} is read-only there (EROFS)", mount.path.display()), at, true);
+        }
+        let wanted = match (self.write, kind) {
+            (true, FileType::Directory) => Access::WRITE_OK | Access::EXEC_OK,
+            (true, _) => Access::WRITE_OK,
+            (false, _) => Access::READ_OK,
+        };
+        let allowed = match kind {
+            FileType::Directory => accessat(object, ".", wanted, rustix::fs::AtFlags::empty()),
+            _ => access(format!("/proc/self/fd/{}", object.as_raw_fd()), wanted),
+        };
+        match allowed {
+            Ok(()) => yes(format!("{} is in the call's root ({})", mount.path.display(), mount.why), at),
+            Err(errno) => no(Layer::Permissions, self.refused(at, errno), at, false),
+        }
+    }
+
+    fn refused(&self, at: &Path, errno: Errno) -> String {
+        let name = nix::errno::Errno::from_raw(errno.raw_os_error());
+        match errno {
+            Errno::ACCESS => format!(
+                "{}: its permissions refuse it to the plugin's user, uid {} outside ({name:?})",
+                at.display(),
+                self.plan.outside.0
+            ),
+            _ => format!("{}: {} ({name:?})", at.display(), name.desc()),
+        }
+    }
+}
+
+fn yes(why: String, at: &Path) -> Way {
+    Way { yes: true, layer: Layer::Root, why, at: at.to_owned(), grantable: false }
+}
+
+fn no(layer: Layer, why: String, at: &Path, grantable: bool) -> Way {
+    Way { yes: false, layer, why, at: at.to_owned(), grantable }
+}
+
+/// The components of `path`, the first one last.
+fn parts(path: &Path) -> Vec<OsString> {
+    let parts = path.components().filter_map(|part| match part {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some("..".into()),
+        _ => None,
+    });
+    let mut parts: Vec<OsString> = parts.collect();
+    parts.reverse();
+    parts
+}
+
+/// One name further in a tree of the host.
+fn host(index: usize, object: &Rc<OwnedFd>, name: &OsStr) -> Result<Step, Errno> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let next = match openat(object.as_fd(), name, flags, Mode::empty()) {
+        Err(Errno::NOENT) => return Ok(Step::Missing),
+        other => other?,
+    };
+    if FileType::from_raw_mode(fstat(&next)?.st_mode) == FileType::Symlink {
+        let to = readlinkat(&next, "", Vec::new())?;
+        return Ok(Step::Link(PathBuf::from(OsString::from_vec(to.into_bytes()))));
+    }
+    Ok(Step::To(Node::Host(index, Rc::new(next))))
+}
+
+/// One name further in the call's own `/proc`, which has no more than processes (`subset=pid`). Of these only the one that asks
+/// is known beforehand, and its files are this process's.
+fn proc(above: &Path, at: &Path, name: &OsStr) -> Result<Step, Errno> {
+    let own = above.starts_with("/proc/self") || above.starts_with("/proc/thread-self");
+    if above == Path::new("/proc") {
+        return Ok(if name == "self" || name == "thread-self" { Step::To(Node::Proc) } else { Step::Missing });
+    }
+    if !own {
+        return Ok(Step::Missing);
+    }
+    if above.ends_with("fd") || above.ends_with("fdinfo") {
+        // What is open when a plugin starts.
+        let open = name.to_str().is_some_and(|name| matches!(name, "0" | "1" | "2" | "3"));
+        return Ok(if open { Step::To(Node::Proc) } else { Step::Missing });
+    }
+    if matches!(name.as_bytes(), b"root" | b"cwd") {
+        return Ok(Step::Link(PathBuf::from("/")));
+    }
+    match rustix::fs::lstat(at) {
+        Ok(_) => Ok(Step::To(Node::Proc)),
+        Err(Errno::NOENT) => Ok(Step::Missing),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Whether it is one of the plugin's outputs.
+fn is_stream(at: &Path) -> bool {
+    ["/proc/self/fd/1", "/proc/self/fd/2", "/proc/thread-self/fd/1", "/proc/thread-self/fd/2"]
+        .iter()
+        .any(|one| at == Path::new(one))
+}

@@ -380,9 +380,8 @@ impl View<'_> {
     /// The change that doubles a limit, as far as the configuration takes it.
     fn limit(&self, key: &str) -> Remedy {
         let grant = &self.decision.grant;
-        let twice = |now: u64, most: u64| now.saturating_mul(2).min(most);
-        let bytes = |now: u64, most: u64| (now < most).then(|| size(twice(now, most)));
-        let count = |now: u64, most: u64| (now < most).then(|| Value::from(twice(now, most)));
+        let bytes = |now: u64, most: u64| twice(now, most).map(size);
+        let count = |now: u64, most: u64| twice(now, most).map(Value::from);
         let period = |now: Duration| (now < units::MAX_TIME).then(|| time((now * 2).min(units::MAX_TIME)));
         let value = match key {
             "timeout" if Duration::from_millis(self.plan.limits.timeout_ms) < grant.timeout => {
@@ -466,6 +465,11 @@ fn holder<'p>(plan: &'p Plan, path: &Path) -> Option<&'p Mount> {
     (!leaf || found.path == path).then_some(found)
 }
 
+/// Twice a limit, at most what a configuration takes; `None` where it is that already.
+fn twice(now: u64, most: u64) -> Option<u64> {
+    (now < most).then(|| now.saturating_mul(2).min(most))
+}
+
 /// A size in the largest unit that it is whole in.
 fn size(bytes: u64) -> Value {
     let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
@@ -489,6 +493,28 @@ fn time(time: Duration) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_limit_at_its_most_is_not_doubled() {
+        for (now, twofold) in [(1, Some(2)), (600, Some(1000)), (999, Some(1000)), (1000, None), (u64::MAX, None)] {
+            assert_eq!(twice(now, 1000), twofold);
+        }
+        // what the file's reader takes, and not one more
+        let reads = |line: &str| {
+            let text = format!("[plugins.P]\nmodule = \"p\"\nallowed_methods = []\n{line}\n");
+            crate::config::read_unchecked(Path::new("/nowhere/c.toml"), text.into_bytes()).is_ok()
+        };
+        for (key, most) in [("processes", units::MAX_PROCESSES), ("open_files", units::MAX_OPEN_FILES)] {
+            assert!(reads(&format!("{key} = {most}")) && !reads(&format!("{key} = {}", most + 1)), "{key}");
+        }
+        for (key, most) in [("memory", units::MAX_SIZE), ("result", units::MAX_HELD), ("output", units::MAX_HELD)] {
+            assert!(
+                reads(&format!("{key} = {}", size(most))) && !reads(&format!("{key} = \"{}B\"", most + 1)),
+                "{key}"
+            );
+        }
+        assert!(reads(&format!("timeout = {}", time(units::MAX_TIME))));
+    }
 
     #[test]
     fn limits_are_written_in_their_largest_unit() {

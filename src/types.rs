@@ -361,6 +361,8 @@ pub struct Grant {
     pub processes: u64,
     /// Descriptors of each process.
     pub open_files: u64,
+    /// Files and directories of which inotify tells the call what happens to them; 0 is no inotify.
+    pub file_watches: u64,
     /// Bytes of a file written.
     pub file_size: u64,
     /// Bytes of `/tmp`.

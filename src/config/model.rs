@@ -43,6 +43,7 @@ pub struct GrantKeys {
     pub memory: Option<At<u64>>,
     pub processes: Option<At<u64>>,
     pub open_files: Option<At<u64>>,
+    pub file_watches: Option<At<u64>>,
     pub file_size: Option<At<u64>>,
     pub tmp: Option<At<u64>>,
     pub output: Option<At<u64>>,
@@ -72,6 +73,7 @@ const GRANT_KEYS: &[&str] = &[
     "memory",
     "processes",
     "open_files",
+    "file_watches",
     "file_size",
     "tmp",
     "output",
@@ -648,6 +650,8 @@ impl Reader<'_> {
             "processes" => set!(processes, self.integer(node, 1, units::MAX_PROCESSES)?),
             // below four there is no room for 0-3
             "open_files" => set!(open_files, self.integer(node, 4, units::MAX_OPEN_FILES)?),
+            // above, the kernel's own most of a user's watches (inotify(7))
+            "file_watches" => set!(file_watches, self.integer(node, 0, 1 << 20)?),
             "file_size" => set!(file_size, self.size(node, units::MAX_SIZE)?),
             "tmp" => set!(tmp, self.size(node, units::MAX_SIZE)?),
             "output" => set!(output, self.size(node, units::MAX_HELD)?),

@@ -48,7 +48,7 @@ fn the_quick_start_is_understood() {
     assert_eq!(install.grant.origins["timeout"].level, "method");
     assert_eq!(install.grant.origins["write"].level, "plugin");
     assert_eq!(install.grant.origins["memory"], crate::types::Origin { level: "built-in", line: None });
-    assert_eq!(install.grant.origins.len(), 26);
+    assert_eq!(install.grant.origins.len(), 27);
     let list = grant(&config, "PipPlugin", "list", None).unwrap();
     assert!(list.grant.egress.is_empty());
     assert_eq!(list.grant.timeout, Duration::from_secs(60));
@@ -138,7 +138,7 @@ fn built_in_values_are_those_of_the_design() {
     assert_eq!((g.timeout.as_secs(), g.cpu_time.as_secs(), g.memory, g.processes), (60, 60, 1 << 30, 64));
     assert_eq!((g.open_files, g.file_size, g.tmp, g.output), (256, 1 << 30, 256 << 20, 4 << 20));
     assert_eq!((g.arguments, g.result, g.egress_bytes, g.landlock_min_abi), (1 << 20, 16 << 20, 4 << 30, 2));
-    assert_eq!(g.cpus, None);
+    assert_eq!((g.cpus, g.file_watches), (None, 0));
     assert_eq!((g.on_violation, g.run_as, g.policy.len()), (OnViolation::Deny, None, 0));
 }
 
@@ -176,6 +176,7 @@ fn what_is_not_understood_is_refused_with_its_place() {
         ("[defaults]\ncpus = nan\n", "2:8: cpus: NaN; expected a number of processors"),
         ("[defaults]\ncpus = 8192.5\n", "2:8: cpus: 8192.5; expected a number of processors"),
         ("[defaults]\nopen_files = 1.0\n", "2:14: open_files: 1; expected a whole number from 4"),
+        ("[defaults]\nfile_watches = -1\n", "2:16: file_watches: -1; expected a whole number from 0 to 1048576"),
         ("[defaults]\nsite = \"no\"\n", "2:8: site: \"no\"; expected true or false"),
         ("[defaults]\nwrite = [\"/proc/self\"]\n", "2:10: write: \"/proc/self\": \"/\", /proc"),
         (

@@ -1,11 +1,14 @@
-//! Step `limits`: resource limits of each process, the call's own cgroup as the root of what it sees, and no user namespaces
-//! below this one.
+//! Step `limits`: resource limits of each process, the call's own cgroup as the root of what it sees, and what the kernel
+//! counts for each user.
 
+use super::counters::Counters;
 use super::step::{Step, StepError};
 use crate::decide::plan::Limits;
 use nix::sys::resource::{Resource, setrlimit};
-use std::fs::File;
-use std::io::Write;
+
+/// Of what is counted for the user outside as well, whose own limit counts all of that user's processes, a call gets at most
+/// one part in so many of its caller's limit: the host's programs of that user must find some left.
+const SHARE: u64 = 8;
 
 /// What the cgroup does that the process was cloned into; nothing without one.
 #[derive(Debug, Clone, Copy, Default)]
@@ -18,7 +21,7 @@ pub struct Cgroup {
 
 /// The soft and hard values of every limit that is set, in the order of setting.
 #[must_use]
-pub fn values(limits: &Limits, cgroup: Cgroup) -> [(Resource, &'static str, u64, u64); 10] {
+pub fn values(limits: &Limits, cgroup: Cgroup) -> [(Resource, &'static str, u64, u64); 11] {
     let same = |resource, name, value| (resource, name, value, value);
     [
         // A core_pattern that is a pipe ignores a limit of 0, but not of 1 (core(5)).
@@ -36,16 +39,29 @@ pub fn values(limits: &Limits, cgroup: Cgroup) -> [(Resource, &'static str, u64,
         // What grows by itself is not in RLIMIT_DATA.
         (Resource::RLIMIT_STACK, "stack", 8 << 20, 64 << 20),
         same(Resource::RLIMIT_MEMLOCK, "locked memory", 64 << 10),
-        same(Resource::RLIMIT_MSGQUEUE, "message queues", 800 << 10),
+        // Room for one queue of the kernel's usual size (mq_overview(7)).
+        same(Resource::RLIMIT_MSGQUEUE, "message queues", 100 << 10),
+        // Queued signals, and POSIX timers, each of which has one of its own (timer_create(2)).
+        same(Resource::RLIMIT_SIGPENDING, "queued signals", 256),
         same(Resource::RLIMIT_RTPRIO, "real-time priority", 0),
     ]
+}
+
+/// The most of a limit that the caller, who has `current`, can give.
+fn at_most(resource: Resource, current: u64) -> u64 {
+    match resource {
+        Resource::RLIMIT_SIGPENDING | Resource::RLIMIT_MSGQUEUE if current != nix::libc::RLIM_INFINITY => {
+            current / SHARE
+        }
+        _ => current,
+    }
 }
 
 /// Sets them.
 ///
 /// # Errors
-/// `EPERM` where the caller's own hard limit is lower.
-pub fn step(limits: &Limits, cgroup: Cgroup, mut userns_limit: File) -> Result<(), StepError> {
+/// `EPERM` where the caller's own hard limit is lower; the file of a counter that cannot be written.
+pub fn step(limits: &Limits, cgroup: Cgroup, counters: &mut Counters) -> Result<(), StepError> {
     if cgroup.own {
         // The namespace that clone3 made has the supervisor's cgroup as its root: it takes the caller's, not the child's.
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP)
@@ -55,10 +71,23 @@ pub fn step(limits: &Limits, cgroup: Cgroup, mut userns_limit: File) -> Result<(
         let (_, current) =
             nix::sys::resource::getrlimit(resource).map_err(|errno| StepError::new(Step::Limits, name, errno))?;
         // A caller with less than the grant gives less: a lower limit is no weaker protection.
-        setrlimit(resource, soft.min(current), hard.min(current))
+        let most = at_most(resource, current);
+        setrlimit(resource, soft.min(most), hard.min(most))
             .map_err(|errno| StepError::new(Step::Limits, name, errno))?;
     }
-    userns_limit
-        .write_all(b"0")
-        .map_err(|error| StepError::new(Step::Limits, "/proc/sys/user/max_user_namespaces", error))
+    counters.set(limits.file_watches)
+}
+
+/// Reads them back. The limit that is wider than planned, if there is one.
+///
+/// # Errors
+/// When one cannot be read.
+pub fn wider(limits: &Limits, cgroup: Cgroup) -> nix::Result<Option<&'static str>> {
+    for (resource, name, soft, hard) in values(limits, cgroup) {
+        let (has_soft, has_hard) = nix::sys::resource::getrlimit(resource)?;
+        if has_soft > soft || has_hard > hard {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
 }

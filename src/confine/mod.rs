@@ -2,6 +2,7 @@
 
 pub mod capabilities;
 pub mod channels;
+pub mod counters;
 pub mod filter;
 pub mod handed;
 pub mod id_map;
@@ -103,14 +104,16 @@ fn steps(plan: &Plan, prepared: Prepared, ends: ChildEnds) -> Result<std::conver
     session::step(ends.supervisor.as_fd())?;
     id_map::step(ends.status.as_fd())?;
     network::step(plan, ends.status.as_fd())?;
-    let userns_limit = root::step(plan, runner, trees)?;
-    limits::step(&plan.limits, cgroup, userns_limit)?;
+    let mut counters = counters::Counters::open()?;
+    root::step(plan, runner, trees)?;
+    limits::step(&plan.limits, cgroup, &mut counters)?;
     capabilities::step()?;
     // Changed credentials clear it (prctl(2), PR_SET_PDEATHSIG).
     session::die_with(ends.supervisor.as_fd(), Step::Capabilities)?;
     no_new_privs()?;
     let layer = landlock::step(plan, ruleset)?;
-    let report = verify::step(plan, as_root)?;
+    let report = verify::step(plan, as_root, cgroup, &counters)?;
+    drop(counters);
     let report = serde_json::to_vec(&report).map_err(|error| unsent(error.into()))?;
     let (tmp, counters) = (root::tmp()?, network::counters()?);
     let shown: Vec<_> = std::iter::once(&tmp).chain(&counters).map(AsFd::as_fd).collect();

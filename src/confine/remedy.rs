@@ -33,7 +33,7 @@ fn told(step: Step, object: &str, errno: Errno, look: &dyn Fn() -> Host) -> Opti
     let is_path = object.starts_with('/');
     match (step, errno) {
         (Step::Limits, EACCES | EPERM | EROFS | ENOENT) if is_path => Some(format!(
-            "make {object} writable where upm runs: it is how nested user namespaces are forbidden (systemd: \
+            "make {object} writable where upm runs: what the call may take of its user's share of the kernel is bounded there (systemd: \
              `ProtectKernelTunables=no`; a container: `--security-opt systempaths=unconfined`)"
         )),
         (Step::Clone, EPERM | EACCES) => Some(look().userns()),

@@ -23,16 +23,11 @@ fn fail(what: impl AsRef<Path>) -> impl FnOnce(rustix::io::Errno) -> StepError {
     move |error| StepError::new(Step::Root, what.as_ref().display().to_string(), error)
 }
 
-/// Builds the root and moves into it. Returns the descriptor through which step `limits` forbids nested user namespaces:
-/// the file is in the host's `/proc`, which is gone afterwards (the call's own has `subset=pid`).
+/// Builds the root and moves into it.
 ///
 /// # Errors
 /// Names the path that failed.
-pub fn step(plan: &Plan, runner: &[u8], trees: Vec<Tree>) -> Result<File, StepError> {
-    let userns_limit = File::options()
-        .write(true)
-        .open("/proc/sys/user/max_user_namespaces")
-        .map_err(|error| StepError::new(Step::Limits, "/proc/sys/user/max_user_namespaces", error))?;
+pub fn step(plan: &Plan, runner: &[u8], trees: Vec<Tree>) -> Result<(), StepError> {
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).map_err(fail("/ (propagation)"))?;
     // Attached before anything is mounted on it: on a detached mount that works only from Linux 6.15 on.
     let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
@@ -80,8 +75,7 @@ pub fn step(plan: &Plan, runner: &[u8], trees: Vec<Tree>) -> Result<File, StepEr
     rustix::process::fchdir(&root).map_err(fail("new root"))?;
     rustix::process::pivot_root(".", ".").map_err(fail("pivot_root"))?;
     unmount(".", UnmountFlags::DETACH).map_err(fail("old root"))?;
-    rustix::process::chdir("/").map_err(fail("/"))?;
-    Ok(userns_limit)
+    rustix::process::chdir("/").map_err(fail("/"))
 }
 
 /// The call's `/tmp`, for the supervisor to see how full it is.

@@ -1,5 +1,7 @@
 //! Step `verify`: what is active is read back from the kernel and compared with the plan, before anything of the plugin runs.
 
+use super::counters::Counters;
+use super::limits::{self, Cgroup};
 use super::step::{Step, StepError};
 use crate::decide::plan::{INSIDE_ID, Plan, Source};
 use serde::{Deserialize, Serialize};
@@ -45,7 +47,8 @@ fn unreadable(what: &str, error: impl std::error::Error + Send + Sync + 'static)
 ///
 /// # Errors
 /// The first difference.
-pub fn step(plan: &Plan, as_root: bool) -> Result<Report, StepError> {
+pub fn step(plan: &Plan, as_root: bool, cgroup: Cgroup, counters: &Counters) -> Result<Report, StepError> {
+    bounds(plan, cgroup, counters)?;
     let myself = procfs::process::Process::myself().map_err(|error| unreadable("/proc/self", error))?;
     let status = myself.status().map_err(|error| unreadable("/proc/self/status", error))?;
     if status.nonewprivs != Some(1) {
@@ -86,6 +89,18 @@ pub fn step(plan: &Plan, as_root: bool) -> Result<Report, StepError> {
         mounts,
         uid_map: uid_map.split_whitespace().collect::<Vec<_>>().join(" "),
     })
+}
+
+/// The limits of the process, and what the kernel counts for its user.
+fn bounds(plan: &Plan, cgroup: Cgroup, counters: &Counters) -> Result<(), StepError> {
+    let limit = limits::wider(&plan.limits, cgroup).map_err(|error| unreadable("limits", error))?;
+    if let Some(name) = limit {
+        return Err(differs(format!("limit of {name}")));
+    }
+    match counters.differing(plan.limits.file_watches).map_err(|error| unreadable("/proc/sys/user", error))? {
+        Some(counter) => Err(differs(counter)),
+        None => Ok(()),
+    }
 }
 
 /// Inode number of one of this process's namespaces.

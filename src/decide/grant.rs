@@ -273,6 +273,7 @@ fn resolve(
         memory: pick!(memory, 1024 * MIB),
         processes: pick!(processes, 64),
         open_files: pick!(open_files, 256),
+        file_watches: pick!(file_watches, 0),
         file_size: pick!(file_size, 1024 * MIB),
         tmp: pick!(tmp, 256 * MIB),
         output: pick!(output, 4 * MIB),

@@ -117,6 +117,8 @@ pub struct Limits {
     pub processes: u64,
     /// Descriptors a process.
     pub open_files: u64,
+    /// Watches of inotify, of the whole call.
+    pub file_watches: u64,
     /// Bytes a file.
     pub file_size: u64,
     /// Bytes kept of each of stdout and stderr.
@@ -205,6 +207,23 @@ impl Plan {
     }
 }
 
+/// The calls of inotify (inotify(7)), which `file_watches` adds to the filter.
+pub const WATCH_CALLS: &[&str] = if cfg!(target_arch = "x86_64") {
+    &["inotify_init", "inotify_init1", "inotify_add_watch", "inotify_rm_watch"]
+} else {
+    &["inotify_init1", "inotify_add_watch", "inotify_rm_watch"]
+};
+
+/// The calls that the grant adds to the filter.
+fn syscalls(grant: &Grant) -> Vec<String> {
+    let mut all = grant.syscalls.clone();
+    if grant.file_watches > 0 {
+        let missing = WATCH_CALLS.iter().filter(|name| !grant.syscalls.iter().any(|added| added == *name));
+        all.extend(missing.map(|name| (*name).to_owned()));
+    }
+    all
+}
+
 /// Puts the plan together. `egress` are the destinations of the granted groups, clients already asked; `client_env` and
 /// `client_files` are what those clients need inside.
 #[must_use]
@@ -285,7 +304,7 @@ pub fn plan(
         landlock_abi: facts.landlock_abi,
         tcp_ports: egress.iter().map(|rule| rule.pattern.port).collect(),
         egress,
-        syscalls: grant.syscalls.clone(),
+        syscalls: syscalls(grant),
         // Landlock can refuse the sockets of a host's servers in granted directories from ABI 9 on.
         named_unix: facts.landlock_abi >= 9 || (grant.read.is_empty() && grant.write.is_empty()),
         on_violation: grant.on_violation,
@@ -296,6 +315,7 @@ pub fn plan(
             memory: grant.memory,
             processes: grant.processes,
             open_files: grant.open_files,
+            file_watches: grant.file_watches,
             file_size: grant.file_size,
             output: grant.output,
             result: grant.result,

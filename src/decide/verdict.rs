@@ -4,13 +4,16 @@
 use super::grant::{Decision, levels};
 use super::names;
 use super::places;
-use super::plan::{Mount, Plan, Source};
+use super::plan::{Mount, Plan, Source, WATCH_CALLS};
 use crate::config::{self, At, Config, GrantKeys};
 use crate::types::{Change, Denial, Setting, Standing};
 use crate::units;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+/// Watches that a remedy proposes.
+const WATCHES: u64 = 64;
 
 /// Something that a plugin may want to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,7 +94,10 @@ impl View<'_> {
     /// Fills in which grant decided and what would have allowed it.
     pub fn explain(&self, denial: &mut Denial) {
         let (key, remedy) = match denial.layer.as_str() {
-            "seccomp" => ("syscalls".to_owned(), self.syscall(&denial.operation).remedy),
+            "seccomp" => {
+                let verdict = self.syscall(&denial.operation);
+                (verdict.key.to_owned(), verdict.remedy)
+            }
             "limits" => (denial.operation.clone(), Some(self.limit(&denial.operation))),
             "egress" => self.egress(denial),
             _ => return,
@@ -357,6 +363,9 @@ impl View<'_> {
         let verdict =
             |yes, why: &str, remedy| Verdict { yes, layer: "seccomp", why: why.to_owned(), key: "syscalls", remedy };
         let add = || self.set("syscalls", self.with(|keys| keys.syscalls.as_ref(), &[name.to_owned()]));
+        if WATCH_CALLS.contains(&name) {
+            return self.watch();
+        }
         match (self.filter)(name) {
             Some((Standing::Allowed, _)) => verdict(true, "the default filter allows it", None),
             Some(_) if self.plan.syscalls.iter().any(|added| added == name) => {
@@ -374,6 +383,22 @@ impl View<'_> {
                 let why = "this architecture has no such call, or it is newer than the filter";
                 verdict(false, why, Some(Remedy::Nothing(why.to_owned())))
             }
+        }
+    }
+
+    /// Whether the call may use inotify: what `syscalls` adds of it gets none of the kernel (`EMFILE`).
+    fn watch(&self) -> Verdict {
+        let verdict = |yes, why: &str, remedy| Verdict {
+            yes,
+            layer: "seccomp",
+            why: why.to_owned(),
+            key: "file_watches",
+            remedy,
+        };
+        if self.plan.limits.file_watches > 0 {
+            verdict(true, "`file_watches` allows it", None)
+        } else {
+            verdict(false, "no file may be watched", Some(self.set("file_watches", WATCHES.into())))
         }
     }
 

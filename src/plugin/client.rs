@@ -256,6 +256,7 @@ fn ask(
         fernet: false,
         // Its supervisor is not alone in the caller's cgroup, and may not have one of its own.
         cpus: None,
+        file_watches: 0,
         memory: 512 << 20,
         output: 64 << 10,
         result: ANSWER,

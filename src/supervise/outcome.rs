@@ -305,6 +305,7 @@ fn served(mut by: Value) -> Value {
         ("timeout_ms", "the supervisor's deadline"),
         ("cpu_time_s", "RLIMIT_CPU a process"),
         ("open_files", "RLIMIT_NOFILE a process"),
+        ("file_watches", "user.max_inotify_watches of the call's user namespace"),
         ("file_size", "RLIMIT_FSIZE a file"),
         ("tmp", "the size of its tmpfs"),
         ("output", "the supervisor keeps so much of each stream"),

@@ -202,6 +202,7 @@ fn grant_keys(rng: &mut Rng, entries: &mut Vec<(String, Data)>) {
             "memory",
             "processes",
             "open_files",
+            "file_watches",
             "file_size",
             "tmp",
             "output",
@@ -243,7 +244,7 @@ fn grant_keys(rng: &mut Rng, entries: &mut Vec<(String, Data)>) {
                 one_of(rng, &["1ms", "90s", "10m", "2h"], &["0s", "597h", "1.5s", "10", "٣s", "-1s", ""])
             }
             "cpus" => Data::Float(rng.pick(&["1.5", "0.01", "8192.0", "2.25", "0.001", "-1.0", "1e300", "nan"])),
-            "processes" | "open_files" | "landlock_min_abi" => {
+            "processes" | "open_files" | "file_watches" | "landlock_min_abi" => {
                 let numbers = [4, 5, 64, 99, 0, -1, 4_194_305, i64::MAX];
                 Data::Number(numbers[if rng.chance(97) { rng.below(4) } else { rng.below(8) }])
             }
@@ -475,6 +476,7 @@ fn accepted(config: &Config) {
                     .all(|time| (1..=i32::MAX as u128).contains(&time.as_millis()))
             );
             assert!(granted.cpus.is_none_or(|cpus| (1_000..=819_200_000).contains(&cpus.quota_us())));
+            assert!(granted.file_watches <= 1 << 20);
             assert!(granted.processes > 0 && granted.open_files > 3 && granted.landlock_min_abi > 0);
             for group in &granted.egress {
                 assert!(config.egress.contains_key(&group.name));

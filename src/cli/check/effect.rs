@@ -4,6 +4,7 @@ use super::{Report, Severity};
 use crate::config::Base;
 use crate::confine::filter;
 use crate::decide::grant::Decision;
+use crate::decide::plan::WATCH_CALLS;
 use crate::types::{EgressSource, Entry, Proxy, Standing};
 use std::collections::BTreeSet;
 
@@ -123,6 +124,12 @@ fn table(report: &mut Report<'_>, table: Table<'_>, decisions: &[Decision]) {
                 for (name, line) in users[0].grant.syscalls.iter().zip(items()) {
                     if filter::standing(name) == Some(Standing::Allowed) {
                         warn(line, format!("syscalls: {name} has no effect: the filter allows it anyway; remove it"));
+                    }
+                    if WATCH_CALLS.contains(&name.as_str()) {
+                        warn(
+                            line,
+                            format!("syscalls: {name} has no effect: `file_watches` decides it; write that instead"),
+                        );
                     }
                 }
             }

@@ -322,8 +322,16 @@ fn terminals_processes_and_leases() {
         for option in [8, 22, 24, 26, 28, 35, 43, 47, 53, 59, 62, 0x5961_6d61] {
             f.expect(Action::Notify, "prctl", &[option]);
         }
-        f.expect(Action::Allow, "fcntl", &[3, 1]);
-        f.expect(Action::Notify, "fcntl", &[3, 1024]);
+        // F_SETFD, F_SETLKW, F_OFD_SETLK, F_DUPFD_CLOEXEC
+        for command in [1, 7, 37, 1030] {
+            f.expect(Action::Allow, "fcntl", &[3, command]);
+            f.expect(Action::Allow, "fcntl", &[3, command | 1 << 32]);
+        }
+        // F_SETLEASE, F_NOTIFY, F_SETPIPE_SZ, F_SETDELEG, what no kernel has yet
+        for command in [1024, 1026, 1031, 1040, 64, 1100] {
+            f.expect(Action::Notify, "fcntl", &[3, command]);
+            f.expect(Action::Notify, "fcntl", &[3, command | 1 << 32]);
+        }
         f.expect(Action::Allow, "arch_prctl", &[0x1002]);
         f.expect(Action::Notify, "arch_prctl", &[0x2001]);
     });
@@ -375,6 +383,10 @@ fn what_no_plugin_may_call() {
             "open_by_handle_at",
             "name_to_handle_at",
             "fanotify_init",
+            "inotify_add_watch",
+            "inotify_init",
+            "inotify_init1",
+            "inotify_rm_watch",
             "lookup_dcookie",
             "vhangup",
             "clock_settime",

@@ -3,7 +3,7 @@
 use crate::answer::{Answer, Trouble, form};
 use crate::args::Args;
 use crate::sys::{self, Ended};
-use crate::{bombs, files, foreign, inside, ipc, kernel, modes, net, processes, rules};
+use crate::{bombs, counted, files, foreign, inside, ipc, kernel, modes, net, processes, rules};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -88,6 +88,17 @@ const ACTS: &[(&str, Act)] = &[
     ("print_forever", bombs::print_forever),
     ("endless_line", bombs::endless_line),
     ("grandchild_holds", bombs::grandchild_holds),
+    // what the kernel counts for each user
+    ("timers", counted::timers),
+    ("signals", counted::signals),
+    ("queues", counted::queues),
+    ("inotify", counted::inotify),
+    ("watches", counted::watches),
+    ("notified", counted::notified),
+    ("fcntl_directory", counted::fcntl_directory),
+    ("fcntl_pipe", counted::fcntl_pipe),
+    ("set_xattr", counted::set_xattr),
+    ("remove_xattr", counted::remove_xattr),
     // inter-process communication
     ("shmget", ipc::shmget),
     ("msgget", ipc::msgget),

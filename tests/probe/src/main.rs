@@ -16,6 +16,7 @@ mod answer;
 mod args;
 mod bombs;
 mod constants;
+mod counted;
 mod files;
 mod foreign;
 mod frames;

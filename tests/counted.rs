@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Fixture, Mode, assert_errno, assert_ok};
+use common::{Fixture, Mode, assert_errno, assert_errno_in, assert_ok};
 use rstest::rstest;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -135,4 +135,51 @@ fn what_fcntl_may_not(#[values(Mode::Root, Mode::User)] mode: Mode) {
         f.config(&format!("{}syscalls = [\"{name}\"]\n", common::PROBE));
         assert_eq!(f.run("echo", json!([])).data()["code"], "config_invalid", "{name}");
     }
+}
+
+/// Extended attributes are as on a file system that has none: also the labels that an owner may set while SELinux has no
+/// policy.
+#[rstest]
+fn extended_attributes_are_not_set(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let Some(f) = Fixture::probe(mode, "write = [\"{project_root}\"]") else { return };
+    f.write("project/file", "x");
+    let file = f.text("project/file");
+    for name in ["security.selinux", "user.note", "security.capability"] {
+        for how in ["setxattr", "lsetxattr", "fsetxattr"] {
+            assert_errno(&f.act("set_xattr", json!([how, file, name, "x"])), "EOPNOTSUPP");
+        }
+        assert_errno(&f.act("remove_xattr", json!([file, name])), "EOPNOTSUPP");
+    }
+    // the twins: outside, and by a grant, which is for who needs it
+    assert_ok(&f.control("set_xattr", json!(["setxattr", file, "user.note", "x"])));
+    f.config(&format!("{}write = [\"{{project_root}}\"]\nsyscalls = [\"setxattr\"]\n", common::PROBE));
+    assert_ok(&f.act("set_xattr", json!(["setxattr", file, "user.note", "y"])));
+    assert_errno_in(&f.act("set_xattr", json!(["setxattr", file, "security.capability", "x"])), &["EPERM", "EINVAL"]);
+}
+
+/// What ordinary tools make of that.
+#[rstest]
+fn copying_goes_on(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let Some(f) = Fixture::new(
+        mode,
+        "[plugins.Copy]\nmodule = \"copy_all\"\nallowed_methods = [\"run\"]\nwrite = [\"{project_root}\"]\n",
+    ) else {
+        return;
+    };
+    f.write("project/file", "x");
+    assert_ok(&f.control("set_xattr", json!(["setxattr", f.text("project/file"), "user.note", "x"])));
+    f.python(
+        "copy_all",
+        "import os, shutil, subprocess\n\
+         class Copy:\n    def __init__(self, project_root): self.root = project_root\n    def run(self):\n        \
+         os.chdir(self.root)\n        shutil.copy2('file', 'python')\n        \
+         for words in (['cp', '-a', 'file', 'cp-a'], ['cp', '-p', 'file', 'cp-p'], ['install', '-m', '755', 'file', 'installed'],\n                  \
+         ['tar', '--xattrs', '-cf', 't.tar', 'file'], ['mkdir', 'x'], ['tar', '--xattrs', '-xpf', 't.tar', '-C', 'x'], ['mv', 'cp-a', '/tmp/moved']):\n            \
+         done = subprocess.run(words, capture_output=True, text=True)\n            \
+         if done.returncode: raise RuntimeError(f'{words}: {done}')\n        \
+         return sorted(os.listdir('.'))\n",
+    );
+    let answer = f.call("Copy", "run", &json!([]));
+    assert_eq!(answer.result(), json!(["cp-p", "file", "installed", "python", "t.tar", "x"]));
+    assert_eq!(answer.data()["denials"], json!([]));
 }

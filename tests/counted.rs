@@ -120,9 +120,9 @@ fn a_granted_number_of_watches_is_all_there_are(#[values(Mode::Root, Mode::User)
 #[rstest]
 fn what_fcntl_may_not(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let Some(f) = Fixture::probe(mode, "file_watches = 64") else { return };
-    // DN_ACCESS; F_RDLCK
+    // DN_RENAME, of which nothing comes here: the control gets no signal
     let acts = [
-        (json!(["fcntl_directory", "/usr/bin", 1026, 1]), "EPERM", "fcntl"),
+        (json!(["fcntl_directory", "/usr/bin", 1026, 0x10]), "EPERM", "fcntl"),
         (json!(["fcntl_pipe", 1031, 1 << 17]), "EPERM", "fcntl"),
         (json!(["privileged", "fanotify_init"]), "EPERM", "fanotify_init"),
     ];
@@ -135,6 +135,38 @@ fn what_fcntl_may_not(#[values(Mode::Root, Mode::User)] mode: Mode) {
         f.config(&format!("{}syscalls = [\"{name}\"]\n", common::PROBE));
         assert_eq!(f.run("echo", json!([])).data()["code"], "config_invalid", "{name}");
     }
+}
+
+/// Descriptors in sets of epoll are counted for a user as well, and 250 descriptors can make hundreds of thousands.
+#[rstest]
+fn additions_to_epoll_sets_are_counted(
+    #[values(Mode::Root, Mode::User)] mode: Mode,
+    #[values("", "syscalls = [\"epoll_ctl\"]")] grant: &str,
+) {
+    let Some(f) = Fixture::probe(mode, grant) else { return };
+    let limit = std::fs::read_to_string("/proc/sys/fs/epoll/max_user_watches").unwrap();
+    let most = (limit.trim().parse::<u64>().unwrap() / 8).clamp(1 << 16, 1 << 18);
+    // three processes, for one cannot hold so many
+    let act = json!(["child", "epoll", 100_000]);
+    let words = json!({"args": ["batch", act, act, act]}).to_string();
+    let answer = f.upm(["Probe", "run", &words]).patience(Duration::from_secs(120)).run();
+    let inside: Vec<(u64, String)> = answer.result()["answers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| made(&one["answer"]))
+        .map(|(made, error)| (made, error.to_owned()))
+        .collect();
+    assert_eq!(inside.iter().map(|(made, _)| made).sum::<u64>(), most.min(300_000), "{inside:?}");
+    let (refused, denials) =
+        (inside.iter().filter(|(_, error)| error == "ENOSPC"), answer.denials("seccomp", "epoll_ctl"));
+    assert_eq!(denials[0]["count"], refused.count());
+    assert_eq!(
+        denials[0]["remedy"],
+        "nothing: a call may add so many descriptors to epoll sets, which are counted for its user on the whole host"
+    );
+    // the twin
+    assert_eq!(made(&f.control("epoll", json!([200_000]))), (200_000, "none"));
 }
 
 /// Extended attributes are as on a file system that has none: also the labels that an owner may set while SELinux has no

@@ -66,6 +66,9 @@ fn denied() -> Vec<(Value, &'static str)> {
         (json!(["write", "/srv/upm/escaped", "x"]), "EROFS|ENOENT|EACCES"),
         (json!(["read", "/srv/upm/upm_config.toml"]), "ENOENT"),
         (json!(["list", "/proc/1/fd"]), "EACCES|EPERM|ENOENT"),
+        (json!(["notified", "/usr"]), "EPERM"),
+        (json!(["fcntl_directory", "/usr", 1026, 0x10]), "EPERM"),
+        (json!(["fcntl_pipe", 1031, 1 << 17]), "EPERM"),
     ]
 }
 
@@ -74,6 +77,8 @@ fn commands() -> String {
         let mut acts: Vec<Value> = denied().into_iter().map(|(act, _)| act).collect();
         acts.push(json!(["write", "/srv/upm/project/allowed", "x"]));
         acts.push(json!(["report"]));
+        acts.push(json!(["child", "timers", 5000]));
+        acts.push(json!(["child", "epoll", 100]));
         let mut words = vec![json!("batch")];
         words.extend(acts);
         json!({ "args": words }).to_string().replace("/srv/upm", at)
@@ -324,6 +329,10 @@ fn the_engine_holds_on_6_1() {
         }
         let fds: Vec<&String> = report["fds"].as_object().unwrap().keys().collect();
         assert_eq!(fds, ["0", "1", "2", "3"], "{mode}: {report:#}");
+        // what is counted for each user
+        let (timers, epoll) = (&answers[denied().len() + 2]["answer"], &answers[denied().len() + 3]["answer"]);
+        assert_eq!((&timers["made"], &timers["stopped_by_name"]), (&json!(256), &json!("EAGAIN")), "{mode}: {timers}");
+        assert_eq!(epoll["made"], 100, "{mode}: {epoll}");
 
         // a process of its own limit is told ENOMEM; what is added up, or the cgroup, ends the call
         let memory = ran[&format!("{mode}-memory")].envelope();

@@ -24,6 +24,8 @@ const RET_ALLOW: u32 = 0x7fff_0000;
 const RET_ERRNO: u32 = 0x0005_0000;
 const RET_USER_NOTIF: u32 = 0x7fc0_0000;
 const RET_KILL_PROCESS: u32 = 0x8000_0000;
+/// Handed to the listener to be counted, not to be refused: the kernel does not look at the low half of the value.
+const RET_COUNT: u32 = RET_USER_NOTIF | 1;
 
 /// A filter ready to be installed.
 #[derive(Clone)]
@@ -92,7 +94,8 @@ impl Filter {
         self.program.is_empty()
     }
 
-    /// The same filter where nobody can listen: what would be reported is refused, or kills, without a word.
+    /// The same filter where nobody can listen: what would be reported is refused, or kills, without a word, and what would be
+    /// counted is not.
     #[must_use]
     pub fn deaf(&self, on_violation: OnViolation) -> Filter {
         let silent = match on_violation {
@@ -102,6 +105,9 @@ impl Filter {
         let mut filter = self.clone();
         for instruction in filter.program.iter_mut().filter(|i| i.code == RET_K && i.k == RET_USER_NOTIF) {
             instruction.k = silent;
+        }
+        for instruction in filter.program.iter_mut().filter(|i| i.code == RET_K && i.k == RET_COUNT) {
+            instruction.k = RET_ALLOW;
         }
         filter
     }
@@ -163,12 +169,38 @@ pub fn plugin(extra: &[String], named_unix: bool) -> Result<Filter, FilterError>
     added.dedup();
     let mut filter = Filter::new("default", &DEFAULT);
     let allow = added.iter().flat_map(|nr| [(JMP_JEQ_K, 0, 1, *nr), (RET_K, 0, 0, RET_ALLOW)]);
-    let mut first: Vec<Instruction> = allow.map(|i| instruction(&i)).collect();
+    // Before what is added: `syscalls` names calls, and how often this one may be made is not its to say.
+    let mut first: Vec<Instruction> = counting().iter().map(instruction).collect();
+    first.extend(allow.map(|i| instruction(&i)));
     if !named_unix {
         first.extend(without_named_unix().iter().map(instruction));
     }
     filter.program.splice(PROLOGUE..PROLOGUE, first);
     Ok(filter)
+}
+
+// linux/eventpoll.h: the operation is an `int`.
+const EPOLL_CTL_ADD: u32 = 1;
+
+/// `epoll_ctl(…, EPOLL_CTL_ADD, …)` goes to the listener.
+fn counting() -> Vec<Insn> {
+    // linux/bpf_common.h; offsets of nr and of the low half of args[1] in struct seccomp_data
+    const LD_W_ABS: u16 = 0x20;
+    const NR: u32 = 0;
+    const OPERATION: u32 = 24;
+    vec![
+        (JMP_JEQ_K, 0, 4, syscall_number("epoll_ctl").unwrap_or(u32::MAX)),
+        (LD_W_ABS, 0, 0, OPERATION),
+        (JMP_JEQ_K, 0, 1, EPOLL_CTL_ADD),
+        (RET_K, 0, 0, RET_COUNT),
+        (LD_W_ABS, 0, 0, NR),
+    ]
+}
+
+/// Whether the plugin's filter hands this call over to be counted.
+#[must_use]
+pub fn is_counted(nr: i32, args: &[u64; 6]) -> bool {
+    syscall_name(nr) == Some("epoll_ctl") && (args[1] & 0xffff_ffff) as u32 == EPOLL_CTL_ADD
 }
 
 /// `socket(AF_UNIX, …)` and `socketpair(…, SOCK_DGRAM, …)`, whose ends can still be connected to a path, do not exist.

@@ -94,6 +94,10 @@ impl View<'_> {
     /// Fills in which grant decided and what would have allowed it.
     pub fn explain(&self, denial: &mut Denial) {
         let (key, remedy) = match denial.layer.as_str() {
+            "seccomp" if denial.operation == "epoll_ctl" => {
+                let why = "a call may add so many descriptors to epoll sets, which are counted for its user on the whole host";
+                ("syscalls".to_owned(), Some(Remedy::Nothing(why.to_owned())))
+            }
             "seccomp" => {
                 let verdict = self.syscall(&denial.operation);
                 (verdict.key.to_owned(), verdict.remedy)

@@ -5,6 +5,7 @@ pub mod capture;
 pub mod cgroup;
 pub mod client;
 pub mod denials;
+pub mod epoll;
 pub mod frames;
 pub mod gateway;
 pub mod limits;
@@ -179,6 +180,7 @@ pub fn run(job: Job<'_>, watcher: &mut dyn Watcher) -> Result<Outcome, Failure> 
         stub: None,
         gateway: None,
         denials: Denials::default(),
+        epoll: epoll::Additions::here(),
         egress: Vec::new(),
         egress_bytes: (0, 0),
         report: None,
@@ -258,6 +260,8 @@ struct Supervision<'a> {
     stub: Option<(OwnedFd, OwnedFd)>,
     gateway: Option<gateway::Gateway>,
     denials: Denials,
+    /// What it may still add to epoll sets.
+    epoll: epoll::Additions,
     egress: Vec<EgressRecord>,
     /// Bytes out and in, of all connections.
     egress_bytes: (u64, u64),
@@ -611,6 +615,15 @@ impl Supervision<'_> {
             Ok(None) => return Ok(()),
             Err(error) => return Err(StepError::new(Step::Seccomp, "listener", error).into()),
         };
+        let counted = confine::filter::is_counted(notification.nr, &notification.args);
+        if counted
+            && self
+                .epoll
+                .one(listener.as_fd(), notification.id)
+                .map_err(|error| StepError::new(Step::Seccomp, "listener", error))?
+        {
+            return Ok(());
+        }
         if self.observer.is_some() {
             // Whose address a connection is for the gateway has told before it answered the look-up.
             for _ in 0..QUEUE {
@@ -640,8 +653,10 @@ impl Supervision<'_> {
             return Ok(());
         }
         self.denials.add(denial);
+        // What the kernel itself says where a user's limit is reached.
+        let errno = if counted { Errno::NOSPC } else { Errno::PERM };
         // False: whoever asked has ended.
-        sys::seccomp::notif_send_errno(listener.as_fd(), notification.id, Errno::PERM.raw_os_error())
+        sys::seccomp::notif_send_errno(listener.as_fd(), notification.id, errno.raw_os_error())
             .map(drop)
             .map_err(|error| StepError::new(Step::Seccomp, "listener", error).into())
     }

@@ -133,7 +133,8 @@ pub fn notif_send_errno(listener: BorrowedFd<'_>, id: u64, errno: i32) -> io::Re
     present(check(rc))
 }
 
-/// Answers a notification: its call goes on, as if nobody had been asked. Only for watching (`supervise::observe`): what the
+/// Answers a notification: its call goes on, as if nobody had been asked. Only for watching (`supervise::observe`) and counting
+/// (`supervise::epoll`): what the
 /// arguments point to may change before the kernel reads it, so that no decision can rest on having looked
 /// (seccomp_unotify(2), "Design goals; use of SECCOMP_USER_NOTIF_FLAG_CONTINUE"). A filter of the same process that
 /// refuses the call has done so before. Returns whether its caller was still there.

@@ -768,3 +768,32 @@ fn named_unix_sockets_go_where_directories_are_granted() {
     }
     assert_eq!(say(&without, "ptrace", &[0]), Action::Notify.value());
 }
+
+#[test]
+fn additions_to_epoll_sets_are_handed_over() {
+    let arch = Arch::ALL.into_iter().find(|arch| arch.to_string() == std::env::consts::ARCH).unwrap();
+    let said = |filter: &Filter, name: &str, args: [u64; 6]| {
+        let program: Vec<Insn> = filter.program.iter().map(|i| (i.code, i.jt, i.jf, i.k)).collect();
+        interpreter::run(&program, arch.audit(), syscall_number(name).unwrap(), &args).0
+    };
+    // EPOLL_CTL_ADD, with a high bit too, which the kernel does not look at; DEL, MOD
+    let (add, high) = ([3, 1, 4, 0, 0, 0], [3, 1 | 1 << 32, 4, 0, 0, 0]);
+    for extra in [vec![], vec!["epoll_ctl".to_owned()]] {
+        for named_unix in [true, false] {
+            let filter = plugin(&extra, named_unix).unwrap();
+            assert_eq!([add, high].map(|args| said(&filter, "epoll_ctl", args)), [RET_COUNT; 2]);
+            assert_eq!([2, 3].map(|op| said(&filter, "epoll_ctl", [3, op, 4, 0, 0, 0])), [RET_ALLOW; 2]);
+            assert_eq!(said(&filter, "getppid", add), RET_ALLOW);
+            assert_eq!(said(&filter, "keyctl", add), RET_USER_NOTIF);
+            // where nobody listens, and while a call is observed
+            let (decides, tells) = filter.watching(&[syscall_number("openat").unwrap()]);
+            for deaf in [filter.deaf(OnViolation::Deny), filter.deaf(OnViolation::Kill), decides] {
+                assert_eq!(said(&deaf, "epoll_ctl", add), RET_ALLOW);
+            }
+            assert_eq!(said(&tells, "epoll_ctl", add), RET_COUNT);
+        }
+    }
+    let nr = |name| syscall_number(name).unwrap().cast_signed();
+    assert!(is_counted(nr("epoll_ctl"), &add) && is_counted(nr("epoll_ctl"), &high));
+    assert!(!is_counted(nr("epoll_ctl"), &[3, 2, 4, 0, 0, 0]) && !is_counted(nr("epoll_pwait"), &add));
+}

@@ -94,6 +94,7 @@ const ACTS: &[(&str, Act)] = &[
     ("queues", counted::queues),
     ("inotify", counted::inotify),
     ("watches", counted::watches),
+    ("epoll", counted::epoll),
     ("notified", counted::notified),
     ("fcntl_directory", counted::fcntl_directory),
     ("fcntl_pipe", counted::fcntl_pipe),

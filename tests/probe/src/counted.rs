@@ -79,6 +79,20 @@ pub fn watches(args: Args) -> Answer {
     })
 }
 
+/// `epoll N`: additions to sets of epoll, each of which stays: of 40 descriptors under 80 numbers in 80 sets.
+pub fn epoll(args: Args) -> Answer {
+    let sets = (0..80).map(|_| sys::call(libc::SYS_epoll_create1, &[0])).collect::<Result<Vec<_>, _>>()?;
+    let files = (0..40).map(|_| sys::call(libc::SYS_eventfd2, &[0, 0])).collect::<Result<Vec<_>, _>>()?;
+    let event = [libc::EPOLLIN as u32, 0, 0];
+    until(args.int(0)?, 0, |n| {
+        let (set, number, file) = ((n % 80) as usize, 170 + n / 80 % 80, (n / 6400) as usize);
+        if set == 0 {
+            sys::call(libc::SYS_dup3, &[files[file], number, 0])?;
+        }
+        sys::call(libc::SYS_epoll_ctl, &[sets[set], 1, number, event.as_ptr() as i64]).map(drop)
+    })
+}
+
 /// `notified DIR`: whether inotify tells of a file that is opened in DIR, as this process opens DIR.
 pub fn notified(args: Args) -> Answer {
     let dir = c(args.text(0)?)?;

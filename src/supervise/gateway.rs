@@ -78,6 +78,10 @@ fn confine(
 ) -> Result<(), StepError> {
     let fail = |step, what: &str, error: std::io::Error| StepError::new(step, what, error);
     session::default_signals_and_mask()?;
+    let pipe = nix::sys::signal::Signal::SIGPIPE;
+    sys::process::set_disposition(pipe, sys::process::Disposition::Ignored)
+        .map_err(|error| fail(Step::Session, "gateway: SIGPIPE", error))?;
+    sys::process::resolve_names_as_written().map_err(|error| fail(Step::Session, "gateway: resolver", error))?;
     if as_root {
         let (uid, gid) = plan.outside;
         let word = channels::receive(events.as_fd(), &mut [0u8; 1])

@@ -699,7 +699,8 @@ impl Supervision<'_> {
     fn serve_gateway(&mut self) -> Result<bool, Failure> {
         let Some(gateway) = &self.gateway else { return Ok(false) };
         match rustix::io::read(&gateway.events, &mut self.buffer) {
-            Ok(0) => {
+            // Its end, also where it left something unread.
+            Ok(0) | Err(Errno::CONNRESET) => {
                 self.gateway = None;
                 if self.ending.is_none() && !self.over {
                     return Err(Failure::new(Code::SandboxFailed, "gateway: ended before the call did")
@@ -721,10 +722,6 @@ impl Supervision<'_> {
                 Ok(true)
             }
             Err(Errno::AGAIN | Errno::INTR) => Ok(false),
-            Err(Errno::CONNRESET) => {
-                self.gateway = None;
-                Ok(false)
-            }
             Err(error) => Err(internal("gateway")(error)),
         }
     }

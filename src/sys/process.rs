@@ -222,6 +222,20 @@ pub fn try_wait_any() -> nix::Result<Option<(i32, i32)>> {
     }
 }
 
+/// Takes the search list from this process's resolver: `getaddrinfo(3)` then looks up a name as it is written, and never
+/// with something behind it (`LOCALDOMAIN`, resolv.conf(5)).
+///
+/// # Errors
+/// The process has more than one thread, or `/proc` is not mounted.
+pub fn resolve_names_as_written() -> io::Result<()> {
+    if super::clone::thread_count()? != 1 {
+        return Err(io::Error::other("a process with threads must not change its environment"));
+    }
+    // SAFETY: there is no other thread (checked above) that could read the environment meanwhile.
+    unsafe { std::env::set_var("LOCALDOMAIN", ".") };
+    Ok(())
+}
+
 /// wait4(2) for any child, without options: its process id and raw wait status. Allocates nothing.
 ///
 /// # Errors

@@ -95,6 +95,10 @@ fn names(report: &mut Report<'_>, rules: &[(usize, EgressRule)]) {
             return report.add(Severity::Unknown, "configuration", asked[0].0, what);
         }
     };
+    if let Err(error) = crate::sys::process::resolve_names_as_written() {
+        let what = format!("names cannot be looked up as the gateway does it: {error}");
+        return report.add(Severity::Unknown, "configuration", asked[0].0, what);
+    }
     let wanted: BTreeSet<(String, u16)> =
         asked.iter().map(|(_, rule)| (rule.pattern.name.clone(), rule.pattern.port)).collect();
     let answers = ask(wanted);

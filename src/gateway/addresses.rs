@@ -129,6 +129,10 @@ fn classify_v4(ip: Ipv4Addr, own: &[IpAddr]) -> Class {
     if ip.is_private() || cgnat || assignments || benchmarking { Class::Private } else { Class::Public }
 }
 
+/// The /32 in which clouds have their metadata, credential and other services of the host's own link: Amazon (with
+/// EKS), Google, Oracle, Scaleway. They are unique local addresses, which a private index may have too.
+const METADATA_V6: [[u16; 2]; 4] = [[0xfd00, 0x0ec2], [0xfd20, 0x00ce], [0xfd00, 0x00c1], [0xfd00, 0x0042]];
+
 fn classify_v6(ip: Ipv6Addr, own: &[IpAddr]) -> Class {
     let s = ip.segments();
     if ip.is_unspecified() || ip.is_multicast() {
@@ -136,9 +140,11 @@ fn classify_v6(ip: Ipv6Addr, own: &[IpAddr]) -> Class {
     }
     let mut worst = if ip.is_loopback() || own.contains(&IpAddr::V6(ip)) {
         Class::Local
-    } else if s[0] & 0xffc0 == 0xfe80 || ip == Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254) {
-        // The latter is Amazon's metadata service.
+    } else if s[0] & 0xffc0 == 0xfe80 || METADATA_V6.contains(&[s[0], s[1]]) {
         Class::LinkLocal
+    } else if s[0] == 0x2001 && s[1] == 2 && s[2] == 0 {
+        // 2001:2::/48, for benchmarking as 198.18.0.0/15 is (RFC 5180).
+        Class::Private
     } else if s[0] & 0xe000 == 0x2000 || embeds_only(s) {
         // 2000::/3 is all the global unicast there is (IANA).
         Class::Public
@@ -163,6 +169,32 @@ fn embeds_only(s: [u16; 8]) -> bool {
         || high == [0; 6]
         || high == [0, 0, 0, 0, 0xffff, 0]
         || high == [0x64, 0xff9b, 0, 0, 0, 0]
+}
+
+/// Every address that may be reached by sending to `ip`: itself, and those that it embeds.
+pub fn reached_by(ip: IpAddr) -> impl Iterator<Item = IpAddr> {
+    let embedded = match ip {
+        IpAddr::V6(v6) => embedded(v6.segments()),
+        IpAddr::V4(_) => Vec::new(),
+    };
+    std::iter::once(ip).chain(embedded.into_iter().map(IpAddr::V4))
+}
+
+/// The class of `ip`, with what the kernel's routes say of it: `here` is [`super::routes::is_here`].
+///
+/// # Errors
+/// The kernel does not say whether the address is this host's; the caller must then refuse, not go on.
+pub fn classify_routed(ip: IpAddr, own: &[IpAddr], here: impl Fn(IpAddr) -> io::Result<bool>) -> io::Result<Class> {
+    let class = classify(ip, own);
+    if class >= Class::Local {
+        return Ok(class);
+    }
+    for reached in reached_by(ip) {
+        if here(reached)? {
+            return Ok(Class::Local);
+        }
+    }
+    Ok(class)
 }
 
 /// Every IPv4 address that a router, a translator or a tunnel could take this one for.
@@ -267,6 +299,8 @@ mod tests {
             ("fd12:3456::1", Class::Private),
             ("fec0::1", Class::Private),
             ("100::1", Class::Private),
+            ("2001:2::1", Class::Private),
+            ("2001:2:1::1", Class::Public),
             ("169.254.1.1", Class::LinkLocal),
             ("169.254.169.254", Class::LinkLocal),
             ("100.100.100.200", Class::LinkLocal),
@@ -274,6 +308,10 @@ mod tests {
             ("fe80::1", Class::LinkLocal),
             ("febf::1", Class::LinkLocal),
             ("fd00:ec2::254", Class::LinkLocal),
+            ("fd00:ec2::23", Class::LinkLocal),
+            ("fd20:ce::254", Class::LinkLocal),
+            ("fd00:c1::a9fe:a9fe", Class::LinkLocal),
+            ("fd00:42::42", Class::LinkLocal),
             ("127.0.0.1", Class::Local),
             ("127.64.0.1", Class::Local),
             ("::1", Class::Local),
@@ -316,6 +354,26 @@ mod tests {
             assert_eq!(classify(ip, &own), class, "{address}");
             assert_eq!(is_public(ip, &own), class == Class::Public, "{address}");
         }
+    }
+
+    #[test]
+    fn routes_make_local() {
+        let here = |local: &'static str| move |ip: IpAddr| Ok(ip == local.parse::<IpAddr>().unwrap());
+        for (address, local, class) in [
+            ("203.0.113.77", "203.0.113.77", Class::Local),
+            ("203.0.113.77", "203.0.113.78", Class::Public),
+            ("2001:db8::9", "2001:db8::9", Class::Local),
+            ("64:ff9b::203.0.113.77", "203.0.113.77", Class::Local),
+            ("2002:cb00:714d::1", "203.0.113.77", Class::Local),
+            ("10.0.0.1", "10.0.0.1", Class::Local),
+            ("169.254.169.254", "169.254.169.254", Class::Local),
+            ("224.0.0.1", "224.0.0.1", Class::Never),
+        ] {
+            let found = classify_routed(address.parse().unwrap(), &[], here(local)).unwrap();
+            assert_eq!(found, class, "{address} where {local} is here");
+        }
+        let silent = |_: IpAddr| Err(io::ErrorKind::PermissionDenied.into());
+        assert!(classify_routed("203.0.113.77".parse().unwrap(), &[], silent).is_err());
     }
 
     #[test]

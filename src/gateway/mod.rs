@@ -27,6 +27,7 @@ pub mod events;
 pub mod hello;
 pub mod proxy;
 pub mod relay;
+pub mod routes;
 pub mod stub;
 
 use crate::decide::names;
@@ -64,6 +65,8 @@ pub const DESCRIPTORS: u64 = MAX_CONNECTIONS as u64 * 8 + 64;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Addresses of one name that are tried.
 const MAX_ADDRESSES: usize = 8;
+/// Addresses of one answer that are looked at: a resolver may send thousands.
+const MAX_ANSWERS: usize = 64;
 /// Clients of the name stub over TCP at once, and how long each may stay.
 const MAX_DNS_CLIENTS: usize = 8;
 const DNS_CLIENT_TIME: Duration = Duration::from_secs(10);
@@ -96,12 +99,17 @@ pub type Resolve = dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Syn
 /// Lists this host's addresses.
 pub type OwnAddresses = dyn Fn() -> io::Result<Vec<IpAddr>> + Send + Sync;
 
+/// Whether an address is this host's by its routes.
+pub type IsHere = dyn Fn(IpAddr) -> io::Result<bool> + Send + Sync;
+
 /// What the gateway takes from its host, so that tests can put something else in its place.
 pub struct Host {
     /// All addresses of a name, in the order to try.
     pub resolve: Box<Resolve>,
     /// This host's own addresses.
     pub own_addresses: Box<OwnAddresses>,
+    /// Which others its routes make its own.
+    pub is_here: Box<IsHere>,
     /// The proxies that the environment names.
     pub proxies: ProxyEnv,
 }
@@ -112,6 +120,7 @@ impl Host {
         Host {
             resolve: Box::new(|name, port| Ok((name, port).to_socket_addrs()?.collect())),
             own_addresses: Box::new(addresses::own_addresses),
+            is_here: Box::new(routes::is_here),
             proxies: ProxyEnv::from_vars(|name| std::env::var(name).ok()),
         }
     }
@@ -609,12 +618,20 @@ fn dial(shared: &Shared, rule: &EgressRule, name: &str, port: u16) -> Result<Tcp
     let answers = (shared.host.resolve)(name, port).map_err(|e| format!("resolve_failed: {e}"))?;
     // Without knowing its own addresses the gateway cannot check anything.
     let own = (shared.host.own_addresses)().map_err(|e| format!("error: gateway: own addresses: {e}"))?;
-    let class = |a: &SocketAddr| addresses::classify(a.ip(), &own);
-    let allowed: Vec<SocketAddr> = answers.iter().filter(|a| class(a).allowed_by(rule)).copied().collect();
+    let mut allowed: Vec<SocketAddr> = Vec::new();
+    let mut refused: Option<(IpAddr, Class)> = None;
+    for answer in answers.iter().take(MAX_ANSWERS) {
+        let class = addresses::classify_routed(answer.ip(), &own, &shared.host.is_here)
+            .map_err(|e| format!("error: gateway: routes: {e}"))?;
+        if class.allowed_by(rule) {
+            allowed.push(*answer);
+        } else {
+            refused.get_or_insert((answer.ip(), class));
+        }
+    }
     if allowed.is_empty() {
-        let Some(first) = answers.first() else { return Err("resolve_failed: no address".to_owned().into()) };
-        let class: Class = class(first);
-        shared.outbox.refuse(Refusal::address(name, port, first.ip(), class));
+        let Some((ip, class)) = refused else { return Err("resolve_failed: no address".to_owned().into()) };
+        shared.outbox.refuse(Refusal::address(name, port, ip, class));
         return Err("address_refused".to_owned().into());
     }
     dial_addresses(&allowed).map_err(|e| format!("connect_failed: {e}").into())

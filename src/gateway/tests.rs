@@ -41,6 +41,7 @@ fn resolving(answers: impl Fn(usize) -> Vec<SocketAddr> + Send + Sync + 'static)
     let host = Host {
         resolve: Box::new(move |_, _| Ok(answers(count.fetch_add(1, Ordering::SeqCst)))),
         own_addresses: Box::new(addresses::own_addresses),
+        is_here: Box::new(routes::is_here),
         proxies: ProxyEnv::default(),
     };
     (host, asked)
@@ -441,6 +442,12 @@ fn answers_that_may_not_be_dialled() {
     let gate = Gate::start(host, 1 << 20, |p| vec![rule("example.org", p)]);
     drained(&mut gate.connect("example.org"));
     assert_eq!(gate.record().end, "error: gateway: own addresses: permission denied");
+    // So do routes that cannot be told.
+    let mut host = to("203.0.113.9:1".parse().unwrap());
+    host.is_here = Box::new(|_| Err(io::ErrorKind::PermissionDenied.into()));
+    let gate = Gate::start(host, 1 << 20, |p| vec![rule("example.org", p)]);
+    drained(&mut gate.connect("example.org"));
+    assert_eq!(gate.record().end, "error: gateway: routes: permission denied");
     // Among several the allowed one is taken.
     let host = resolving(move |_| vec!["0.0.0.0:1".parse().unwrap(), "[ff02::1]:1".parse().unwrap(), server]).0;
     let gate = Gate::start(host, 1 << 20, |p| vec![rule("example.org", p)]);

@@ -3,8 +3,7 @@
 use super::{Report, Severity, cannot_tell};
 use crate::decide::grant::Decision;
 use crate::decide::plan::Facts;
-use crate::gateway::addresses;
-use crate::gateway::{ProxyEnv, proxy};
+use crate::gateway::{ProxyEnv, addresses, proxy, routes};
 use crate::plugin::client::{self, Patience};
 use crate::types::{EgressRule, EgressSource, Grant};
 use std::collections::{BTreeMap, BTreeSet};
@@ -109,7 +108,16 @@ fn names(report: &mut Report<'_>, rules: &[(usize, EgressRule)]) {
             None => format!("{shown}: had no answer of the host's resolver within {} s", TIME.as_secs()),
             Some(Err(why)) => format!("{shown}: does not resolve here: {why}"),
             Some(Ok(found)) => {
-                let classes: Vec<_> = found.iter().map(|ip| (ip, addresses::classify(*ip, &own))).collect();
+                let class =
+                    |ip: &IpAddr| addresses::classify_routed(*ip, &own, routes::is_here).map(|class| (*ip, class));
+                let classes = match found.iter().map(class).collect::<Result<Vec<_>, _>>() {
+                    Ok(classes) => classes,
+                    Err(error) => {
+                        let what = format!("{shown}: whether its address is this host's cannot be told: {error}");
+                        report.add(Severity::Unknown, format!("egress.{}", rule.group), *line, what);
+                        continue;
+                    }
+                };
                 if classes.iter().any(|(_, class)| class.allowed_by(rule)) {
                     continue;
                 }

@@ -6,6 +6,7 @@ use crate::decide::arguments::{self, Arguments};
 use crate::decide::grant::{self, Decision};
 use crate::decide::plan::{self, Environment, Facts, Plan};
 use crate::decide::verdict::View;
+use crate::host::refusals::{Counted, Refusals, Verdict};
 use crate::host::{callers, directories, facts, grantable};
 use crate::plugin::client::{self, Patience};
 use crate::plugin::{self, digest};
@@ -19,6 +20,7 @@ use crate::supervise::signals::{self, Signals};
 use crate::supervise::{self, Job, Watcher};
 use crate::types::{Caller, Change, Code, Failure, Observed, Outcome, sha256_hex};
 use crate::walk::{self, How};
+use chrono::{DateTime, Utc};
 use rustix::event::{PollFd, PollFlags, poll};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -98,6 +100,7 @@ pub fn observed(args: &CallArgs, watcher: &mut dyn Watcher) -> Answer {
 fn run(args: &CallArgs, peer: Peer, observe: bool, watcher: &mut dyn Watcher) -> Answer {
     let request_id = args.request_id.unwrap_or_else(Uuid::now_v7).to_string();
     let mut log = Log::new(&request_id, &args.plugin, &args.method, &peer.caller);
+    log.by_socket = peer.connection.is_some();
     let ended = go(args, &request_id, peer, observe, &mut log, watcher);
     let meta = Metadata::now(&request_id);
     match ended {
@@ -119,18 +122,25 @@ fn run(args: &CallArgs, peer: Peer, observe: bool, watcher: &mut dyn Watcher) ->
 /// The answer to a command line that is no call.
 #[must_use]
 pub fn refuse(failure: &Failure, request_id: Option<Uuid>) -> Answer {
-    refusal(&callers::own(), None, failure, request_id)
+    refusal(&callers::own(), None, failure, request_id, false)
 }
 
 /// The answer to a request over the socket that is no call, on record where `config`, the service's `--config`, says.
 #[must_use]
 pub fn refuse_to(caller: &Caller, config: Option<&Path>, failure: &Failure, request_id: Option<Uuid>) -> Answer {
-    refusal(caller, config::load(config).ok().as_ref(), failure, request_id)
+    refusal(caller, config::load(config).ok().as_ref(), failure, request_id, true)
 }
 
-fn refusal(caller: &Caller, config: Option<&Config>, failure: &Failure, request_id: Option<Uuid>) -> Answer {
+fn refusal(
+    caller: &Caller,
+    config: Option<&Config>,
+    failure: &Failure,
+    request_id: Option<Uuid>,
+    by_socket: bool,
+) -> Answer {
     let request_id = request_id.unwrap_or_else(Uuid::now_v7).to_string();
     let mut log = Log::new(&request_id, "", "", caller);
+    log.by_socket = by_socket;
     if config.is_some()
         && let Err(error) = log.open(config)
     {
@@ -159,6 +169,7 @@ fn go(
         .with_client(peer.connection);
     let config = config::load(args.config.as_deref())?;
     log.open(Some(&config))?;
+    log.counted();
     privileges::require()?;
     tracing::debug!(path = %config.path.display(), sha256 = config.sha256, "configuration");
     if by_socket {
@@ -448,8 +459,11 @@ fn make_directories(decision: &Decision, plan: &Plan) -> Result<(), Failure> {
 struct Log {
     started: Instant,
     sinks: Option<Sinks>,
+    /// What the sinks are, as [`Refusals`] tells sets of them apart.
+    named: String,
     record: Record,
     begun: bool,
+    by_socket: bool,
 }
 
 impl Log {
@@ -459,7 +473,7 @@ impl Log {
         record.caller_pid = caller.pid;
         record.plugin = (!plugin.is_empty()).then(|| plugin.to_owned());
         record.method = (!method.is_empty()).then(|| method.to_owned());
-        Log { started: Instant::now(), sinks: None, record, begun: false }
+        Log { started: Instant::now(), sinks: None, named: String::new(), record, begun: false, by_socket: false }
     }
 
     /// Opens the sinks that the configuration names, or the default ones where there is none.
@@ -471,8 +485,48 @@ impl Log {
         let path = |name: &str| std::env::var_os(name).map(std::path::PathBuf::from);
         let default = audit::default_file(nix::unistd::getuid().as_raw(), path("XDG_STATE_HOME"), path("HOME"));
         let check = |path: &Path| config::check_trusted(path).map(drop).map_err(|error| error.to_string());
+        self.named = sinks_name(file.as_deref());
         self.sinks = Some(Sinks::open(mode, file, default, Path::new(audit::JOURNALD_SOCKET), check)?);
         Ok(())
+    }
+
+    /// Records what was counted of refused calls and is due. It holds no call up: what cannot be recorded now stays counted.
+    fn counted(&mut self) {
+        if !self.by_socket {
+            return;
+        }
+        let opened = Refusals::open(&self.named, false);
+        if let Err(error) =
+            opened.and_then(|counts| counts.map_or(Ok(()), |mut counts| self.close_windows(&mut counts)))
+        {
+            complain(format_args!("refused calls that were counted cannot be recorded now: {error}"));
+        }
+    }
+
+    fn close_windows(&mut self, counts: &mut Refusals) -> std::io::Result<()> {
+        counts.close_windows(Utc::now().timestamp_micros(), &mut |counted: Counted| {
+            let event =
+                Event::RefusalsCounted { count: counted.count, first: stamp(counted.first), last: stamp(counted.last) };
+            self.store(&Record::new(event, Uuid::now_v7().to_string(), counted.uid, None)).is_ok()
+        })
+    }
+
+    /// What is to be done with this refusal: one over the socket, by another user than root and the service's own (who could
+    /// write the audit themselves), may be one of many.
+    fn limit(&mut self) -> Verdict {
+        let uid = self.record.caller_uid;
+        if !self.by_socket || self.begun || uid == 0 || uid == nix::unistd::getuid().as_raw() {
+            return Verdict::Record;
+        }
+        let noted = Refusals::open(&self.named, true).and_then(|counts| {
+            let mut counts = counts.ok_or(std::io::ErrorKind::NotFound)?;
+            self.close_windows(&mut counts)?;
+            counts.note(uid, Utc::now().timestamp_micros())
+        });
+        noted.unwrap_or_else(|error| {
+            complain(format_args!("refused calls cannot be counted, each is recorded: {error}"));
+            Verdict::Record
+        })
     }
 
     fn arguments(&mut self, text: &[u8]) {
@@ -516,6 +570,11 @@ impl Log {
                 return;
             }
         }
+        match self.limit() {
+            Verdict::Record => {}
+            Verdict::Last { until } => self.record.limited_until = Some(stamp(until)),
+            Verdict::Counted => return,
+        }
         let event = if self.begun { Event::CallFinished } else { Event::CallRefused };
         if let Err(error) = self.end(event, Some(failure.code), None)
             && failure.code != Code::AuditUnavailable
@@ -540,6 +599,16 @@ impl Log {
         }
         Ok(())
     }
+}
+
+/// A time in microseconds since 1970, as records have it.
+fn stamp(micros: i64) -> String {
+    envelope::stamp(DateTime::from_timestamp_micros(micros).unwrap_or_default())
+}
+
+/// The name by which [`Refusals`] knows the sinks that a configuration names.
+pub(crate) fn sinks_name(file: Option<&Path>) -> String {
+    file.map_or_else(String::new, |file| file.to_string_lossy().into_owned())
 }
 
 fn journald_mode(mode: config::Journald) -> JournaldMode {

@@ -2,11 +2,12 @@
 
 use super::terminal::{escape, quote};
 use crate::config::{self, Audit, ConfigError, ConfigErrorKind, Journald};
+use crate::host::refusals;
 use crate::report::audit::{JOURNALD_SOCKET, default_file};
 use crate::report::envelope::hostname;
 use crate::report::journald;
 use crate::report::text::complain;
-use crate::report::trail::{Denied, Entry, Kind, Records, State, Story, Wanted, stories};
+use crate::report::trail::{Denied, Entry, Kind, Records, Refusals, State, Story, Wanted, stories};
 use crate::types::{Code, Failure};
 use chrono::{DateTime, Days, Local, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta, TimeZone, Utc};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -72,6 +73,7 @@ pub fn run(show: &Show) -> Result<(String, i32), Failure> {
     if let Some(file) = settings.file.clone().or_else(|| if stands_by { default() } else { None }) {
         sources.push(from_file(&file, &wanted));
     }
+    tell_waiting(settings.file.as_deref());
     if sources.is_empty() {
         return Err(Failure::new(
             Code::AuditUnavailable,
@@ -119,6 +121,24 @@ pub fn run(show: &Show) -> Result<(String, i32), Failure> {
         tell(&mut text, call, &mut names);
     }
     Ok((text, exit))
+}
+
+/// Says on stderr what was counted of refused calls and has no record yet: the next connection to the service makes it.
+fn tell_waiting(file: Option<&Path>) {
+    match refusals::Refusals::open(&crate::call::sinks_name(file), false) {
+        Ok(counts) => {
+            for counted in counts.iter().flat_map(refusals::Refusals::waiting) {
+                let time = DateTime::from_timestamp_micros(counted.first).unwrap_or_default();
+                complain(format_args!(
+                    "audit: {} refused calls of uid {} since {} are counted and have no record yet",
+                    counted.count,
+                    counted.uid,
+                    time.format("%Y-%m-%dT%H:%M:%S%.3fZ")
+                ));
+            }
+        }
+        Err(error) => complain(format_args!("audit: refused calls that were counted cannot be told: {error}")),
+    }
 }
 
 /// `[audit]` of the configuration. Where none can be used records go where they go by default, and are looked for there.
@@ -302,11 +322,19 @@ fn tell(text: &mut String, call: &Story, names: &mut BTreeMap<u32, Option<String
     let code = call.code.as_deref().map(|code| quote(code, 64));
     let end = match call.state {
         State::Finished => code.unwrap_or_else(|| "?".to_owned()),
+        State::RefusalsCounted => "refusals counted".to_owned(),
         State::Refused => format!("refused: {}", code.unwrap_or_else(|| "?".to_owned())),
         State::Running => "running".to_owned(),
         State::NoEndRecorded => "no end recorded".to_owned(),
         State::NoStartRecorded => format!("no start recorded: {}", code.unwrap_or_else(|| "?".to_owned())),
     };
+    if let Some(Refusals { count, first, last }) = &call.refusals {
+        let (first, last) = (quote(first, 64), quote(last, 64));
+        let time = call.time.format("%Y-%m-%dT%H:%M:%S%.3fZ");
+        writeln!(text, "{time}  {caller}{by}  refused {count} more calls, from {first} to {last}")
+            .expect("a string grows");
+        return;
+    }
     let duration = call.duration_us.map(|us| format!("  {}", duration(us))).unwrap_or_default();
     let time = call.time.format("%Y-%m-%dT%H:%M:%S%.3fZ");
     // Writing to a String cannot fail.

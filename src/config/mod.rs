@@ -320,6 +320,15 @@ fn protected(
             }
         }
     }
+    // what upm itself keeps from call to call; what lies below, as the packages' default project, may be written
+    let kept = if is_root {
+        Some("/var/lib/upm".into())
+    } else {
+        state("XDG_STATE_HOME", "upm").or_else(|| state("HOME", ".local/state/upm"))
+    };
+    if let Some(kept) = kept {
+        add("upm's state directory", &kept, false);
+    }
     add("the interpreter", Path::new(DEFAULT_INTERPRETER), false);
     let interpreter = |keys: &GrantKeys, cache: &Path| {
         keys.interpreter.as_ref().map(|key| key.value.expand(&config.project_root, cache))

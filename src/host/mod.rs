@@ -5,4 +5,6 @@ pub mod directories;
 pub mod doctor;
 pub mod facts;
 pub mod grantable;
+pub mod refusals;
 pub mod sealed;
+pub mod state;

@@ -41,6 +41,15 @@ pub enum Event {
     CallRefused,
     /// A layer stopped something that the plugin tried.
     Denial(Box<Denial>),
+    /// Calls over the service's socket that were refused and not recorded one by one: the caller asked too often.
+    RefusalsCounted {
+        /// How many.
+        count: u64,
+        /// When the first of them was refused, as [`super::envelope::timestamp`] writes it.
+        first: String,
+        /// When the last was.
+        last: String,
+    },
 }
 
 impl Event {
@@ -52,6 +61,7 @@ impl Event {
             Event::CallFinished => "call_finished",
             Event::CallRefused => "call_refused",
             Event::Denial(_) => "denial",
+            Event::RefusalsCounted { .. } => "refusals_counted",
         }
     }
 }
@@ -87,6 +97,8 @@ pub struct Record {
     pub plugin_sha256: Option<String>,
     /// How many denials the call had.
     pub denials: Option<u64>,
+    /// Of a refusal over the socket: until when further ones of this caller are counted and not recorded one by one.
+    pub limited_until: Option<String>,
     /// The arguments themselves, with `arguments = "full"`. Only for `call_started` and `call_refused`: see the
     /// module's list of system calls.
     pub arguments: Option<String>,
@@ -111,6 +123,7 @@ impl Record {
             policy_sha256: None,
             plugin_sha256: None,
             denials: None,
+            limited_until: None,
             arguments: None,
         }
     }
@@ -132,6 +145,10 @@ impl Record {
             Event::CallStarted => format!("call started: {call}"),
             Event::CallFinished => format!("call finished: {call}: {code}"),
             Event::CallRefused => format!("call refused: {call}: {code}"),
+            Event::RefusalsCounted { count, first, last } => format!(
+                "calls refused: {count} by uid {}, from {first} to {last}, are not recorded one by one",
+                self.caller_uid
+            ),
             Event::Denial(denial) => format!(
                 "denied: {call}: {} {} {}",
                 text::quote(&denial.layer, 64),
@@ -146,7 +163,7 @@ impl Record {
         match (&self.event, self.code) {
             (Event::CallStarted, _) | (Event::CallFinished, None) => 6,
             (Event::CallFinished, Some(_)) => 5,
-            (Event::CallRefused | Event::Denial(_), _) => 4,
+            (Event::CallRefused | Event::Denial(_) | Event::RefusalsCounted { .. }, _) => 4,
         }
     }
 
@@ -168,6 +185,12 @@ impl Record {
         add("policy_sha256", self.policy_sha256.clone().map(Value::from));
         add("plugin_sha256", self.plugin_sha256.clone().map(Value::from));
         add("denials", self.denials.map(Value::from));
+        add("limited_until", self.limited_until.clone().map(Value::from));
+        if let Event::RefusalsCounted { count, first, last } = &self.event {
+            add("count", Some((*count).into()));
+            add("first", Some(first.clone().into()));
+            add("last", Some(last.clone().into()));
+        }
         if let Event::Denial(denial) = &self.event {
             add("layer", Some(cut(&denial.layer)));
             add("operation", Some(cut(&denial.operation)));

@@ -41,7 +41,13 @@ impl Metadata {
 /// The present time, as the envelope and the audit record write it.
 #[must_use]
 pub fn timestamp() -> String {
-    chrono::Utc::now().format("%Y-%m-%dT%H:%M:%S%.6fZ").to_string()
+    stamp(chrono::Utc::now())
+}
+
+/// A time as all records and answers have it.
+#[must_use]
+pub fn stamp(time: chrono::DateTime<chrono::Utc>) -> String {
+    time.format("%Y-%m-%dT%H:%M:%S%.6fZ").to_string()
 }
 
 /// The host's name; `unknown` when the kernel does not tell.

@@ -6,6 +6,7 @@
 //! | `call_finished` | `b3492ba68a6e4f1d97a5daa07aceb00e` |
 //! | `call_refused` | `ded39d6727824b589341b1c097b6323c` |
 //! | `denial` | `274a59a9a4af416ba30ebe3cab783c6a` |
+//! | `refusals_counted` | `1f6f0c2b5d0e4a54a8c6b37d9e21c0f7` |
 
 use super::audit::{AuditError, Event};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -30,6 +31,7 @@ pub fn message_id(event: &Event) -> &'static str {
         Event::CallFinished => "b3492ba68a6e4f1d97a5daa07aceb00e",
         Event::CallRefused => "ded39d6727824b589341b1c097b6323c",
         Event::Denial(_) => "274a59a9a4af416ba30ebe3cab783c6a",
+        Event::RefusalsCounted { .. } => "1f6f0c2b5d0e4a54a8c6b37d9e21c0f7",
     }
 }
 

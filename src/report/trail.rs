@@ -30,7 +30,7 @@ pub struct Entry {
     pub pid: Option<i32>,
     /// The user that wrote it, as the journal knows it.
     pub writer: Option<u32>,
-    /// `call_started`, `call_finished`, `call_refused`, `denial`.
+    /// `call_started`, `call_finished`, `call_refused`, `denial`, `refusals_counted`.
     pub event: String,
     /// `UPM_…` without that prefix, in lower case; numbers as text.
     pub fields: BTreeMap<String, String>,
@@ -219,7 +219,7 @@ fn record(object: &Map<String, Value>, kind: Kind) -> Option<Entry> {
         .filter_map(|(name, value)| Some((name.strip_prefix("UPM_")?.to_ascii_lowercase(), text(value)?)))
         .collect();
     let event = fields.get("event")?.clone();
-    let known = ["call_started", "call_finished", "call_refused", "denial"];
+    let known = ["call_started", "call_finished", "call_refused", "denial", "refusals_counted"];
     if !known.contains(&event.as_str()) || !fields.contains_key("request_id") {
         return None;
     }
@@ -259,6 +259,8 @@ pub enum State {
     Finished,
     /// Never started.
     Refused,
+    /// Calls that were never started, counted: see [`Story::refusals`].
+    RefusalsCounted,
     /// Started, and its supervisor is there.
     Running,
     /// Started, and nothing more.
@@ -277,6 +279,15 @@ pub struct Denied {
     pub rule: String,
     pub remedy: String,
     pub count: u64,
+}
+
+/// Refused calls of one user that are not recorded one by one.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[allow(missing_docs)] // each is the member of the same name of a record
+pub struct Refusals {
+    pub count: u64,
+    pub first: String,
+    pub last: String,
 }
 
 /// What the records of one call say together.
@@ -305,6 +316,9 @@ pub struct Story {
     pub duration_us: Option<u64>,
     /// What was denied.
     pub denials: Vec<Denied>,
+    /// In place of a call: what was counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refusals: Option<Refusals>,
     /// The host.
     pub hostname: String,
     /// The supervisor.
@@ -318,7 +332,7 @@ fn as_stamp<S: serde::Serializer>(time: &DateTime<Utc>, serializer: S) -> Result
 }
 
 /// Members that a story has by name, or that belong to one record.
-const OWN: [&str; 15] = [
+const OWN: [&str; 17] = [
     "event",
     "request_id",
     "plugin",
@@ -334,6 +348,8 @@ const OWN: [&str; 15] = [
     "rule",
     "remedy",
     "count",
+    "first",
+    "last",
 ];
 
 /// Puts records together, those of the journal and those of a file that was written beside it: what is in both counts once.
@@ -364,7 +380,7 @@ pub fn stories(sources: Vec<Vec<Entry>>, hostname: &str, alive: &dyn Fn(i32, Dat
     for entry in entries {
         let id = entry.field("request_id").unwrap_or_default().to_owned();
         let key = (id.clone(), entry.hostname.clone(), entry.pid);
-        let begins = matches!(entry.event.as_str(), "call_started" | "call_refused");
+        let begins = matches!(entry.event.as_str(), "call_started" | "call_refused" | "refusals_counted");
         let at = match open.get(&key) {
             Some(at) if !begins => *at,
             _ => {
@@ -393,6 +409,7 @@ impl Story {
             state: match entry.event.as_str() {
                 "call_started" => State::NoEndRecorded,
                 "call_refused" => State::Refused,
+                "refusals_counted" => State::RefusalsCounted,
                 _ => State::NoStartRecorded,
             },
             time: entry.time,
@@ -404,6 +421,7 @@ impl Story {
             code: None,
             duration_us: None,
             denials: Vec::new(),
+            refusals: None,
             hostname: entry.hostname.clone(),
             pid: entry.pid,
             more: BTreeMap::new(),
@@ -428,6 +446,10 @@ impl Story {
                 remedy: text("remedy"),
                 count: entry.number("count").unwrap_or(1),
             });
+        } else if entry.event == "refusals_counted" {
+            let text = |name| own(name).unwrap_or_default();
+            let count = entry.number("count").unwrap_or(1);
+            self.refusals = Some(Refusals { count, first: text("first"), last: text("last") });
         } else {
             self.code = own("code").or_else(|| self.code.take());
             self.duration_us = entry.number("duration_us").or(self.duration_us);

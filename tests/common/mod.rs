@@ -6,6 +6,7 @@
 #![allow(dead_code, reason = "each test file uses its own part of the harness")]
 
 pub mod booted;
+pub mod service;
 
 use serde_json::{Value, json};
 use std::ffi::OsString;

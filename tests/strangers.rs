@@ -1,0 +1,198 @@
+//! Callers of the service that nobody named: what they can make it write, keep and tell.
+
+mod common;
+
+use common::service::{OTHER, Other, Service, answered, as_other};
+use common::{Fixture, Mode, is_root, skip};
+use rstest::rstest;
+use serde_json::{Value, json};
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// As many as are recorded one by one, and the time in which.
+const ONE_BY_ONE: usize = upm::host::refusals::ONE_BY_ONE as usize;
+const WINDOW_US: i64 = upm::host::refusals::WINDOW.as_micros() as i64;
+
+const THIRD: Other = Other { uid: 45_690, gid: 45_690, groups: "45690" };
+
+fn state_dir(f: &Fixture) -> PathBuf {
+    if f.mode == Mode::Root { "/var/lib/upm".into() } else { f.path("home/state/upm") }
+}
+
+/// The file with the counts of this fixture's service.
+fn counts(f: &Fixture) -> PathBuf {
+    let name = upm::types::sha256_hex(f.text("audit/audit.jsonl").as_bytes());
+    state_dir(f).join(format!("refusals-{}", &name[..16]))
+}
+
+/// Puts the begin of every window that is open into the past, which is as if the time had passed.
+fn a_minute_later(path: &Path) {
+    let mut bytes = fs::read(path).unwrap();
+    for slot in bytes.as_chunks_mut::<40>().0 {
+        let begin = i64::from_le_bytes(slot[16..24].try_into().unwrap());
+        if begin > 0 {
+            slot[16..24].copy_from_slice(&(begin - WINDOW_US).to_le_bytes());
+        }
+    }
+    fs::write(path, bytes).unwrap();
+}
+
+/// `count` refused calls of a user, from one process.
+fn flood(f: &Fixture, service: &Service, who: &Other, request: &str, count: usize) {
+    let script = "import socket, sys\n\
+        for n in range(int(sys.argv[2])):\n\
+        \x20   s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); s.sendall(sys.argv[3].encode() + b'\\n')\n\
+        \x20   answer = b''\n\
+        \x20   while not answer.endswith(b'\\n'): answer += s.recv(65536)\n\
+        \x20   assert b'\"success\":false' in answer, answer\n";
+    let (uid, gid) = (who.uid.to_string(), who.gid.to_string());
+    let output = Command::new("setpriv")
+        .args(["--reuid", &uid, "--regid", &gid, "--groups", who.groups, "--", "/usr/bin/python3", "-c", script])
+        .args([&service.socket, &count.to_string(), request])
+        .current_dir(f.dir())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "every one is answered: {output:?}");
+}
+
+fn of(records: &[Value], uid: u32, event: &str) -> Vec<Value> {
+    let is = |record: &&Value| record["UPM_CALLER_UID"] == uid && record["UPM_EVENT"] == event;
+    records.iter().filter(is).cloned().collect()
+}
+
+struct Gone(PathBuf);
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// A stranger's flood costs the audit ten records and one that counts the rest; nobody else's refusal is lost in it.
+#[rstest]
+#[case::not_named(r#"{"plugin":"Probe","method":"run"}"#, "caller_not_allowed")]
+#[case::malformed("{", "usage")]
+fn refusals_of_one_user_are_counted(
+    #[values(Mode::Root, Mode::User)] mode: Mode,
+    #[case] request: &str,
+    #[case] code: &str,
+) {
+    const MANY: usize = 120;
+    if !is_root() {
+        return skip("needs root to call as another user");
+    }
+    let Some(f) = Fixture::probe(mode, "") else { return };
+    let service = Service::start(&f);
+    let path = counts(&f);
+    let _gone = Gone(path.clone());
+    flood(&f, &service, &OTHER, request, MANY);
+    flood(&f, &service, &THIRD, request, 1);
+    let records = f.audit();
+    let told = of(&records, OTHER.uid, "call_refused");
+    assert_eq!(told.len(), ONE_BY_ONE, "{records:#?}");
+    assert!(told.iter().all(|record| record["UPM_CODE"] == code), "{told:#?}");
+    let limited: Vec<bool> = told.iter().map(|record| record["UPM_LIMITED_UNTIL"].is_string()).collect();
+    assert_eq!(limited.iter().filter(|limited| **limited).count(), 1);
+    assert!(limited[ONE_BY_ONE - 1], "the last one says that there may be more: {told:#?}");
+    assert_eq!(of(&records, THIRD.uid, "call_refused").len(), 1, "another's refusal is there: {records:#?}");
+    assert_eq!(records.len(), ONE_BY_ONE + 1);
+    // what is kept is small, and nobody else's to read or write
+    let data = fs::metadata(&path).unwrap();
+    assert_eq!((data.uid(), data.mode() & 0o777, data.len()), (f.uid, 0o600, 2 * 40), "{}", path.display());
+    // until it is on record, whoever reads the audit is told
+    let shown = f.upm(["audit", "show"]).run();
+    let waiting = format!("{} refused calls of uid {}", MANY - ONE_BY_ONE, OTHER.uid);
+    assert!(shown.stderr.contains(&waiting), "{shown:#?}");
+    // the next connection of anybody after that time records it, once, also one whose call is made
+    a_minute_later(&path);
+    for _ in 0..2 {
+        let call = f.upm(["--via", &service.socket, "Probe", "run", r#"{"args":["echo"]}"#]).run();
+        assert_eq!(call.exit, Some(0));
+    }
+    let records = f.audit();
+    let counted = of(&records, OTHER.uid, "refusals_counted");
+    assert_eq!(counted.len(), 1, "{records:#?}");
+    assert_eq!(counted[0]["UPM_COUNT"], MANY - ONE_BY_ONE, "{counted:#?}");
+    let [first, last] = ["UPM_FIRST", "UPM_LAST"].map(|name| counted[0][name].as_str().unwrap().to_owned());
+    let before = told[ONE_BY_ONE - 1]["timestamp"].as_str().unwrap();
+    assert!(before <= first.as_str() && first <= last && last.as_str() <= counted[0]["timestamp"].as_str().unwrap());
+    assert!(of(&records, THIRD.uid, "refusals_counted").is_empty(), "nothing of it was left out");
+    let shown = f.upm(["audit", "show"]).run();
+    let line = format!("uid {}  refused {} more calls, from {first} to {last}", OTHER.uid, MANY - ONE_BY_ONE);
+    assert!(shown.stdout.contains(&line) && !shown.stderr.contains("have no record"), "{shown:#?}");
+    let shown: Value = serde_json::from_str(&f.upm(["audit", "show", "--json"]).run().stdout).unwrap();
+    let story = shown["calls"].as_array().unwrap().iter().find(|one| one["state"] == "refusals_counted").unwrap();
+    assert_eq!(story["refusals"]["count"], MANY - ONE_BY_ONE, "{story:#}");
+    // and a new window has begun
+    flood(&f, &service, &OTHER, request, 1);
+    assert_eq!(of(&f.audit(), OTHER.uid, "call_refused").len(), ONE_BY_ONE + 1);
+}
+
+/// Where no counts can be kept, every refusal is on record as it was.
+#[rstest]
+fn without_a_place_for_counts_every_refusal_is_recorded(#[values("mode", "link", "directory")] why: &str) {
+    if !is_root() {
+        return skip("needs root to call as another user");
+    }
+    let Some(f) = Fixture::probe(Mode::User, "") else { return };
+    let service = Service::start(&f);
+    match why {
+        "mode" => {
+            let path = f.mkdir("home/state");
+            fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
+        }
+        "link" => std::os::unix::fs::symlink(f.mkdir("elsewhere"), f.path("home/state")).unwrap(),
+        _ => {
+            f.mkdir("home/state");
+            f.mkdir("home/state/upm");
+            fs::create_dir(counts(&f)).unwrap();
+        }
+    }
+    flood(&f, &service, &OTHER, r#"{"plugin":"Probe","method":"run"}"#, 3 * ONE_BY_ONE);
+    assert_eq!(of(&f.audit(), OTHER.uid, "call_refused").len(), 3 * ONE_BY_ONE);
+    let log = fs::read_to_string(f.path("service.log")).unwrap();
+    assert!(log.contains("refused calls cannot be counted, each is recorded"), "{log}");
+    assert!(!f.path("elsewhere/upm").exists(), "no link was followed");
+}
+
+/// No plugin may be granted what upm keeps there; what lies below, as the packages' default project, may.
+#[rstest]
+fn the_state_directory_is_nobodys_grant(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let Some(f) = Fixture::bare(mode) else { return };
+    let state = state_dir(&f);
+    if mode == Mode::User {
+        for dir in ["home/state", "home/state/upm", "home/state/upm/project"] {
+            f.mkdir(dir);
+        }
+    }
+    f.config(&format!("{}write = [\"{}\"]\n", common::PROBE, state.display()));
+    let refused = f.upm(["Probe", "run"]).run().failed("config_invalid", 125);
+    assert!(refused["error"].as_str().unwrap().contains("upm's state directory"), "{refused:#}");
+    if mode == Mode::User {
+        f.config(&format!("{}write = [\"{}/project\"]\n", common::PROBE, state.display()));
+        assert_eq!(f.act("echo", json!(["x"]))["value"], json!(["x"]));
+    }
+}
+
+/// A user may call with each of its subordinate ids: as many as there are slots are counted, others recorded.
+#[test]
+fn a_refusal_without_a_slot_is_recorded() {
+    if !is_root() {
+        return skip("needs root to call as another user");
+    }
+    let Some(f) = Fixture::probe(Mode::User, "") else { return };
+    let service = Service::start(&f);
+    flood(&f, &service, &OTHER, "{", 1);
+    // every slot is another user's
+    let path = counts(&f);
+    let slot = fs::read(&path).unwrap()[..40].to_vec();
+    let full: Vec<u8> = (0..256u32).flat_map(|uid| [&(100_000 + uid).to_le_bytes(), &slot[4..]].concat()).collect();
+    fs::write(&path, &full).unwrap();
+    flood(&f, &service, &THIRD, "{", 2 * ONE_BY_ONE);
+    assert_eq!(of(&f.audit(), THIRD.uid, "call_refused").len(), 2 * ONE_BY_ONE);
+    assert_eq!(fs::read(&path).unwrap(), full);
+    let call = ["--via", &service.socket, "Probe", "run"];
+    assert_eq!(answered(&as_other(&f, &OTHER, &call)).0, Some(126));
+}

@@ -513,6 +513,12 @@ impl Call<'_> {
         self.mounting(script, PathBuf::from("sh"))
     }
 
+    /// The same; the script knows the fixture's `below` as `$0`.
+    pub fn mounting_at(self, script: &str, below: &str) -> Self {
+        let path = self.fixture.path(below);
+        self.mounting(script, path)
+    }
+
     /// On a host as the probe's mode makes it (`covered`, `limited`). Needs root.
     pub fn host(mut self, mode: &str, what: &str) -> Self {
         self.outer.push(PROGRAMS.probe.clone().into());

@@ -298,3 +298,34 @@ fn a_callers_own_capabilities_are_no_loan() {
     let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}"));
     assert_eq!(answer["data"]["result"]["CapEff"], "0000000000000000", "{answer:#}");
 }
+
+/// A filter of the host that says "done" in the kernel's place, as programs that play root for a container do: what has not
+/// happened is found out, and nothing of the plugin runs.
+#[rstest]
+#[case::nothing(nix::libc::SYS_vhangup, "")]
+#[case::landlock(nix::libc::SYS_landlock_restrict_self, "landlock: is not as planned")]
+#[case::limits(nix::libc::SYS_prlimit64, "limit: core: is not as planned")]
+#[case::session(nix::libc::SYS_setsid, "session: is not as planned")]
+#[case::descriptors(nix::libc::SYS_close_range, "descriptor 9: would stay open")]
+#[case::capabilities(nix::libc::SYS_capset, "CapPrm: is not as planned")]
+#[case::no_new_privs(nix::libc::SYS_prctl, "is not as planned")]
+#[case::mounts(nix::libc::SYS_mount_setattr, "is not as planned")]
+fn a_step_that_was_only_said_to_be_done_is_found_out(
+    #[case] call: nix::libc::c_long,
+    #[case] told: &str,
+    #[values(Mode::Root, Mode::User)] mode: Mode,
+) {
+    let Some(f) = Fixture::probe(mode, "write = [\"{project_root}\"]") else { return };
+    let touched = f.path("project/touched");
+    let script = format!("exec 9</dev/null; exec {} without {call}=0 -- \"$0\" \"$@\"", f.text("plugins/upm-probe"));
+    let arguments = json!({"args": ["write", touched, "x"]}).to_string();
+    let answer = f.upm(["Probe", "run", &arguments]).through(["/bin/sh", "-c", &script]).run();
+    if told.is_empty() {
+        assert_ok(&answer.result());
+        assert!(touched.exists(), "the control");
+        return;
+    }
+    let data = answer.failed("sandbox_failed", 125);
+    assert!(data["error"].as_str().unwrap().contains(told), "{data:#}");
+    assert!(!touched.exists());
+}

@@ -77,17 +77,3 @@ pub fn step(limits: &Limits, cgroup: Cgroup, counters: &mut Counters) -> Result<
     }
     counters.set(limits.file_watches)
 }
-
-/// Reads them back. The limit that is wider than planned, if there is one.
-///
-/// # Errors
-/// When one cannot be read.
-pub fn wider(limits: &Limits, cgroup: Cgroup) -> nix::Result<Option<&'static str>> {
-    for (resource, name, soft, hard) in values(limits, cgroup) {
-        let (has_soft, has_hard) = nix::sys::resource::getrlimit(resource)?;
-        if has_soft > soft || has_hard > hard {
-            return Ok(Some(name));
-        }
-    }
-    Ok(None)
-}

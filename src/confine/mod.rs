@@ -3,6 +3,7 @@
 pub mod capabilities;
 pub mod channels;
 pub mod counters;
+pub mod enforced;
 pub mod filter;
 pub mod handed;
 pub mod id_map;
@@ -158,7 +159,8 @@ impl Descriptors {
         rustix::stdio::dup2_stderr(&self.stderr).map_err(fail)?;
         sys::process::place_descriptor(self.frames, 3)
             .map_err(|error| StepError::new(Step::Init, "descriptor 3", error))?;
-        sys::process::cloexec_from(4).map_err(|error| StepError::new(Step::Init, "close_range", error))
+        sys::process::cloexec_from(4).map_err(|error| StepError::new(Step::Init, "close_range", error))?;
+        enforced::descriptors()
     }
 }
 

@@ -1,7 +1,8 @@
 //! Step `verify`: what is active is read back from the kernel and compared with the plan, before anything of the plugin runs.
 
 use super::counters::Counters;
-use super::limits::{self, Cgroup};
+use super::enforced;
+use super::limits::Cgroup;
 use super::step::{Step, StepError};
 use crate::decide::plan::{INSIDE_ID, Plan, Source};
 use serde::{Deserialize, Serialize};
@@ -48,7 +49,7 @@ fn unreadable(what: &str, error: impl std::error::Error + Send + Sync + 'static)
 /// # Errors
 /// The first difference.
 pub fn step(plan: &Plan, as_root: bool, cgroup: Cgroup, counters: &Counters) -> Result<Report, StepError> {
-    bounds(plan, cgroup, counters)?;
+    counted(plan, counters)?;
     let myself = procfs::process::Process::myself().map_err(|error| unreadable("/proc/self", error))?;
     let status = myself.status().map_err(|error| unreadable("/proc/self/status", error))?;
     if status.nonewprivs != Some(1) {
@@ -77,6 +78,7 @@ pub fn step(plan: &Plan, as_root: bool, cgroup: Cgroup, counters: &Counters) -> 
         namespaces.insert(name.to_owned(), namespace(name).map_err(|error| unreadable("/proc/self/ns", error))?);
     }
     let mounts = mounts(plan, &myself)?;
+    enforced::check(&myself, &plan.limits, cgroup)?;
     let uid_map =
         std::fs::read_to_string("/proc/self/uid_map").map_err(|error| unreadable("/proc/self/uid_map", error))?;
     Ok(Report {
@@ -92,11 +94,7 @@ pub fn step(plan: &Plan, as_root: bool, cgroup: Cgroup, counters: &Counters) -> 
 }
 
 /// The limits of the process, and what the kernel counts for its user.
-fn bounds(plan: &Plan, cgroup: Cgroup, counters: &Counters) -> Result<(), StepError> {
-    let limit = limits::wider(&plan.limits, cgroup).map_err(|error| unreadable("limits", error))?;
-    if let Some(name) = limit {
-        return Err(differs(format!("limit of {name}")));
-    }
+fn counted(plan: &Plan, counters: &Counters) -> Result<(), StepError> {
     match counters.differing(plan.limits.file_watches).map_err(|error| unreadable("/proc/sys/user", error))? {
         Some(counter) => Err(differs(counter)),
         None => Ok(()),

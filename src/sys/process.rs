@@ -101,6 +101,19 @@ pub fn cloexec_from(first: u32) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether exec closes this descriptor (`F_GETFD`); one that is not open counts as closed.
+///
+/// # Errors
+/// What fcntl(2) says.
+pub fn goes_with_exec(number: i32) -> io::Result<bool> {
+    // SAFETY: fcntl with integer arguments only; it changes nothing.
+    match check(unsafe { libc::fcntl(number, libc::F_GETFD) }.into()) {
+        Ok(flags) => Ok(flags & libc::c_long::from(libc::FD_CLOEXEC) != 0),
+        Err(error) if error.raw_os_error() == Some(libc::EBADF) => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
 /// Whether the process may be dumped and traced by its own user (`PR_SET_DUMPABLE`).
 ///
 /// # Errors

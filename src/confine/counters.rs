@@ -6,7 +6,8 @@
 
 use super::step::{Step, StepError};
 use nix::errno::Errno;
-use std::fs::{self, File};
+use rustix::fs::{Dir, Mode, OFlags, open, openat};
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 
@@ -49,13 +50,20 @@ impl Counters {
     /// # Errors
     /// Names the file that cannot be opened, or is missing.
     pub fn open() -> Result<Counters, StepError> {
-        let unlisted = |error| fail(REQUIRED[0], error);
+        let unlisted = |error: rustix::io::Errno| fail(REQUIRED[0], error.into());
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+        let directory = open(DIRECTORY, flags, Mode::empty()).map_err(unlisted)?;
         let mut files = Vec::new();
-        for entry in fs::read_dir(DIRECTORY).map_err(unlisted)? {
+        for entry in Dir::read_from(&directory).map_err(unlisted)? {
             let entry = entry.map_err(unlisted)?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            let file = File::options().read(true).write(true).open(entry.path()).map_err(|error| fail(&name, error))?;
-            files.push((name, file));
+            if name.starts_with('.') {
+                continue;
+            }
+            // By the directory: each path from `/` on would cost more than the file.
+            let file = openat(&directory, entry.file_name(), OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+                .map_err(|error| fail(&name, error.into()))?;
+            files.push((name, File::from(file)));
         }
         match REQUIRED.iter().find(|wanted| files.iter().all(|(name, _)| name != *wanted)) {
             Some(missing) => Err(fail(missing, Errno::ENOENT.into())),

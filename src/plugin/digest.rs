@@ -2,11 +2,13 @@
 
 use sha2::{Digest, Sha256};
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 /// Files that are read; a plugin with more is refused by the ownership check before.
 const MAX_FILES: usize = 10_000;
+/// Bytes that are read at once.
+const CHUNK: usize = 128 << 10;
 
 /// SHA-256 over the relative path, length and contents of each regular file, in the order of their paths. Compiled files
 /// (`__pycache__`) count: the interpreter may run them in place of the source.
@@ -17,16 +19,39 @@ pub fn tree(path: &Path) -> io::Result<String> {
     let mut files = Vec::new();
     collect(path, &mut files)?;
     files.sort();
+    let mut buffer = vec![0; CHUNK];
     let mut hash = Sha256::new();
     for file in files {
-        let contents = fs::read(&file)?;
         let name = file.strip_prefix(path).unwrap_or(&file);
         hash.update(name.as_os_str().as_encoded_bytes());
         hash.update([0]);
-        hash.update((contents.len() as u64).to_le_bytes());
-        hash.update(&contents);
+        contents(&file, &mut hash, &mut buffer)?;
     }
     Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Hashes a file's length and bytes, a piece at a time: the file may be larger than memory.
+fn contents(path: &Path, hash: &mut Sha256, buffer: &mut [u8]) -> io::Result<()> {
+    let mut file = fs::File::open(path)?;
+    let length = file.metadata()?.len();
+    hash.update(length.to_le_bytes());
+    let mut read = 0;
+    loop {
+        let count = match file.read(buffer) {
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        read += count as u64;
+        // Also where it grows as fast as it is read: the length came first.
+        if read > length || (count == 0 && read < length) {
+            return Err(io::Error::other(format!("{}: its size changed while it was read; try again", path.display())));
+        }
+        if count == 0 {
+            return Ok(());
+        }
+        hash.update(&buffer[..count]);
+    }
 }
 
 fn collect(path: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
@@ -42,4 +67,26 @@ fn collect(path: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_digest_is_of_names_lengths_and_bytes() {
+        let directory = tempfile::tempdir().unwrap();
+        let large = vec![b'x'; 3 * CHUNK + 17];
+        fs::write(directory.path().join("b"), &large).unwrap();
+        fs::write(directory.path().join("a"), "").unwrap();
+        let mut whole = Sha256::new();
+        for (name, bytes) in [("a", b"".as_slice()), ("b", large.as_slice())] {
+            whole.update(name.as_bytes());
+            whole.update([0]);
+            whole.update((bytes.len() as u64).to_le_bytes());
+            whole.update(bytes);
+        }
+        let expected: String = whole.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(tree(directory.path()).unwrap(), expected);
+    }
 }

@@ -20,6 +20,21 @@ pub struct Denials {
 impl Denials {
     /// Adds one, or counts it to its like. True when it is a new entry.
     pub fn add(&mut self, denial: Denial) -> bool {
+        self.add_with(denial, |_| {})
+    }
+
+    /// The same of a system call, by the process with this number. Who that is, is looked up for a new entry alone, and kept
+    /// if `still` says afterwards that the process was there.
+    pub fn add_of(&mut self, denial: Denial, pid: u32, still: impl Fn() -> bool) {
+        self.add_with(denial, |denial| {
+            let found = identity(pid);
+            if still() {
+                (denial.pid, denial.comm) = found;
+            }
+        });
+    }
+
+    fn add_with(&mut self, mut denial: Denial, complete: impl FnOnce(&mut Denial)) -> bool {
         let same = |other: &&mut Denial| {
             other.layer == denial.layer && other.operation == denial.operation && other.object == denial.object
         };
@@ -31,6 +46,7 @@ impl Denials {
             self.dropped = self.dropped.saturating_add(denial.count);
             return false;
         }
+        complete(&mut denial);
         self.entries.push(denial);
         true
     }
@@ -47,17 +63,16 @@ impl Denials {
     }
 }
 
-/// A system call that the filter refused.
+/// A system call that the filter refused, by whom is not said: see [`Denials::add_of`].
 #[must_use]
-pub fn syscall(number: i32, arguments: &[u64; 6], pid: u32) -> Denial {
+pub fn syscall(number: i32, arguments: &[u64; 6]) -> Denial {
     let name = filter::syscall_name(number).map_or_else(|| format!("syscall_{number}"), str::to_owned);
     // Only arguments that are values: what a pointer points to may change under the reader's eyes.
     let values: Map<String, Value> = filter::value_args(number)
         .iter()
         .map(|(index, label)| ((*label).to_owned(), Value::from(arguments[*index])))
         .collect();
-    let (inside, comm) = identity(pid);
-    Denial { pid: inside, comm, ..Denial::new("seccomp", &name, Value::Object(values)) }
+    Denial::new("seccomp", &name, Value::Object(values))
 }
 
 /// The process as its own pid namespace numbers it, and its name. It may be gone already.

@@ -5,6 +5,7 @@ pub mod capture;
 pub mod cgroup;
 pub mod client;
 pub mod denials;
+pub mod effort;
 pub mod epoll;
 pub mod frames;
 pub mod gateway;
@@ -28,6 +29,7 @@ use crate::types::{Code, EgressRecord, Failure, OnViolation, Outcome};
 use capture::Capture;
 use cgroup::Cgroup;
 use denials::Denials;
+use effort::Effort;
 use frames::{Frame, Reader};
 use limits::{Peaks, Tmp};
 use nix::sched::CloneFlags;
@@ -194,6 +196,7 @@ pub fn run(job: Job<'_>, watcher: &mut dyn Watcher) -> Result<Outcome, Failure> 
         spent_before: Spent::default(),
         over: false,
         next_memory: started,
+        effort: Effort::begin(),
         observer,
         peaks: Peaks::default(),
         unroutable: Counters::default(),
@@ -283,6 +286,7 @@ struct Supervision<'a> {
     /// Pid 1 has ended.
     over: bool,
     next_memory: Instant,
+    effort: Effort,
     observer: Option<observe::Observer>,
     peaks: Peaks,
     unroutable: Counters,
@@ -304,6 +308,13 @@ enum Source {
     StubUdp,
     StubTcp,
     Gateway,
+}
+
+impl Source {
+    /// Whether the plugin decides how much comes from there.
+    fn is_the_plugins(self) -> bool {
+        !matches!(self, Source::Child | Source::Signals | Source::Status | Source::Failure)
+    }
 }
 
 impl Supervision<'_> {
@@ -336,6 +347,7 @@ impl Supervision<'_> {
 
     /// One round of the loop; true when pid 1 has ended.
     fn turn(&mut self) -> bool {
+        let held = self.held();
         let mut sources = vec![(Source::Child, self.pidfd.as_fd(), PollFlags::IN)];
         sources.extend(self.signals.poll().map(|(fd, flags)| (Source::Signals, fd, flags)));
         let out = if self.to_send.is_empty() { PollFlags::empty() } else { PollFlags::OUT };
@@ -350,7 +362,8 @@ impl Supervision<'_> {
             (Source::StubTcp, self.stub.as_ref().map(|(_, tcp)| tcp.as_fd()), PollFlags::IN),
             (Source::Gateway, self.gateway.as_ref().map(|gateway| gateway.events.as_fd()), PollFlags::IN),
         ];
-        sources.extend(optional.into_iter().filter_map(|(source, fd, flags)| Some((source, fd?, flags))));
+        let optional = optional.into_iter().filter(|(source, ..)| !(held && source.is_the_plugins()));
+        sources.extend(optional.filter_map(|(source, fd, flags)| Some((source, fd?, flags))));
         let mut fds: Vec<PollFd<'_>> =
             sources.iter().map(|(_, fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)).collect();
         let now = Instant::now();
@@ -361,6 +374,9 @@ impl Supervision<'_> {
         }
         if (self.running && !self.counted()) || self.watcher.wants_ticks() {
             wait = wait.min(TICK);
+        }
+        if held {
+            wait = wait.min(self.effort.pause());
         }
         let timeout = Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: wait.subsec_nanos().into() };
         let polled = poll(&mut fds, Some(&timeout));
@@ -396,8 +412,28 @@ impl Supervision<'_> {
 
     /// What the call uses now; bytes of memory, `None` when it has just ended.
     fn look(&mut self) -> Option<u64> {
+        let mark = Effort::mark();
         self.tmp.look();
-        memory::resident(self.pid, &mut self.peaks)
+        let used = memory::resident(self.pid, &mut self.peaks);
+        self.effort.leave_out(mark);
+        used
+    }
+
+    /// Whether the call has cost so much that what it sends has to wait. `upm learn` looks at each system call: that is what it
+    /// is asked for.
+    fn held(&mut self) -> bool {
+        if !self.running || self.ending.is_some() || self.observer.is_some() {
+            return false;
+        }
+        let (pid, cgroup) = (self.pid, self.cgroup.as_ref().ok());
+        self.effort.is_over(|| {
+            let counted = cgroup.and_then(|cgroup| cgroup.told().cpu);
+            let (user, system) = counted.unwrap_or_else(|| {
+                let spent = memory::spent(pid);
+                (spent.user_us, spent.system_us)
+            });
+            Duration::from_micros(user + system)
+        })
     }
 
     /// The kernel counts the call's memory.
@@ -543,6 +579,7 @@ impl Supervision<'_> {
                     tracing::debug!(after_us = self.started.elapsed().as_micros() as u64, "the plugin runs");
                     self.seen = memory::watchable(self.pid)?;
                     own::confine(self.plan.landlock_abi, self.cgroup.as_ref().ok().map(Cgroup::above))?;
+                    self.effort = Effort::begin();
                 }
                 Ok(())
             }
@@ -585,6 +622,7 @@ impl Supervision<'_> {
                 Ok(false)
             }
             Ok(count) => {
+                let mark = Effort::mark();
                 let (answer, watcher) = (&mut self.answer, &mut *self.watcher);
                 let taken = self.reader.push(&self.buffer[..count], &mut |frame| match frame {
                     Frame::Progress { message, fraction } => watcher.progress(&message, fraction),
@@ -594,6 +632,10 @@ impl Supervision<'_> {
                     self.frames = None;
                     self.end(Ending::Frames(failure));
                     return Ok(false);
+                }
+                if self.answer.is_some() {
+                    // One a call, as long as `result` says.
+                    self.effort.leave_out(mark);
                 }
                 // The last moment at which a short call's processes and files are all there.
                 if self.answer.is_some() && self.ending.is_none() && !self.over {
@@ -640,19 +682,15 @@ impl Supervision<'_> {
         {
             return Ok(());
         }
-        let mut denial = denials::syscall(notification.nr, &notification.args, notification.pid);
-        if !sys::seccomp::notif_id_valid(listener.as_fd(), notification.id)
-            .map_err(|error| StepError::new(Step::Seccomp, "listener", error))?
-        {
-            // It ended meanwhile, and its number may have been another process's when that was looked at.
-            (denial.pid, denial.comm) = (None, None);
-        }
+        let denial = denials::syscall(notification.nr, &notification.args);
+        // It may have ended meanwhile, and its number may be another process's.
+        let still = || sys::seccomp::notif_id_valid(listener.as_fd(), notification.id).unwrap_or(false);
         if self.plan.on_violation == OnViolation::Kill {
-            self.denials.add(denial.clone());
+            self.denials.add_of(denial.clone(), notification.pid, still);
             self.end(Ending::Violation(denial));
             return Ok(());
         }
-        self.denials.add(denial);
+        self.denials.add_of(denial, notification.pid, still);
         // What the kernel itself says where a user's limit is reached.
         let errno = if counted { Errno::NOSPC } else { Errno::PERM };
         // False: whoever asked has ended.

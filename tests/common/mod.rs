@@ -464,6 +464,12 @@ impl Call<'_> {
         self
     }
 
+    /// More words of the command line.
+    pub fn more<S: Into<OsString>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
+        self.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
     /// What stdin holds; otherwise it is `/dev/null`.
     pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
         self.stdin = Some(bytes.into());

@@ -473,7 +473,29 @@ fn the_engines_own_filters() {
         gateway.expect(EAFNOSUPPORT, "socket", &[16, 3, 9]);
         gateway.expect(EAFNOSUPPORT, "socket", &[17, 3, 0]);
         let supervisor = Asked::of("supervisor", arch);
-        supervisor.expect(EAFNOSUPPORT, "socket", &[2, 1, 0]);
+        let no = Action::Errno(1);
+        for (family, kind) in [(1, 1), (1, 2), (1, 0o2_000_002), (2, 1), (16, 3)] {
+            supervisor.expect(no, "socket", &[family, kind, 0]);
+            supervisor.expect(no, "socketpair", &[family, kind, 0]);
+        }
+        for call in ["connect", "bind", "listen", "setsockopt"] {
+            supervisor.expect(no, call, &[]);
+        }
+        for signal in [0, 1, 6, 9, 15, 19, 34] {
+            for call in ["kill", "tkill", "rt_sigqueueinfo"] {
+                supervisor.expect(no, call, &[1, signal]);
+            }
+            for call in ["tgkill", "rt_tgsigqueueinfo"] {
+                supervisor.expect(no, call, &[1, 1, signal]);
+            }
+            let one = if signal == 9 { Action::Allow } else { no };
+            supervisor.expect(one, "pidfd_send_signal", &[5, signal, 0, 0]);
+            supervisor.expect(no, "pidfd_send_signal", &[5, signal, 0, 1 << 2]); // PIDFD_SIGNAL_PROCESS_GROUP
+        }
+        for call in ["pidfd_open", "pidfd_getfd", "process_madvise", "dup", "dup2", "dup3", "signalfd4"] {
+            supervisor.expect(no, call, &[1, 9]);
+        }
+        supervisor.expect(Action::Allow, "accept4", &[]);
         supervisor.expect(Action::Allow, "ioctl", &[9, libc::SECCOMP_IOCTL_NOTIF_RECV]);
         supervisor.expect(Action::Allow, "ioctl", &[9, libc::SECCOMP_IOCTL_NOTIF_SEND]);
         supervisor.expect(Action::Allow, "ioctl", &[9, libc::SECCOMP_IOCTL_NOTIF_ID_VALID]);

@@ -13,7 +13,7 @@ use crate::plugin::{self, digest};
 use crate::quote::shell;
 use crate::report::audit::{self, Event, JournaldMode, Record, Sinks};
 use crate::report::code::exit_code;
-use crate::report::envelope::{self, Metadata};
+use crate::report::envelope::{self, Envelope, Metadata};
 use crate::report::text::{complain, quote};
 use crate::supervise::client::Client;
 use crate::supervise::signals::{self, Signals};
@@ -78,7 +78,7 @@ impl Peer {
 /// What a call answers with.
 pub struct Answer {
     /// The envelope.
-    pub envelope: Value,
+    pub envelope: Envelope,
     /// The exit status.
     pub exit: i32,
     /// What the plugin looked for, of an observed call that was started.

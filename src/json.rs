@@ -7,6 +7,8 @@ use serde_json::{Map, Number, Value};
 use std::cell::Cell;
 use std::fmt;
 
+pub mod raw;
+
 /// The deepest nesting that [`parse_strict`] can be asked for: `serde_json` itself stops at 128.
 pub const MAX_DEPTH: usize = 127;
 

@@ -1,6 +1,7 @@
 //! Plain data that the stages hand to one another. No I/O and no policy here.
 #![forbid(unsafe_code)]
 
+use crate::json::raw::Raw;
 use crate::units::Cpus;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -492,7 +493,9 @@ pub struct Observed {
 #[derive(Debug, Clone)]
 pub struct Outcome {
     /// The method's value, or why there is none.
-    pub result: Result<Value, Failure>,
+    pub result: Result<Raw, Failure>,
+    /// How its process ended once it had answered, where that was not by itself: the answer stands.
+    pub afterwards: Option<Failure>,
     /// From the plugin's `version` or `__version__`.
     pub plugin_version: Option<Value>,
     /// Captured output.

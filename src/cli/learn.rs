@@ -10,11 +10,14 @@ use crate::confine::filter;
 use crate::decide::learn::{Found, Suggestion};
 use crate::decide::plan::Facts;
 use crate::decide::verdict::View;
+use crate::json::raw::Raw;
 use crate::plugin;
 use crate::plugin::client::Patience;
+use crate::report::envelope::Envelope;
 use crate::supervise::signals::{self, Signals};
 use crate::supervise::{self, Job, Unwatched, apart};
 use crate::types::{Change, Code, Entry, Failure, Look, LookFor, Observed};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -45,24 +48,33 @@ pub fn run(args: &CallArgs, as_json: bool, screen: &mut Screen) -> Result<String
     let apart::Told { bytes, .. } = apart::run(ANSWER, Some(&signals), || {
         let answer = call::observed(args, screen);
         screen.progress.finish();
-        let told = json!({ "envelope": answer.envelope, "exit": answer.exit, "observed": answer.observed });
-        told.to_string().into_bytes()
+        let Answer { envelope: Envelope { document, result }, exit, observed } = answer;
+        // Values and texts: there is nothing that JSON cannot say.
+        serde_json::to_vec(&Told { document, result, exit, observed }).unwrap_or_default()
     })
     .map_err(internal)?;
-    let mut told: Value = serde_json::from_slice(&bytes).map_err(|error| internal(error.into()))?;
-    let exit = told["exit"].as_i64().and_then(|exit| i32::try_from(exit).ok()).unwrap_or(125);
-    let envelope = told["envelope"].take();
-    let observed: Option<Observed> =
-        serde_json::from_value(told["observed"].take()).map_err(|error| internal(error.into()))?;
+    let told: Told = serde_json::from_slice(&bytes).map_err(|error| internal(error.into()))?;
+    drop(bytes);
+    let Told { document, result, exit, observed } = told;
+    let envelope = Envelope { document, result };
     let Some(observed) = observed else { return Err(Answer { envelope, exit, observed: None }) };
     report(args, as_json, &signals, (envelope, exit), observed).map_err(failed)
+}
+
+/// What the child tells of its call.
+#[derive(Serialize, Deserialize)]
+struct Told {
+    document: Value,
+    result: Option<Raw>,
+    exit: i32,
+    observed: Option<Observed>,
 }
 
 fn report(
     args: &CallArgs,
     as_json: bool,
     signals: &Signals,
-    (envelope, exit): (Value, i32),
+    (envelope, exit): (Envelope, i32),
     observed: Observed,
 ) -> Result<String, Failure> {
     let config = config::load(args.config.as_deref())?;
@@ -81,7 +93,7 @@ fn report(
     };
     let (ordinary, looks): (Vec<Look>, Vec<Look>) =
         observed.looks.into_iter().partition(|look| start.contains(&(look.act, look.object.clone())));
-    let names = refused_names(&envelope);
+    let names = refused_names(&envelope.document);
     let suggestion = suggest(&view, &looks, &names);
     let (change, refused) = allowed(&view, suggestion);
     let diff = match &change {
@@ -95,9 +107,9 @@ fn report(
     };
     let seen = Seen { looks, names, left_out: ordinary.len(), unmeasured, dropped: observed.dropped, refused };
     Ok(if as_json {
-        seen.json(&config, envelope, exit, change, diff)
+        seen.json(&config, &envelope, exit, change, diff)
     } else {
-        seen.text(&config, &envelope, exit, diff)
+        seen.text(&config, &envelope.document, exit, diff)
     })
 }
 
@@ -286,7 +298,7 @@ impl Seen {
     fn json(
         &self,
         config: &Config,
-        envelope: Value,
+        envelope: &Envelope,
         exit: i32,
         change: Option<Change>,
         diff: Option<String>,
@@ -314,9 +326,11 @@ impl Seen {
             "not_suggested": refused,
             "change": change.map(|change| config.lines(&change)),
             "diff": diff,
-            "call": envelope,
         });
-        format!("{document}\n")
+        // The call's answer is the last member, in the pieces that it has.
+        let head = document.to_string();
+        let head = head.strip_suffix('}').unwrap_or_default();
+        format!("{head},\"call\":{}}}\n", envelope.pieces().concat())
     }
 
     fn text(&self, config: &Config, envelope: &Value, exit: i32, diff: Option<String>) -> String {

@@ -303,10 +303,11 @@ impl<'a> Wire<'a> {
         if self.dropped > 0 {
             last = wire::stderr(&format!("\nupm: {} bytes of the plugin's stderr were not shown\n", self.dropped));
         }
-        last.push_str(&render::render(&answer.envelope, false));
         let waiting: Vec<u8> = self.backlog.drain(..).collect();
         let until = Instant::now() + DELIVERY;
-        for bytes in [waiting.as_slice(), last.as_bytes()] {
+        let pieces = render::render(&answer.envelope, false);
+        let pieces = pieces.iter().map(|piece| piece.as_bytes());
+        for bytes in [waiting.as_slice(), last.as_bytes()].into_iter().chain(pieces) {
             let mut rest = bytes;
             while !rest.is_empty() {
                 match rustix::io::write(self.socket, rest) {
@@ -356,6 +357,7 @@ impl Watcher for Wire<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::envelope::Envelope;
     use serde_json::{Value, json};
     use std::io::Read;
     use std::os::unix::net::UnixStream;
@@ -370,7 +372,12 @@ mod tests {
         });
         let mut wire = Wire { progress: true, verbose: true, ..Wire::new(socket.as_fd()) };
         act(&mut wire);
-        wire.finish(&Answer { envelope: json!({"success": true}), exit: 0, observed: None }).unwrap();
+        wire.finish(&Answer {
+            envelope: Envelope { document: json!({"success": true}), result: None },
+            exit: 0,
+            observed: None,
+        })
+        .unwrap();
         drop(socket);
         read.join().unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
@@ -426,6 +433,9 @@ mod tests {
         drop(reader);
         wire.flush();
         assert!(wire.broken && !wire.wants_ticks());
-        assert!(wire.finish(&Answer { envelope: json!({}), exit: 0, observed: None }).is_err());
+        assert!(
+            wire.finish(&Answer { envelope: Envelope { document: json!({}), result: None }, exit: 0, observed: None })
+                .is_err()
+        );
     }
 }

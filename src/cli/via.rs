@@ -5,6 +5,7 @@ use super::terminal::Progress;
 use super::wire;
 use crate::call::{self, CallArgs, JsonSource};
 use crate::decide::arguments::{self, Arguments};
+use crate::json::raw::indented;
 use crate::quote::shell;
 use crate::report::code;
 use crate::report::envelope::{self, Metadata};
@@ -96,8 +97,8 @@ pub(super) fn run(socket: &Path, args: &CallArgs) -> i32 {
 fn print(line: &[u8]) {
     let stdout = std::io::stdout();
     let text = if stdout.is_terminal() {
-        match serde_json::from_slice(line) {
-            Ok(document) => render::render(&document, true).into_bytes(),
+        match std::str::from_utf8(line).map_err(serde::de::Error::custom).and_then(indented) {
+            Ok(text) => format!("{}\n", escape_json(&text)).into_bytes(),
             // Nested deeper than a document may be for that.
             Err(_) => format!("{}\n", escape_json(&String::from_utf8_lossy(line))).into_bytes(),
         }

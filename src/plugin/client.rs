@@ -326,7 +326,7 @@ fn answer(plan: &plan::Plan, frame: Vec<u8>, deadline: Instant) -> Vec<u8> {
         Err(error) => Err(Failure::new(Code::Internal, format!("signals: {error}"))),
         Ok(signals) => {
             let job = Job { plan, frame, runner: super::RUNNER, signals, deadline, observe: false };
-            supervise::run(job, &mut Unwatched).and_then(|outcome| outcome.result)
+            supervise::run(job, &mut Unwatched).and_then(|outcome| outcome.result.map(|result| result.value()))
         }
     };
     let ended = match ended {

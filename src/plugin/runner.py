@@ -3,7 +3,8 @@
 Compiled at every call, and `json`, `re`, `inspect`, `traceback`, `asyncio` take longer to import than all else here
 to run: only built-in modules are imported at the start, and what is rare is compiled when it is needed (`RARE`).
 
-The process ends as soon as the method has returned and the `atexit` handlers ran: threads are not waited for.
+What the method returned is sent first. Then the process ends as any Python does: exit hooks of threads, the end of all threads
+that are no daemons, `atexit`. None of that can change the answer any more.
 """
 import posix
 import sys
@@ -127,11 +128,15 @@ def clean(text, limit=None):
     return text[:limit].encode("utf-8", "backslashreplace").decode()
 
 
-def send(line):
+def send(line, last=False):
+    global ANSWERED
     if posix.getpid() != OWN_PID:  # a child that the plugin forked has no voice here
         return
     line = memoryview(line + b"\n")
     with LOCK:
+        if ANSWERED:  # a thread or an exit handler that still tells of its progress
+            return
+        ANSWERED = last
         while line:
             line = line[posix.write(3, line):]
 
@@ -285,10 +290,11 @@ def main():
             error.__traceback__ = error.__context__ = error.__cause__ = None
             line = rare("failed")(error)
     # Sent before the handlers run, so that one of them that hangs or raises cannot take the result away.
-    send(line)
+    send(line, last=True)
     try:
-        if "atexit" in sys.modules:
-            sys.modules["atexit"]._run_exitfuncs()
+        # What Py_FinalizeEx does, in its order. One that raises is told of, and the others run all the same.
+        leave("threading", "_shutdown")
+        leave("atexit", "_run_exitfuncs")
     finally:
         for stream in sys.stdout, sys.stderr:
             try:
@@ -298,10 +304,21 @@ def main():
         posix._exit(0)
 
 
+def leave(module, function):
+    try:
+        if module in sys.modules:
+            getattr(sys.modules[module], function)()
+    except BaseException:
+        try:
+            sys.__excepthook__(*sys.exc_info())
+        except BaseException:
+            pass
+
+
 # Also imported, under another name, by the processes that multiprocessing starts.
 if __name__ == "__main__":
     from _thread import allocate_lock
-    LOCK = allocate_lock()
+    LOCK, ANSWERED = allocate_lock(), False
     OWN_PID = posix.getpid()
     decode, encode = codec()
     main()

@@ -2,8 +2,11 @@
 #![forbid(unsafe_code)]
 
 use super::code;
+use crate::json::raw::Raw;
 use crate::types::{Failure, Outcome, Output};
+use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Map, Value, json};
+use std::borrow::Cow;
 
 /// The four fields that stand at the top level and again inside `data`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +41,64 @@ impl Metadata {
     }
 }
 
+/// The answer of a call. The result is text all the way: see [`Raw`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Envelope {
+    /// All of it; `data.result` is `null` where there is a result.
+    pub document: Value,
+    /// What stands there instead.
+    pub result: Option<Raw>,
+}
+
+impl Envelope {
+    /// The pieces of the document on one line, without its newline.
+    #[must_use]
+    pub fn pieces(&self) -> [Cow<'_, str>; 3] {
+        /// What an envelope with a result begins with: see [`success`].
+        const HEAD: &str = r#"{"success":true,"status":"ok","data":{"result":"#;
+        let text = self.document.to_string();
+        let Some(result) = &self.result else { return [text.into(), "".into(), "".into()] };
+        match text.strip_prefix(HEAD).and_then(|rest| rest.strip_prefix("null")) {
+            Some(rest) => [HEAD.into(), result.text().into(), rest.to_owned().into()],
+            None => [serde_json::to_string(self).unwrap_or_default().into(), "".into(), "".into()],
+        }
+    }
+
+    /// The document as a tree, for those that are known to be small.
+    #[must_use]
+    pub fn value(&self) -> Value {
+        let mut document = self.document.clone();
+        if let Some(result) = &self.result {
+            document["data"]["result"] = result.value();
+        }
+        document
+    }
+}
+
+/// For other formats than the one of [`Envelope::pieces`].
+impl Serialize for Envelope {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        /// An object of the document, in which one member is another.
+        struct With<'a, T>(&'a Value, &'a str, &'a T);
+        impl<T: Serialize> Serialize for With<'_, T> {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                let With(Value::Object(members), replaced, by) = self else { return self.0.serialize(serializer) };
+                let mut map = serializer.serialize_map(Some(members.len()))?;
+                for (name, value) in members {
+                    if name == replaced { map.serialize_entry(name, by)? } else { map.serialize_entry(name, value)? }
+                }
+                map.end()
+            }
+        }
+        match &self.result {
+            None => self.document.serialize(serializer),
+            Some(result) => {
+                With(&self.document, "data", &With(&self.document["data"], "result", result)).serialize(serializer)
+            }
+        }
+    }
+}
+
 /// The present time, as the envelope and the audit record write it.
 #[must_use]
 pub fn timestamp() -> String {
@@ -59,22 +120,22 @@ pub fn hostname() -> String {
 /// The envelope of a call whose method returned. An outcome that holds a failure becomes its [`error`] envelope, so
 /// that no failure is ever reported as a success.
 #[must_use]
-pub fn success(outcome: &Outcome, meta: &Metadata) -> Value {
+pub fn success(outcome: &Outcome, meta: &Metadata) -> Envelope {
     let result = match &outcome.result {
         Ok(result) => result,
         Err(failure) => return error(failure, Some(outcome), meta),
     };
     let mut data = Map::new();
-    data.insert("result".into(), result.clone());
+    data.insert("result".into(), Value::Null);
     data.insert("output".into(), output(&outcome.output));
     data.insert("plugin_version".into(), outcome.plugin_version.clone().unwrap_or(Value::Null));
     observed(&mut data, outcome);
-    envelope(true, data, meta)
+    Envelope { document: envelope(true, data, meta), result: Some(result.clone()) }
 }
 
 /// The envelope of a call that returned nothing. `outcome` is given once a plugin was started.
 #[must_use]
-pub fn error(failure: &Failure, outcome: Option<&Outcome>, meta: &Metadata) -> Value {
+pub fn error(failure: &Failure, outcome: Option<&Outcome>, meta: &Metadata) -> Envelope {
     let mut data = Map::new();
     data.insert("error".into(), failure.message.clone().into());
     data.insert("code".into(), code::name(failure.code).into());
@@ -86,7 +147,7 @@ pub fn error(failure: &Failure, outcome: Option<&Outcome>, meta: &Metadata) -> V
         data.insert("output".into(), output(&outcome.output));
         observed(&mut data, outcome);
     }
-    envelope(false, data, meta)
+    Envelope { document: envelope(false, data, meta), result: None }
 }
 
 fn envelope(success: bool, mut data: Map<String, Value>, meta: &Metadata) -> Value {
@@ -127,6 +188,9 @@ fn observed(data: &mut Map<String, Value>, outcome: &Outcome) {
     data.insert("denials_complete".into(), json!(outcome.denials_complete));
     data.insert("egress".into(), json!(outcome.egress));
     data.insert("sandbox".into(), outcome.sandbox.clone());
+    if let Some(end) = &outcome.afterwards {
+        data.insert("afterwards".into(), json!({ "code": code::name(end.code), "error": end.message }));
+    }
 }
 
 fn output(output: &Output) -> Value {
@@ -193,7 +257,8 @@ mod tests {
 
     fn outcome(result: Result<Value, Failure>) -> Outcome {
         Outcome {
-            result,
+            result: result.map(|value| Raw::from(&value)),
+            afterwards: None,
             plugin_version: None,
             output: Output { stdout: b"hello\n".to_vec(), ..Output::default() },
             usage: Usage { wall_us: 1200, ..Usage::default() },
@@ -236,7 +301,7 @@ mod tests {
     fn a_success_is_written_as_the_contract_says() {
         let document = success(&outcome(Ok(json!([1]))), &meta());
         assert_eq!(
-            document.to_string(),
+            document.pieces().concat(),
             concat!(
                 r#"{"success":true,"status":"ok","data":{"result":[1],"output":{"stdout":"hello\n","stderr":""},"#,
                 r#""plugin_version":null,"usage":{"wall_us":1200,"cpu_user_us":0,"cpu_system_us":0,"max_rss_bytes":0,"#,
@@ -257,7 +322,7 @@ mod tests {
     fn an_error_before_a_plugin_was_started() {
         let failure = Failure::new(Code::PluginNotAllowed, "PipPlugin: not configured").detail("plugin", "PipPlugin");
         assert_eq!(
-            error(&failure, None, &meta()),
+            error(&failure, None, &meta()).value(),
             json!({
                 "success": false, "status": "error",
                 "data": {
@@ -278,7 +343,7 @@ mod tests {
         failure.traceback = Some("Traceback …".into());
         let mut seen = outcome(Err(failure.clone()));
         seen.denials_dropped = 7;
-        let document = error(&failure, Some(&seen), &meta());
+        let document = error(&failure, Some(&seen), &meta()).value();
         let keys: Vec<_> = document["data"].as_object().unwrap().keys().map(String::as_str).collect();
         assert_eq!(
             keys,
@@ -301,7 +366,7 @@ mod tests {
             ]
         );
         assert_eq!(document["data"]["denials_dropped"], 7);
-        assert_eq!(success(&seen, &meta()), document, "a failure is never a success");
+        assert_eq!(success(&seen, &meta()).value(), document, "a failure is never a success");
     }
 
     #[test]
@@ -336,7 +401,7 @@ mod tests {
         assert!(now.timestamp.ends_with('Z') && now.timestamp.as_bytes()[19] == b'.', "{}", now.timestamp);
         assert_eq!(now.pid, std::process::id());
         assert_eq!(now.hostname, std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap().trim_end());
-        assert!(validator().is_valid(&error(&Failure::new(Code::Internal, "x"), None, &now)));
+        assert!(validator().is_valid(&error(&Failure::new(Code::Internal, "x"), None, &now).value()));
     }
 
     #[test]
@@ -345,13 +410,14 @@ mod tests {
         for code in code::ALL {
             let failure = Failure::new(code, "x: no");
             for seen in [None, Some(outcome(Err(failure.clone())))] {
-                let document = error(&failure, seen.as_ref(), &meta());
+                let document = error(&failure, seen.as_ref(), &meta()).value();
                 assert!(validator.is_valid(&document), "{document}");
             }
         }
         let mut full = outcome(Ok(Value::Null));
         full.plugin_version = Some(json!("1.0.0"));
         full.denials_dropped = 1;
+        full.afterwards = Some(Failure::new(Code::Timeout, "not done"));
         full.usage = Usage {
             memory_peak_bytes: Some(1 << 20),
             pids_peak: Some(3),
@@ -360,6 +426,10 @@ mod tests {
         };
         full.output = Output { stdout: b"\xff".to_vec(), stderr: vec![], stdout_dropped: 1, stderr_dropped: 2 };
         for document in [success(&outcome(Ok(json!({"a": 1}))), &meta()), success(&full, &meta())] {
+            let written = serde_json::to_string(&document).unwrap();
+            assert_eq!(document.pieces().concat(), written, "both ways to write it");
+            let document = document.value();
+            assert_eq!(document.to_string(), written);
             assert!(validator.is_valid(&document), "{document}");
         }
     }
@@ -373,8 +443,8 @@ mod tests {
     #[test]
     fn the_schema_refuses_what_is_no_envelope() {
         let validator = validator();
-        let good = success(&outcome(Ok(json!(1))), &meta());
-        let bad = error(&Failure::new(Code::Timeout, "x"), Some(&outcome(Ok(json!(1)))), &meta());
+        let good = success(&outcome(Ok(json!(1))), &meta()).value();
+        let bad = error(&Failure::new(Code::Timeout, "x"), Some(&outcome(Ok(json!(1)))), &meta()).value();
         assert!(validator.is_valid(&good) && validator.is_valid(&bad));
         let set: [(&Value, &str, Value); 22] = [
             (&good, "/success", json!(false)),

@@ -1,21 +1,27 @@
 //! One document and a newline on stdout.
 #![forbid(unsafe_code)]
 
+use super::envelope::Envelope;
 use super::text::escape_json;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use serde_json::Value;
+use std::borrow::Cow;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 
 /// The document with its newline. For a terminal it is indented, and characters that a terminal acts on are escaped
 /// inside the JSON's strings, so that it stays the same JSON.
+///
+/// In pieces, so that a large result is not copied once more.
 #[must_use]
-pub fn render(document: &Value, terminal: bool) -> String {
-    // `{document}` of a Value cannot fail: keys are strings and numbers are finite.
-    let mut text = if terminal { escape_json(&format!("{document:#}")) } else { format!("{document}") };
-    text.push('\n');
-    text
+pub fn render(document: &Envelope, terminal: bool) -> [Cow<'_, str>; 4] {
+    if terminal {
+        // Writing to memory cannot fail: keys are strings and numbers are finite.
+        let text = serde_json::to_string_pretty(document).unwrap_or_default();
+        return [escape_json(&text).into(), "\n".into(), "".into(), "".into()];
+    }
+    let [head, result, tail] = document.pieces();
+    [head, result, tail, "\n".into()]
 }
 
 /// Writes all of `text`, waiting where the descriptor is non-blocking.
@@ -44,10 +50,10 @@ pub fn write_all(fd: impl AsFd, text: &[u8]) -> io::Result<()> {
 /// to change the exit status, which still tells how the call ended.
 ///
 /// Returns whether the answer was written.
-pub fn print(document: &Value) -> bool {
+pub fn print(document: &Envelope) -> bool {
     let stdout = io::stdout();
-    let text = render(document, rustix::termios::isatty(&stdout));
-    match write_all(&stdout, text.as_bytes()) {
+    let pieces = render(document, rustix::termios::isatty(&stdout));
+    match pieces.iter().try_for_each(|piece| write_all(&stdout, piece.as_bytes())) {
         Ok(()) => true,
         Err(error) => {
             // stderr may be gone as well; then nobody is left to tell.
@@ -65,9 +71,9 @@ mod tests {
 
     #[test]
     fn one_document_and_a_newline() {
-        let document = json!({"b": 1, "a": "\u{9b}"});
-        assert_eq!(render(&document, false), "{\"b\":1,\"a\":\"\u{9b}\"}\n");
-        assert_eq!(render(&document, true), "{\n  \"b\": 1,\n  \"a\": \"\\u009b\"\n}\n");
+        let document = Envelope { document: json!({"b": 1, "a": "\u{9b}"}), result: None };
+        assert_eq!(render(&document, false).concat(), "{\"b\":1,\"a\":\"\u{9b}\"}\n");
+        assert_eq!(render(&document, true).concat(), "{\n  \"b\": 1,\n  \"a\": \"\\u009b\"\n}\n");
     }
 
     #[test]

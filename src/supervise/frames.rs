@@ -1,8 +1,11 @@
 //! Frames from a hostile peer: bounded before they are parsed, and only in the one order that is allowed.
 #![forbid(unsafe_code)]
 
-use crate::json::{TOO_MANY, parse_strict};
+use crate::json::raw::Raw;
+use crate::json::{StrictError, parse_strict};
 use crate::types::{Code, Failure};
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 /// Nesting that a frame may have. Ordinary readers of JSON stop at 127 levels, and in the answer the result lies one level
@@ -10,6 +13,10 @@ use serde_json::{Map, Value};
 const MAX_DEPTH: usize = crate::json::MAX_DEPTH - 1;
 /// Bytes of a progress message that are kept.
 const MAX_MESSAGE: usize = 500;
+/// Bytes of a progress frame: the runner's are below 26 KiB.
+const MAX_PROGRESS: usize = 64 << 10;
+/// Bytes of the members that become trees of values: `details`, `plugin_version` and what is smaller.
+const MAX_SMALL: usize = 64 << 10;
 
 /// A frame of the plugin.
 #[derive(Debug, PartialEq)]
@@ -24,7 +31,7 @@ pub enum Frame {
     /// The method's value.
     Result {
         /// The value.
-        value: Value,
+        value: Raw,
         /// `plugin_version`, when given.
         version: Option<Value>,
     },
@@ -100,57 +107,115 @@ impl Reader {
     }
 }
 
+/// A line's members, as the table in CONTRIBUTING.md has them.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line<'a> {
+    #[serde(rename = "type", borrow, default, deserialize_with = "given")]
+    kind: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "given")]
+    result: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "given")]
+    plugin_version: Option<&'a RawValue>,
+    #[serde(rename = "kind", borrow, default, deserialize_with = "given")]
+    code: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "given")]
+    message: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "given")]
+    traceback: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "given")]
+    details: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "given")]
+    fraction: Option<&'a RawValue>,
+}
+
+/// A member that is there, be it `null`.
+fn given<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'a RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
+}
+
 fn parse(line: &[u8]) -> Result<Frame, Failure> {
-    let value = parse_strict(line, MAX_DEPTH).map_err(|error| {
-        if error.message.starts_with(TOO_MANY) {
-            Failure::new(Code::ResultTooLarge, "frame: too many values for one result; return fewer, or text")
-        } else {
-            violation(error.to_string())
-        }
+    let text = std::str::from_utf8(line).map_err(|_| violation("bytes that are not UTF-8"))?;
+    if !text.trim_ascii_start().starts_with('{') {
+        return Err(violation("not a JSON object"));
+    }
+    let line: Line<'_> = serde_json::from_str(text).map_err(|error| {
+        let error = StrictError::from_serde(&error);
+        // That message has the member's name, which may be anything.
+        let unknown = error.message.starts_with("unknown field");
+        violation(if unknown { "a member that no frame has".to_owned() } else { error.to_string() })
     })?;
-    let Value::Object(mut frame) = value else { return Err(violation("not a JSON object")) };
-    let kind = match frame.remove("type") {
+    let kind = match line.kind.map(|kind| small(kind, "type")).transpose()? {
         Some(Value::String(kind)) => kind,
         _ => return Err(violation("`type` is missing or not a string")),
     };
-    let parsed = match kind.as_str() {
-        "progress" => Frame::Progress {
-            message: progress_text(frame.remove("message"))?,
-            fraction: fraction(frame.remove("fraction"))?,
-        },
-        "result" => Frame::Result {
-            value: frame.remove("result").ok_or_else(|| violation("a result without `result`"))?,
-            version: frame.remove("plugin_version").filter(|version| !version.is_null()),
-        },
-        "error" => Frame::Error {
-            code: error_code(frame.remove("kind"))?,
-            message: text(frame.remove("message"), "message")?
-                .ok_or_else(|| violation("an error without `message`"))?,
-            traceback: text(frame.remove("traceback"), "traceback")?,
-            details: match frame.remove("details") {
-                None | Some(Value::Null) => Map::new(),
-                Some(Value::Object(details)) => details,
-                Some(_) => return Err(violation("`details` is not an object")),
-            },
-            version: frame.remove("plugin_version").filter(|version| !version.is_null()),
-        },
+    let others: &[Option<&RawValue>] = match kind.as_str() {
+        "progress" => &[line.result, line.plugin_version, line.code, line.traceback, line.details],
+        "result" => &[line.code, line.message, line.traceback, line.details, line.fraction],
+        "error" => &[line.result, line.fraction],
         _ => return Err(violation("`type` is none of progress, result, error")),
     };
-    match frame.keys().next() {
-        Some(_) => Err(violation(format!("a {kind} with a member that it does not have"))),
-        None => Ok(parsed),
+    if others.iter().any(Option::is_some) {
+        return Err(violation(format!("a {kind} with a member that it does not have")));
+    }
+    match kind.as_str() {
+        "progress" if text.len() > MAX_PROGRESS => {
+            Err(violation(format!("a progress longer than {MAX_PROGRESS} bytes")))
+        }
+        "progress" => progress(&line),
+        "result" => result(&line),
+        _ => error(&line),
     }
 }
 
-fn text(value: Option<Value>, name: &str) -> Result<Option<String>, Failure> {
-    match value {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text)),
-        Some(_) => Err(violation(format!("`{name}` is not a string"))),
+fn progress(line: &Line<'_>) -> Result<Frame, Failure> {
+    Ok(Frame::Progress { message: progress_text(line.message)?, fraction: fraction(line.fraction)? })
+}
+
+fn result(line: &Line<'_>) -> Result<Frame, Failure> {
+    let value = line.result.ok_or_else(|| violation("a result without `result`"))?;
+    let version = line.plugin_version.map(|version| small(version, "plugin_version")).transpose()?;
+    let value = Raw::read(value.get(), MAX_DEPTH - 1).map_err(|error| violation(error.to_string()))?;
+    Ok(Frame::Result { value, version: version.filter(|version| !version.is_null()) })
+}
+
+fn error(line: &Line<'_>) -> Result<Frame, Failure> {
+    let version = line.plugin_version.map(|version| small(version, "plugin_version")).transpose()?;
+    Ok(Frame::Error {
+        code: error_code(line.code)?,
+        message: text(line.message, "message")?.ok_or_else(|| violation("an error without `message`"))?,
+        traceback: text(line.traceback, "traceback")?,
+        details: match line.details.map(|details| small(details, "details")).transpose()? {
+            None | Some(Value::Null) => Map::new(),
+            Some(Value::Object(details)) => details,
+            Some(_) => return Err(violation("`details` is not an object")),
+        },
+        version: version.filter(|version| !version.is_null()),
+    })
+}
+
+/// A member that becomes a tree of values.
+fn small(value: &RawValue, name: &str) -> Result<Value, Failure> {
+    if value.get().len() > MAX_SMALL {
+        return Err(Failure::new(
+            Code::ResultTooLarge,
+            format!("frame: `{name}` is longer than {MAX_SMALL} bytes; put what is large into the result"),
+        )
+        .detail("limit", MAX_SMALL as u64));
+    }
+    parse_strict(value.get().as_bytes(), MAX_DEPTH - 1).map_err(|error| violation(error.to_string()))
+}
+
+fn text(value: Option<&RawValue>, name: &str) -> Result<Option<String>, Failure> {
+    let Some(value) = value else { return Ok(None) };
+    match serde_json::from_str(value.get()) {
+        Ok(text) => Ok(text),
+        Err(error) if error.is_data() => Err(violation(format!("`{name}` is not a string"))),
+        Err(error) => Err(violation(StrictError::from_serde(&error).to_string())),
     }
 }
 
-fn progress_text(value: Option<Value>) -> Result<String, Failure> {
+fn progress_text(value: Option<&RawValue>) -> Result<String, Failure> {
     let mut message = text(value, "message")?.unwrap_or_default();
     if message.len() > MAX_MESSAGE {
         message.truncate((0..=MAX_MESSAGE).rev().find(|at| message.is_char_boundary(*at)).unwrap_or(0));
@@ -158,8 +223,8 @@ fn progress_text(value: Option<Value>) -> Result<String, Failure> {
     Ok(message)
 }
 
-fn fraction(value: Option<Value>) -> Result<Option<f64>, Failure> {
-    match value {
+fn fraction(value: Option<&RawValue>) -> Result<Option<f64>, Failure> {
+    match value.map(|value| small(value, "fraction")).transpose()? {
         None | Some(Value::Null) => Ok(None),
         Some(value) => match value.as_f64() {
             Some(number) if (0.0..=1.0).contains(&number) => Ok(Some(number)),
@@ -169,7 +234,7 @@ fn fraction(value: Option<Value>) -> Result<Option<f64>, Failure> {
 }
 
 /// The codes that a plugin's process may end a call with.
-fn error_code(kind: Option<Value>) -> Result<Code, Failure> {
+fn error_code(kind: Option<&RawValue>) -> Result<Code, Failure> {
     let kind = text(kind, "kind")?.unwrap_or_default();
     Ok(match kind.as_str() {
         "plugin_raised" => Code::PluginRaised,
@@ -207,7 +272,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(frames[0], Frame::Progress { message: "half".to_owned(), fraction: Some(0.5) });
-        assert_eq!(frames[1], Frame::Result { value: serde_json::json!([1]), version: None });
+        assert_eq!(frames[1], Frame::Result { value: Raw::from(&serde_json::json!([1])), version: None });
     }
 
     #[test]
@@ -245,7 +310,7 @@ mod tests {
         assert_eq!(read(1000, line(126).as_bytes()).unwrap_err().code, Code::ProtocolViolation);
         let frames = read(1000, line(125).as_bytes()).unwrap();
         let [Frame::Result { value, .. }] = frames.as_slice() else { panic!("{frames:?}") };
-        let answer = serde_json::json!({"success": true, "data": {"result": value}});
+        let answer = serde_json::json!({"success": true, "data": {"result": value.value()}});
         assert_eq!(serde_json::from_str::<Value>(&answer.to_string()).unwrap(), answer);
     }
 

@@ -8,6 +8,7 @@ use super::limits::Peaks;
 use crate::confine::filter::Filter;
 use crate::confine::step::{Step, StepError};
 use crate::decide::plan::{Limits, Plan};
+use crate::json::raw::Raw;
 use crate::sys::process::{Ended, Spent};
 use crate::types::{Code, Completeness, Denial, Failure, Outcome, Output, Usage};
 use nix::sys::signal::Signal;
@@ -72,39 +73,15 @@ pub(super) fn conclude(call: Supervision<'_>, ended: Option<(i32, Spent)>, wall:
     };
     let cpu = Duration::from_micros(usage.user_us + usage.system_us);
     let limits = &call.plan.limits;
-    let result = match (call.ending, step_error) {
-        (Some(Ending::Timeout), _) => Err(Failure::new(
-            Code::Timeout,
-            format!(
-                "{}.{}: not done after {}; raise `timeout` for this method if it needs longer",
-                call.plan.plugin,
-                call.plan.method,
-                seconds(limits.timeout_ms)
-            ),
-        )
-        .detail("timeout_ms", limits.timeout_ms)),
-        (Some(Ending::Cancelled { signal }), _) => Err(cancelled(signal)),
-        (Some(Ending::Memory { used }), _) => Err(memory_exceeded(limits.memory, Some(used), "sum")),
-        // Whatever the kernel's kill has cut short: a frame, a packet.
-        (None | Some(Ending::Frames(_) | Ending::Engine(_)), _) if told.memory_exceeded() => {
-            Err(memory_exceeded(limits.memory, told.memory_peak, "cgroup"))
-        }
-        (Some(Ending::Violation(denial)), _) => Err(Failure::new(
-            Code::Violation,
-            format!("{}: refused by {}, and on_violation = \"kill\" ends the call", denial.operation, denial.layer),
-        )
-        .detail("operation", denial.operation)),
-        (Some(Ending::Frames(failure) | Ending::Engine(failure)), _) => Err(failure),
-        (None, Some(error)) => Err(error.into()),
-        (None, None) => concluded(call.answer, call.wait_status, cpu, limits, &told),
-    };
-    let result = match (result, ended) {
-        (Err(failure), None) => Err(failure.detail(
+    let end = forced(call.plan, call.ending, step_error, &told);
+    let end = end.or_else(|| own_end(call.wait_status, cpu, limits, &told)).map(|failure| match ended {
+        Some(_) => failure,
+        None => failure.detail(
             "unreaped",
             "a process of the call does not react to SIGKILL yet: the kernel ends it when its disk or network answers",
-        )),
-        (result, _) => result,
-    };
+        ),
+    });
+    let (result, afterwards) = answered(call.answer, end, call.wait_status);
     let complete = Completeness {
         seccomp: call.told,
         egress: true,
@@ -118,11 +95,12 @@ pub(super) fn conclude(call: Supervision<'_>, ended: Option<(i32, Spent)>, wall:
     if let Some(denial) = call.unroutable.denial() {
         denials.add(denial);
     }
-    limits_met(&call.plan.limits, &result, wall, cpu, &mut denials);
+    let failure = afterwards.as_ref().or(result.as_ref().err());
+    limits_met(&call.plan.limits, failure, wall, cpu, &mut denials);
     // A cgroup that counts processes tells of each that it refused.
     let counted = call.cgroup.as_ref().is_ok_and(|cgroup| cgroup.pids);
     let peaks = if counted { Peaks { processes: 0, ..call.peaks } } else { call.peaks };
-    super::limits::met(call.plan, &peaks, &call.tmp, result.as_ref().err(), &mut denials);
+    super::limits::met(call.plan, &peaks, &call.tmp, failure, &mut denials);
     if let Some(denial) = cgroup::refused(call.plan, &told) {
         denials.add(denial);
     }
@@ -141,6 +119,7 @@ pub(super) fn conclude(call: Supervision<'_>, ended: Option<(i32, Spent)>, wall:
     let (denials, denials_dropped) = denials.finish();
     Ok(Outcome {
         result,
+        afterwards,
         plugin_version: version,
         output: Output { stdout, stderr, stdout_dropped, stderr_dropped },
         usage: Usage {
@@ -165,8 +144,8 @@ pub(super) fn conclude(call: Supervision<'_>, ended: Option<(i32, Spent)>, wall:
 }
 
 /// The limits that ended the call, as denials.
-fn limits_met(limits: &Limits, result: &Result<Value, Failure>, wall: Duration, cpu: Duration, denials: &mut Denials) {
-    let Err(failure) = result else { return };
+fn limits_met(limits: &Limits, failure: Option<&Failure>, wall: Duration, cpu: Duration, denials: &mut Denials) {
+    let Some(failure) = failure else { return };
     let millis = |time: Duration| u64::try_from(time.as_millis()).ok();
     let met = match failure.code {
         // It began with the call, before the sandbox was there.
@@ -183,14 +162,39 @@ fn limits_met(limits: &Limits, result: &Result<Value, Failure>, wall: Duration, 
     denials.add(met);
 }
 
-/// The plugin's own end: its frame, or the lack of one.
-fn concluded(
-    answer: Option<Frame>,
-    wait_status: Option<i32>,
-    cpu: Duration,
-    limits: &Limits,
-    told: &Told,
-) -> Result<Value, Failure> {
+/// Why the supervisor, a step or the kernel for the call's own `memory` ended the call, if one of them did.
+fn forced(plan: &Plan, ending: Option<Ending>, step: Option<StepError>, told: &Told) -> Option<Failure> {
+    let limits = &plan.limits;
+    Some(match (ending, step) {
+        (Some(Ending::Timeout), _) => Failure::new(
+            Code::Timeout,
+            format!(
+                "{}.{}: not done after {}; raise `timeout` for this method if it needs longer",
+                plan.plugin,
+                plan.method,
+                seconds(limits.timeout_ms)
+            ),
+        )
+        .detail("timeout_ms", limits.timeout_ms),
+        (Some(Ending::Cancelled { signal }), _) => cancelled(signal),
+        (Some(Ending::Memory { used }), _) => memory_exceeded(limits.memory, Some(used), "sum"),
+        // Whatever the kernel's kill has cut short: a frame, a packet.
+        (None | Some(Ending::Frames(_) | Ending::Engine(_)), _) if told.memory_exceeded() => {
+            memory_exceeded(limits.memory, told.memory_peak, "cgroup")
+        }
+        (Some(Ending::Violation(denial)), _) => Failure::new(
+            Code::Violation,
+            format!("{}: refused by {}, and on_violation = \"kill\" ends the call", denial.operation, denial.layer),
+        )
+        .detail("operation", denial.operation),
+        (Some(Ending::Frames(failure) | Ending::Engine(failure)), _) => failure,
+        (None, Some(error)) => error.into(),
+        (None, None) => return None,
+    })
+}
+
+/// The signal that the plugin's process ended by, if it was one.
+fn own_end(wait_status: Option<i32>, cpu: Duration, limits: &Limits, told: &Told) -> Option<Failure> {
     let killed = |signal| {
         let failure = killed(signal);
         if told.oom_kills == 0 {
@@ -199,35 +203,61 @@ fn concluded(
         failure.detail("by", "the kernel, for want of memory outside of the call's own limit")
     };
     let Some(status) = wait_status else {
-        return Err(killed(Signal::SIGKILL as i32));
+        return Some(killed(Signal::SIGKILL as i32));
     };
-    let status = Ended::from_raw(status);
-    if let Ended::Killed(signal) = status {
-        // Who ignores SIGXCPU gets SIGKILL a second later.
-        let spent = cpu >= Duration::from_secs(limits.cpu_time_s);
-        if signal == Signal::SIGXCPU as i32 || (signal == Signal::SIGKILL as i32 && spent) {
-            return Err(Failure::new(
+    let Ended::Killed(signal) = Ended::from_raw(status) else { return None };
+    // Who ignores SIGXCPU gets SIGKILL a second later.
+    let spent = cpu >= Duration::from_secs(limits.cpu_time_s);
+    if signal == Signal::SIGXCPU as i32 || (signal == Signal::SIGKILL as i32 && spent) {
+        return Some(
+            Failure::new(
                 Code::CpuTimeExceeded,
                 format!(
                     "processor time: more than {} s were used; raise `cpu_time` for this method if it needs more",
                     limits.cpu_time_s
                 ),
             )
-            .detail("cpu_time_s", limits.cpu_time_s));
-        }
-        return Err(killed(signal));
+            .detail("cpu_time_s", limits.cpu_time_s),
+        );
     }
-    match answer {
+    Some(killed(signal))
+}
+
+/// What the call answers, and how it ended where that does not matter to the answer. A frame that was taken stands, whatever
+/// limit its process meets or signal ends it while it leaves. It does not for a caller who cancelled, what `on_violation`
+/// ends, what breaks the protocol, and a fault of the engine.
+fn answered(
+    answer: Option<Frame>,
+    end: Option<Failure>,
+    wait_status: Option<i32>,
+) -> (Result<Raw, Failure>, Option<Failure>) {
+    let result = match answer {
         Some(Frame::Result { value, .. }) => Ok(value),
         Some(Frame::Error { code, message, traceback, details, .. }) => {
+            // An answer has a sentence for people.
+            let message = if message.is_empty() { "the plugin did not say what failed".to_owned() } else { message };
             Err(Failure { code, message, details, traceback, signal: None })
         }
         Some(Frame::Progress { .. }) | None => {
-            let Ended::Exited(exit) = status else { return Err(killed(Signal::SIGKILL as i32)) };
-            Err(Failure::new(Code::PluginExited, format!("the plugin ended with exit status {exit} and no result"))
-                .detail("exit_status", exit))
+            let exit = match wait_status.map(Ended::from_raw) {
+                Some(Ended::Exited(exit)) => exit,
+                _ => 0,
+            };
+            let none = || {
+                Failure::new(Code::PluginExited, format!("the plugin ended with exit status {exit} and no result"))
+                    .detail("exit_status", exit)
+            };
+            return (Err(end.unwrap_or_else(none)), None);
         }
+    };
+    match end {
+        Some(end) if !leaves_the_answer(end.code) => (Err(end), None),
+        end => (result, end),
     }
+}
+
+fn leaves_the_answer(code: Code) -> bool {
+    matches!(code, Code::Timeout | Code::CpuTimeExceeded | Code::MemoryExceeded | Code::PluginKilled)
 }
 
 fn killed(signal: i32) -> Failure {

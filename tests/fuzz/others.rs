@@ -8,6 +8,7 @@ use std::os::unix::net::UnixDatagram;
 use upm::confine::step::{Step, StepError};
 use upm::gateway::events::{Event, MAX_EVENT, Refusal};
 use upm::report::audit::{self, JournaldMode, Record, Sinks};
+use upm::report::envelope::Envelope;
 use upm::report::render::render;
 use upm::report::text;
 use upm::types::{Code, Denial, EgressRecord};
@@ -251,7 +252,8 @@ fn text_for_people() {
         }
         let document = value!({ foreign.clone(): [foreign.clone()] });
         for terminal in [false, true] {
-            let shown = render(&document, terminal);
+            let envelope = Envelope { document: document.clone(), result: None };
+            let shown = render(&envelope, terminal).concat();
             assert_eq!(json::read(shown.as_bytes(), 3).as_ref(), Some(&document));
             assert!(!terminal || !shown.contains(|c| text::is_control(c) && c != '\n'));
         }

@@ -126,7 +126,7 @@ fn attempt(outside: &Outside) -> Result<Value, Failure> {
     };
     let outcome = supervise::run(job, &mut Unwatched).map_err(|failure| readable(failure, &program))?;
     match &outcome.result {
-        Ok(result) => Ok(json!({ "tried": compare(&acts, result, &outcome) })),
+        Ok(result) => Ok(json!({ "tried": compare(&acts, &result.value(), &outcome) })),
         Err(failure) => {
             let said = String::from_utf8_lossy(&outcome.output.stderr);
             let said = said.trim().lines().last().map(|line| format!(" ({line})")).unwrap_or_default();

@@ -431,3 +431,54 @@ fn journald_holds_the_record() {
         assert_eq!(f.audit().len(), before + 2);
     }
 }
+
+/// What `audit show` holds is where the records are, not what they say: a tenth of a large file's size, whatever is shown of it.
+#[rstest]
+fn a_large_file_is_not_held(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    const CALLS: usize = 40_000;
+    let Some(f) = Fixture::probe(mode, "") else { return };
+    f.run("echo", json!([1])).result();
+    let own = fs::read_to_string(f.path("audit/audit.jsonl")).unwrap();
+    let id = f.audit()[0]["UPM_REQUEST_ID"].as_str().unwrap().to_owned();
+    let more = format!(",\"UPM_ARGUMENTS\":\"{}\"}}", "x".repeat(1000));
+    let mut text = String::new();
+    for call in 0..CALLS {
+        let name = format!("{call:08x}{}", &id[8..]);
+        text.push_str(&own.replace(&id, &name).replace("}\n", &format!("{more}\n")));
+    }
+    f.write("audit/audit.jsonl", &text);
+    let size = text.len() as u64;
+    let used = |words: &[&str]| {
+        let words = [&["audit", "show"], words].concat();
+        let answer = f
+            .upm(words)
+            .patience(Duration::from_secs(120))
+            .through(["/usr/bin/python3", "-I", "-S", "-c", MEASURE])
+            .run();
+        let kib = answer.stderr.lines().find_map(|line| line.strip_prefix("used ")?.parse::<u64>().ok());
+        (answer.exit, answer.stdout, kib.unwrap_or_else(|| panic!("{}", answer.stderr)) << 10)
+    };
+    let (exit, stdout, bytes) = used(&["--json"]);
+    let shown: Value = serde_json::from_str(&stdout).unwrap();
+    let calls = shown["calls"].as_array().unwrap();
+    assert_eq!((exit, calls.len(), &shown["sources"][0]["records"]), (Some(0), CALLS, &json!(2 * CALLS)));
+    assert!(calls.iter().enumerate().all(|(at, call)| {
+        call["request_id"].as_str().unwrap().starts_with(&format!("{at:08x}")) && call["state"] == "finished"
+    }));
+    assert!(bytes < size / 8 + (24 << 20), "{} MiB for a file of {} MiB", bytes >> 20, size >> 20);
+    println!("{} MiB for a file of {} MiB", bytes >> 20, size >> 20);
+    let (exit, stdout, bytes) = used(&["--request-id", &format!("{:08x}{}", 5, &id[8..])]);
+    assert_eq!((exit, stdout.lines().count()), (Some(0), 2), "{stdout}");
+    assert!(bytes < 24 << 20, "{} MiB for one call", bytes >> 20);
+}
+
+/// Starts a program, and says on stderr how many KiB it took at most.
+const MEASURE: &str = "
+import os, sys
+pid = os.fork()
+if pid == 0:
+    os.execv(sys.argv[1], sys.argv[1:])
+_, status, used = os.wait4(pid, 0)
+os.write(2, b'\\nused %d\\n' % used.ru_maxrss)
+os._exit(os.waitstatus_to_exitcode(status) & 0xff)
+";

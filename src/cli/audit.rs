@@ -6,15 +6,16 @@ use crate::host::refusals;
 use crate::report::audit::{JOURNALD_SOCKET, default_file};
 use crate::report::envelope::hostname;
 use crate::report::journald;
+use crate::report::render::write_all;
 use crate::report::text::complain;
-use crate::report::trail::{Denied, Entry, Kind, Records, Refusals, State, Story, Wanted, stories};
+use crate::report::trail::{Denied, Kind, Records, Refusals, State, Story, Trail, Wanted};
 use crate::types::{Code, Failure};
 use chrono::{DateTime, Days, Local, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta, TimeZone, Utc};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::fmt::Write;
-use std::io::{self, Read};
+use std::fmt::Write as _;
+use std::io::{self, BufWriter, Read, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -55,12 +56,12 @@ struct Source {
     error: Option<String>,
 }
 
-/// Text or JSON for stdout, and the exit status: 0 when there is something to show, 1 when nothing matches, 125 when a
-/// source could not be read.
+/// Prints text or JSON, and gives the exit status: 0 when there is something to show, 1 when nothing matches, 125 when a
+/// source could not be read. What is printed goes out as it is told: it may be more than fits in memory.
 ///
 /// # Errors
 /// A configuration that was named and is not there.
-pub fn run(show: &Show) -> Result<(String, i32), Failure> {
+pub fn run(show: &Show) -> Result<i32, Failure> {
     let settings = settings(show.config.as_deref())?;
     let wanted =
         Wanted { request_id: show.request_id.map(|id| id.to_string()), plugin: show.plugin.clone(), since: show.since };
@@ -71,7 +72,7 @@ pub fn run(show: &Show) -> Result<(String, i32), Failure> {
     let default = || default_file(uid, variable("XDG_STATE_HOME"), variable("HOME"));
     let stands_by = settings.journald != Journald::Required;
     if let Some(file) = settings.file.clone().or_else(|| if stands_by { default() } else { None }) {
-        sources.push(from_file(&file, &wanted));
+        sources.push(from_file(&file, sources.first(), &wanted));
     }
     tell_waiting(settings.file.as_deref());
     if sources.is_empty() {
@@ -97,30 +98,75 @@ pub fn run(show: &Show) -> Result<(String, i32), Failure> {
     let told: Vec<Value> = sources
         .iter()
         .map(|source| {
-            json!({ "source": source.name, "records": source.records.entries.len(), "malformed": source.records.malformed, "error": source.error })
+            json!({ "source": source.name, "records": source.records.len(), "malformed": source.records.malformed, "error": source.error })
         })
         .collect();
     let failed = sources.iter().any(|source| source.error.is_some());
-    let entries: Vec<Vec<Entry>> = sources.into_iter().map(|source| source.records.entries).collect();
-    let mut calls = stories(entries, &hostname(), &is_running);
-    if show.since.is_some() {
-        // What began before that is cut off, not without a beginning.
-        calls.retain(Story::has_beginning);
-    }
-    let exit = match (failed, calls.is_empty()) {
+    // What began before `--since` is cut off, not without a beginning.
+    let trail = Trail::new(sources.into_iter().map(|source| source.records).collect(), show.since.is_none());
+    let exit = match (failed, trail.is_empty()) {
         (true, _) => 125,
         (false, true) => 1,
         (false, false) => 0,
     };
-    if show.json {
-        return Ok((format!("{}\n", json!({ "sources": told, "calls": calls })), exit));
+    match print(&trail, show.json.then_some(&told)) {
+        Ok(0) => Ok(exit),
+        Ok(unread) => {
+            complain(format_args!("audit: {unread} call(s) are left out: their records could not be read again"));
+            Ok(125)
+        }
+        Err(error) => {
+            complain(format_args!("standard output: {error}"));
+            Ok(125)
+        }
     }
-    let mut names = BTreeMap::new();
-    let mut text = String::new();
-    for call in &calls {
-        tell(&mut text, call, &mut names);
+}
+
+/// Prints each call, as JSON with what was read; says how many could not be.
+fn print(trail: &Trail, json: Option<&Vec<Value>>) -> io::Result<u64> {
+    let mut out = BufWriter::with_capacity(64 << 10, Stdout);
+    if let Some(sources) = json {
+        write!(out, "{{\"sources\":{},\"calls\":[", json!(sources))?;
     }
-    Ok((text, exit))
+    let (mut names, mut unread, mut comma) = (BTreeMap::new(), 0, "");
+    for call in trail.stories(&hostname(), &is_running) {
+        let call = match call {
+            Ok(call) => call,
+            Err(error) => {
+                if unread == 0 {
+                    complain(format_args!("audit: {}", escape(&error.to_string(), false)));
+                }
+                unread += 1;
+                continue;
+            }
+        };
+        if json.is_some() {
+            out.write_all(std::mem::replace(&mut comma, ",").as_bytes())?;
+            serde_json::to_writer(&mut out, &call)?;
+        } else {
+            let mut text = String::new();
+            tell(&mut text, &call, &mut names);
+            out.write_all(text.as_bytes())?;
+        }
+    }
+    if json.is_some() {
+        out.write_all(b"]}\n")?;
+    }
+    out.flush()?;
+    Ok(unread)
+}
+
+/// Standard output, waited for where it does not block.
+struct Stdout;
+
+impl Write for Stdout {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        write_all(io::stdout(), bytes).map(|()| bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Says on stderr what was counted of refused calls and has no record yet: the next connection to the service makes it.
@@ -158,8 +204,12 @@ fn settings(named: Option<&Path>) -> Result<Audit, ConfigError> {
     }
 }
 
-fn from_file(path: &Path, wanted: &Wanted) -> Source {
-    let mut records = Records::new(Kind::File);
+/// `beside` may hold the same records.
+fn from_file(path: &Path, beside: Option<&Source>, wanted: &Wanted) -> Source {
+    let mut records = match beside {
+        Some(other) => Records::beside(Kind::File, &other.records),
+        None => Records::new(Kind::File),
+    };
     let mut read = || {
         // A record that others could have written proves nothing.
         let trusted = match config::check_trusted(path) {

@@ -514,7 +514,7 @@ fn run(args: impl Iterator<Item = OsString>) -> i32 {
         }
         Request::Check { config, json } => show_with(check::run(config.as_deref(), json)),
         Request::Doctor { config, json } => show_with(Ok(doctor::run(config.as_deref(), json, None))),
-        Request::Audit(asked) => show_with(audit::run(&asked)),
+        Request::Audit(asked) => audit::run(&asked).unwrap_or_else(|failure| failed(&failure)),
         // In nobody's hands: descriptor 3 is no stream socket there.
         Request::DoctorInside => {
             inside::answer().unwrap_or_else(|| answer(&call::refuse(&unknown(OsStr::new(inside::WORD)).into(), None)))
@@ -569,11 +569,14 @@ fn show_with(text: Result<(String, i32), Failure>) -> i32 {
                 125
             }
         },
-        Err(failure) => {
-            complain(format_args!("{}", terminal::escape(&failure.message, false)));
-            crate::report::code::exit_code(&failure)
-        }
+        Err(failure) => failed(&failure),
     }
+}
+
+/// Says why a command could not be done, and gives its exit status.
+fn failed(failure: &Failure) -> i32 {
+    complain(format_args!("{}", terminal::escape(&failure.message, false)));
+    crate::report::code::exit_code(failure)
 }
 
 #[cfg(test)]

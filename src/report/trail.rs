@@ -9,13 +9,21 @@ use crate::json::parse_strict;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::{Map, Value};
+use shelf::Shelf;
 use std::collections::{BTreeMap, HashMap};
-use std::io::{self, Read};
+use std::fs::File;
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::os::unix::fs::FileExt;
+
+mod shelf;
 
 /// Bytes of a line; `arguments = "full"` makes long ones.
 const MAX_LINE: usize = 16 << 20;
-/// Bytes of all records that are kept.
-const MAX_KEPT: usize = 256 << 20;
+/// Records that can be asked for at once: each takes some 100 bytes of memory.
+const MAX_RECORDS: usize = 2_000_000;
+/// Bytes of one call's records: a call has about a hundred at most.
+const MAX_CALL: u64 = 64 << 20;
 /// Nesting of a record: an object, and the lists in which journalctl writes bytes.
 const MAX_DEPTH: usize = 3;
 
@@ -43,6 +51,16 @@ impl Entry {
 
     fn number<T: std::str::FromStr>(&self, name: &str) -> Option<T> {
         self.field(name)?.parse().ok()
+    }
+
+    /// Whether a call begins with it.
+    fn begins(&self) -> bool {
+        matches!(self.event.as_str(), "call_started" | "call_refused" | "refusals_counted")
+    }
+
+    /// Which call it belongs to.
+    fn call(&self, hasher: &RandomState) -> u64 {
+        hasher.hash_one((self.field("request_id"), &self.hostname, self.pid))
     }
 }
 
@@ -76,20 +94,43 @@ pub enum Kind {
     Journal,
 }
 
+/// Where a record is, and what has to be known of all of them at once.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    /// Nanoseconds since 1970.
+    time: i64,
+    /// Hash of the event and the fields: the same record in two sources.
+    same: u64,
+    /// Hash of the request id, the host and the supervisor: the same call.
+    call: u64,
+    offset: u64,
+    length: u32,
+    /// Number of the story.
+    story: u32,
+    source: u8,
+    /// A call begins with it.
+    begins: bool,
+}
+
 /// What one source held.
 #[derive(Debug)]
 pub struct Records {
-    /// In the order they were written.
-    pub entries: Vec<Entry>,
     /// Lines that are no records.
     pub malformed: u64,
     /// The number of the first of them.
     pub first_malformed: Option<u64>,
+    /// In the order they were written.
+    places: Vec<Place>,
+    shelf: Shelf,
+    hasher: RandomState,
     kind: Kind,
     line: Vec<u8>,
     too_long: bool,
     lines: u64,
-    kept: usize,
+    /// Where the line begins in what was read.
+    begun: u64,
+    /// Bytes that were read.
+    read: u64,
 }
 
 impl Records {
@@ -97,24 +138,46 @@ impl Records {
     #[must_use]
     pub fn new(kind: Kind) -> Self {
         Records {
-            entries: Vec::new(),
             malformed: 0,
             first_malformed: None,
+            places: Vec::new(),
+            shelf: Shelf::Memory(Vec::new()),
+            hasher: RandomState::new(),
             kind,
             line: Vec::new(),
             too_long: false,
             lines: 0,
-            kept: 0,
+            begun: 0,
+            read: 0,
         }
+    }
+
+    /// Nothing yet, of a source whose records may be those of `other` too.
+    #[must_use]
+    pub fn beside(kind: Kind, other: &Records) -> Self {
+        Records { hasher: other.hasher.clone(), ..Records::new(kind) }
+    }
+
+    /// How many of the records are wanted.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// Whether none is.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.places.is_empty()
     }
 
     /// Takes the next bytes.
     ///
     /// # Errors
-    /// More records are wanted than can be kept.
+    /// More records are wanted than can be told of at once.
     pub fn push(&mut self, mut bytes: &[u8], wanted: &Wanted) -> io::Result<()> {
         while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
             self.extend(&bytes[..end]);
+            self.read += 1;
             self.end_line(wanted)?;
             bytes = &bytes[end + 1..];
         }
@@ -130,16 +193,21 @@ impl Records {
         if self.line.is_empty() && !self.too_long { Ok(()) } else { self.end_line(wanted) }
     }
 
-    /// Reads a file to its end.
+    /// Reads a file from its beginning to its end. It is kept open: the records that are told of are read again.
     ///
     /// # Errors
     /// It cannot be read, or holds too much.
-    pub fn read(&mut self, mut file: impl Read, wanted: &Wanted) -> io::Result<()> {
+    pub fn read(&mut self, file: File, wanted: &Wanted) -> io::Result<()> {
         let mut buffer = vec![0; 64 << 10];
+        let mut at = 0;
+        self.shelf = Shelf::There(file.try_clone()?);
         loop {
-            match file.read(&mut buffer) {
+            match file.read_at(&mut buffer, at) {
                 Ok(0) => return self.finish(wanted),
-                Ok(count) => self.push(&buffer[..count], wanted)?,
+                Ok(count) => {
+                    at += count as u64;
+                    self.push(&buffer[..count], wanted)?;
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
@@ -147,6 +215,7 @@ impl Records {
     }
 
     fn extend(&mut self, bytes: &[u8]) {
+        self.read += bytes.len() as u64;
         if self.line.len() + bytes.len() > MAX_LINE {
             self.too_long = true;
             self.line = Vec::new();
@@ -158,23 +227,30 @@ impl Records {
 
     fn end_line(&mut self, wanted: &Wanted) -> io::Result<()> {
         self.lines += 1;
+        let begun = std::mem::replace(&mut self.begun, self.read);
         if self.line.is_empty() && !self.too_long {
             // What a writer begins with that could not have the lock.
             return Ok(());
         }
         let parsed = if std::mem::take(&mut self.too_long) { Parsed::Malformed } else { parse(&self.line, self.kind) };
-        let length = self.line.len();
-        self.line.clear();
         match parsed {
             Parsed::Record(entry) if wanted.takes(&entry) => {
-                self.kept += length;
-                if self.kept > MAX_KEPT {
+                if self.places.len() >= MAX_RECORDS {
                     return Err(io::Error::other(format!(
-                        "more than {} MiB of records are asked for; ask for less with --since, --plugin or --request-id",
-                        MAX_KEPT >> 20
+                        "more than {MAX_RECORDS} records are asked for; ask for less with --since, --plugin or --request-id"
                     )));
                 }
-                self.entries.push(*entry);
+                self.places.push(Place {
+                    time: entry.time.timestamp_nanos_opt().unwrap_or(i64::MAX),
+                    same: self.hasher.hash_one((&entry.event, &entry.fields)),
+                    call: entry.call(&self.hasher),
+                    offset: self.shelf.keep(&self.line, begun)?,
+                    // A line is bounded.
+                    length: u32::try_from(self.line.len()).map_err(io::Error::other)?,
+                    story: 0,
+                    source: 0,
+                    begins: entry.begins(),
+                });
             }
             Parsed::Record(_) | Parsed::Other => {}
             Parsed::Malformed => {
@@ -182,7 +258,22 @@ impl Records {
                 self.first_malformed.get_or_insert(self.lines);
             }
         }
+        self.line.clear();
         Ok(())
+    }
+
+    /// A record once more.
+    fn entry(&self, place: &Place) -> io::Result<Entry> {
+        let changed = || io::Error::other("it was changed while it was read; try again");
+        let mut line = vec![0; place.length as usize];
+        self.shelf.line(place.offset, &mut line).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => changed(),
+            _ => error,
+        })?;
+        match parse(&line, self.kind) {
+            Parsed::Record(entry) if entry.call(&self.hasher) == place.call => Ok(*entry),
+            _ => Err(changed()),
+        }
     }
 }
 
@@ -352,60 +443,112 @@ const OWN: [&str; 17] = [
     "last",
 ];
 
-/// Puts records together, those of the journal and those of a file that was written beside it: what is in both counts once.
-/// `alive` says whether the supervisor of that number, which wrote a record at that time, is still there.
-#[must_use]
-pub fn stories(sources: Vec<Vec<Entry>>, hostname: &str, alive: &dyn Fn(i32, DateTime<Utc>) -> bool) -> Vec<Story> {
-    let mut entries: Vec<Entry> = Vec::new();
-    let mut known: HashMap<(String, BTreeMap<String, String>), usize> = HashMap::new();
-    for source in sources {
-        let mut fresh = Vec::new();
-        for entry in source {
-            let key = (entry.event.clone(), entry.fields.clone());
-            match known.get_mut(&key) {
-                Some(left) if *left > 0 => *left -= 1,
-                _ => fresh.push(entry),
+/// The stories that records tell together, in the order in which the calls began. They are read again one by one.
+#[derive(Debug)]
+pub struct Trail {
+    sources: Vec<Records>,
+    /// The records of a story stand together.
+    places: Vec<Place>,
+    stories: usize,
+}
+
+impl Trail {
+    /// Puts records together, those of the journal and those of a file that was written beside it: what is in both counts
+    /// once. Without `beginningless` a call whose beginning is not among them is left out.
+    #[must_use]
+    pub fn new(mut sources: Vec<Records>, beginningless: bool) -> Self {
+        let mut places: Vec<Place> = Vec::new();
+        let mut known: HashMap<u64, u32> = HashMap::new();
+        let several = sources.iter().filter(|source| !source.is_empty()).count() > 1;
+        for (number, source) in (0..).zip(&mut sources) {
+            let mut fresh = std::mem::take(&mut source.places);
+            for place in &mut fresh {
+                place.source = number;
             }
-        }
-        for entry in &fresh {
-            *known.entry((entry.event.clone(), entry.fields.clone())).or_default() += 1;
-        }
-        entries.extend(fresh);
-    }
-    // Stable: records of one call may have the same microsecond.
-    entries.sort_by_key(|entry| entry.time);
-    let mut stories: Vec<Story> = Vec::new();
-    // A caller may give two calls one id.
-    let mut open: HashMap<(String, String, Option<i32>), usize> = HashMap::new();
-    for entry in entries {
-        let id = entry.field("request_id").unwrap_or_default().to_owned();
-        let key = (id.clone(), entry.hostname.clone(), entry.pid);
-        let begins = matches!(entry.event.as_str(), "call_started" | "call_refused" | "refusals_counted");
-        let at = match open.get(&key) {
-            Some(at) if !begins => *at,
-            _ => {
-                stories.push(Story::begin(id, &entry));
-                open.insert(key, stories.len() - 1);
-                stories.len() - 1
+            if several {
+                fresh.retain(|place| match known.get_mut(&place.same) {
+                    Some(left) if *left > 0 => {
+                        *left -= 1;
+                        false
+                    }
+                    _ => true,
+                });
+                for place in &fresh {
+                    *known.entry(place.same).or_default() += 1;
+                }
             }
-        };
-        stories[at].add(entry);
-    }
-    for story in &mut stories {
-        if story.state == State::NoEndRecorded
-            && story.hostname == hostname
-            && story.pid.is_some_and(|pid| alive(pid, story.time))
-        {
-            story.state = State::Running;
+            if places.is_empty() { places = fresh } else { places.append(&mut fresh) }
         }
+        drop(known);
+        // Stable: records of one call may have the same microsecond.
+        places.sort_by_key(|place| place.time);
+        // A caller may give two calls one id.
+        let mut open: HashMap<u64, u32> = HashMap::new();
+        let mut begun: Vec<bool> = Vec::new();
+        for place in &mut places {
+            place.story = match open.get(&place.call) {
+                Some(story) if !place.begins => *story,
+                _ => {
+                    // There are no more stories than records.
+                    let story = u32::try_from(begun.len()).unwrap_or(u32::MAX);
+                    begun.push(place.begins);
+                    open.insert(place.call, story);
+                    story
+                }
+            };
+        }
+        drop(open);
+        places.retain(|place| beginningless || begun[place.story as usize]);
+        places.sort_by_key(|place| place.story);
+        let stories = begun.iter().filter(|begun| beginningless || **begun).count();
+        Trail { sources, places, stories }
     }
-    stories
+
+    /// How many stories there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.stories
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.stories == 0
+    }
+
+    /// Each story. `alive` says whether the supervisor of that number, which wrote a record at that time, is still there.
+    /// An error is of one story.
+    pub fn stories(
+        &self,
+        hostname: &str,
+        alive: &dyn Fn(i32, DateTime<Utc>) -> bool,
+    ) -> impl Iterator<Item = io::Result<Story>> {
+        self.places.chunk_by(|one, next| one.story == next.story).map(move |places| {
+            let mut story: Option<Story> = None;
+            let bytes: u64 = places.iter().map(|place| u64::from(place.length)).sum();
+            if bytes > MAX_CALL {
+                return Err(io::Error::other(format!("the records of one call have more than {} MiB", MAX_CALL >> 20)));
+            }
+            for place in places {
+                let entry = self.sources[usize::from(place.source)].entry(place)?;
+                story.get_or_insert_with(|| Story::begin(&entry)).add(entry);
+            }
+            let mut story = story.ok_or(io::ErrorKind::NotFound)?;
+            if story.state == State::NoEndRecorded
+                && story.hostname == hostname
+                && story.pid.is_some_and(|pid| alive(pid, story.time))
+            {
+                story.state = State::Running;
+            }
+            Ok(story)
+        })
+    }
 }
 
 impl Story {
-    fn begin(request_id: String, entry: &Entry) -> Self {
+    fn begin(entry: &Entry) -> Self {
         Story {
-            request_id,
+            request_id: entry.field("request_id").unwrap_or_default().to_owned(),
             state: match entry.event.as_str() {
                 "call_started" => State::NoEndRecorded,
                 "call_refused" => State::Refused,
@@ -459,12 +602,6 @@ impl Story {
         }
         self.more.extend(entry.fields.into_iter().filter(|(name, _)| !OWN.contains(&name.as_str())));
     }
-
-    /// Whether its beginning is on record.
-    #[must_use]
-    pub fn has_beginning(&self) -> bool {
-        self.state != State::NoStartRecorded
-    }
 }
 
 #[cfg(test)]
@@ -481,12 +618,24 @@ mod tests {
 
     fn read(text: &str, kind: Kind, wanted: &Wanted) -> Records {
         let mut records = Records::new(kind);
-        records.read(text.as_bytes(), wanted).unwrap();
+        records.push(text.as_bytes(), wanted).unwrap();
+        records.finish(wanted).unwrap();
         records
     }
 
+    fn stories(sources: Vec<Records>, alive: &dyn Fn(i32, DateTime<Utc>) -> bool) -> Vec<Story> {
+        let trail = Trail::new(sources, true);
+        let stories: Vec<Story> = trail.stories("h", alive).map(Result::unwrap).collect();
+        assert_eq!((stories.len(), stories.is_empty()), (trail.len(), trail.is_empty()));
+        stories
+    }
+
     fn told(text: &str) -> Vec<Story> {
-        stories(vec![read(text, Kind::File, &Wanted::default()).entries], "h", &|pid, _| pid == 7)
+        stories(vec![read(text, Kind::File, &Wanted::default())], &|pid, _| pid == 7)
+    }
+
+    fn entries(records: &Records) -> Vec<Entry> {
+        records.places.iter().map(|place| records.entry(place).unwrap()).collect()
     }
 
     #[test]
@@ -547,17 +696,13 @@ mod tests {
             &"[".repeat(100_000),
         ] {
             let records = read(&format!("{good}{bad}\n{good}"), Kind::File, &Wanted::default());
-            assert_eq!(
-                (records.entries.len(), records.malformed, records.first_malformed),
-                (2, 1, Some(2)),
-                "{bad:.80}"
-            );
+            assert_eq!((records.len(), records.malformed, records.first_malformed), (2, 1, Some(2)), "{bad:.80}");
         }
         let records = read(&format!("{good}{{\"unfinished"), Kind::File, &Wanted::default());
-        assert_eq!((records.entries.len(), records.malformed), (1, 1));
+        assert_eq!((records.len(), records.malformed), (1, 1));
         let long = "x".repeat(MAX_LINE + 1);
         let records = read(&format!("{long}\n{good}{long}"), Kind::File, &Wanted::default());
-        assert_eq!((records.entries.len(), records.malformed, records.first_malformed), (1, 2, Some(1)));
+        assert_eq!((records.len(), records.malformed, records.first_malformed), (1, 2, Some(1)));
     }
 
     #[test]
@@ -568,18 +713,44 @@ mod tests {
             "\n{\"MESSAGE\":\"a unit's stderr\"}\n"
         );
         let records = read(journal, Kind::Journal, &Wanted::default());
-        assert_eq!((records.entries.len(), records.malformed), (1, 0));
+        assert_eq!((records.len(), records.malformed), (1, 0));
         let file = read(&line(1, 1, "a", "call_started", ""), Kind::File, &Wanted::default());
-        assert_eq!(records.entries[0].fields, file.entries[0].fields);
+        assert_eq!(entries(&records)[0].fields, entries(&file)[0].fields);
         // In both it counts once; twice in one is two.
-        let both = vec![records.entries.clone(), file.entries.clone()];
-        assert_eq!(stories(both, "h", &|_, _| false).len(), 1);
-        let twice = [file.entries.clone(), file.entries].concat();
-        assert_eq!(stories(vec![records.entries, twice], "h", &|_, _| false).len(), 2);
+        let beside = |text: &str| {
+            let mut file = Records::beside(Kind::File, &records);
+            file.push(text.as_bytes(), &Wanted::default()).unwrap();
+            let mut journald = Records::beside(Kind::Journal, &records);
+            journald.push(journal.as_bytes(), &Wanted::default()).unwrap();
+            stories(vec![journald, file], &|_, _| false).len()
+        };
+        let once = line(1, 1, "a", "call_started", "");
+        assert_eq!((beside(&once), beside(&once.repeat(2))), (1, 2));
         // Who else may write to the journal cannot pass for the caller.
         let forged = journal.replace("\"_UID\":\"5\"", "\"_UID\":\"1234\"");
         let records = read(&forged, Kind::Journal, &Wanted::default());
-        assert_eq!(stories(vec![records.entries], "h", &|_, _| false)[0].recorded_by, Some(1234));
+        assert_eq!(stories(vec![records], &|_, _| false)[0].recorded_by, Some(1234));
+    }
+
+    #[test]
+    fn a_file_that_changes_meanwhile_is_no_story() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let text = [line(1, 1, "a", "call_started", ""), line(2, 2, "b", "call_started", "")].concat();
+        let read = |change: &dyn Fn()| {
+            std::fs::write(file.path(), &text).unwrap();
+            let mut records = Records::new(Kind::File);
+            records.read(File::open(file.path()).unwrap(), &Wanted::default()).unwrap();
+            change();
+            let trail = Trail::new(vec![records], true);
+            trail.stories("h", &|_, _| false).map(|story| story.map(|story| story.request_id)).collect::<Vec<_>>()
+        };
+        let whole = read(&|| {});
+        assert_eq!(whole.iter().flatten().collect::<Vec<_>>(), ["a", "b"]);
+        let cut = |to: u64| std::fs::OpenOptions::new().write(true).open(file.path()).unwrap().set_len(to).unwrap();
+        let half = read(&|| cut(text.len() as u64 / 2));
+        assert!(half[0].is_ok() && half[1].is_err(), "{half:?}");
+        let other = read(&|| std::fs::write(file.path(), text.replace("\"a\"", "\"c\"")).unwrap());
+        assert!(other[0].is_err() && other[1].is_ok(), "{other:?}");
     }
 
     #[test]
@@ -590,7 +761,7 @@ mod tests {
             line(3, 1, "a", "call_finished", ""),
         ]
         .concat();
-        let count = |wanted: Wanted| read(&text, Kind::File, &wanted).entries.len();
+        let count = |wanted: Wanted| read(&text, Kind::File, &wanted).len();
         assert_eq!(count(Wanted { request_id: Some("a".into()), ..Wanted::default() }), 2);
         assert_eq!(count(Wanted { plugin: Some("Q".into()), ..Wanted::default() }), 1);
         let since = DateTime::parse_from_rfc3339("2026-11-24T10:00:02Z").unwrap().to_utc();
@@ -602,9 +773,10 @@ mod tests {
         fn never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..400), journal: bool) {
             let kind = if journal { Kind::Journal } else { Kind::File };
             let mut records = Records::new(kind);
-            records.read(bytes.as_slice(), &Wanted::default()).unwrap();
-            let kept = records.entries.len();
-            prop_assert!(stories(vec![records.entries], "h", &|_, _| true).len() <= kept);
+            records.push(&bytes, &Wanted::default()).unwrap();
+            records.finish(&Wanted::default()).unwrap();
+            let kept = records.len();
+            prop_assert!(stories(vec![records], &|_, _| true).len() <= kept);
         }
     }
 }

@@ -75,5 +75,7 @@ pub fn step(limits: &Limits, cgroup: Cgroup, counters: &mut Counters) -> Result<
         setrlimit(resource, soft.min(most), hard.min(most))
             .map_err(|errno| StepError::new(Step::Limits, name, errno))?;
     }
+    // A caller who may take a better priority than the usual one hands that down neither.
+    setrlimit(Resource::RLIMIT_NICE, 0, 0).map_err(|errno| StepError::new(Step::Limits, "nice", errno))?;
     counters.set(limits.file_watches)
 }

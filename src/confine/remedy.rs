@@ -84,7 +84,10 @@ fn calls(step: Step) -> &'static str {
     match step {
         Step::Prepare => "openat2, open_tree, mount_setattr, fcntl, fchown",
         Step::Clone => "clone3 and unshare with namespaces, pipe2, waitid",
-        Step::Session => "setsid, keyctl, prctl, ppoll, rt_sigaction, pidfd_open, socketpair, pipe2, setsockopt",
+        Step::Session => {
+            "setsid, keyctl, prctl, ppoll, rt_sigaction, pidfd_open, socketpair, pipe2, setsockopt, \
+             sched_getscheduler, sched_setscheduler, getpriority, setpriority, ioprio_get, ioprio_set"
+        }
         Step::IdMap => "setgroups, setresgid, setresuid, sendmsg, recvmsg",
         Step::Network => "sethostname, socket, setsockopt, bind, listen, ioctl, sendmsg",
         Step::Root => {
@@ -95,8 +98,8 @@ fn calls(step: Step) -> &'static str {
         Step::Capabilities => "capset, prctl",
         Step::NoNewPrivs => "prctl",
         Step::Landlock => "landlock_create_ruleset, landlock_add_rule, landlock_restrict_self",
-        Step::Verify => "none",
-        Step::Init => "clone, prctl, dup2, close_range, wait4",
+        Step::Verify => "mknodat",
+        Step::Init => "clone, prctl, dup2, close_range, wait4, setitimer, rt_sigtimedwait",
         Step::Seccomp => "seccomp",
         Step::Exec => "execve",
     }

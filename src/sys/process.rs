@@ -184,8 +184,8 @@ pub fn alarm_after(time: std::time::Duration) -> io::Result<()> {
     Ok(())
 }
 
-/// No real-time scheduling, no better than the usual priority, neither of processors nor of disks, and no way to get any
-/// (`sched_setscheduler(2)`, `setpriority(2)`, `ioprio_set(2)`, `RLIMIT_NICE`). What is less than usual stays. Each only takes
+/// No real-time scheduling, no better than the usual priority, neither of processors nor of disks
+/// (`sched_setscheduler(2)`, `setpriority(2)`, `ioprio_set(2)`). What is less than usual stays. Each only takes
 /// away, which needs no right.
 ///
 /// # Errors
@@ -218,7 +218,7 @@ pub fn usual_priority() -> io::Result<()> {
         Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => {}
         Err(error) => return Err(error),
     }
-    nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NICE, 0, 0).map_err(Into::into)
+    Ok(())
 }
 
 /// wait4(2) for any child that has ended, without waiting: its process id and raw wait status. Allocates nothing.

@@ -127,7 +127,7 @@ fn at_rest(f: &Fixture) -> u64 {
 fn assert_small(f: &Fixture, answer: &Answer, what: &str) {
     let (engine, call) = shares(answer);
     let wall = answer.data()["usage"]["wall_us"].as_u64().unwrap();
-    // twice the call's, 1/50 of the time and 100 ms; some more for the last batch and the clock's steps
+    // twice the call's, 1/25 of the time and 100 ms; some more for the last batch and the clock's steps
     let bound = 2 * call + wall / 25 + 250_000 + 2 * at_rest(f);
     assert!(engine <= bound, "{what}: the engine {engine} us, the call {call} us in {wall} us; at most {bound} us");
     println!("{what}: the engine {engine} us, the call {call} us in {wall} us");
@@ -146,9 +146,9 @@ fn a_flood_costs_the_engine_little_more_than_the_call(
     #[case] args: Value,
     #[values(Mode::Root, Mode::User)] mode: Mode,
 ) {
-    let Some(f) = flood(mode, "timeout = \"8s\"\noutput = \"64KiB\"") else { return };
+    let Some(f) = flood(mode, "timeout = \"20s\"\noutput = \"64KiB\"") else { return };
     let answer = measured(f.upm(["Flood", method, &json!({ "args": args }).to_string()])).run();
-    assert!(["plugin_exited", ""].contains(&answer.data()["code"].as_str().unwrap_or_default()), "{answer:#?}");
+    assert!([Some("plugin_exited"), None].contains(&answer.data()["code"].as_str()), "{answer:#?}");
     // it was served all the time: what it sent came through
     let data = answer.data();
     match method {

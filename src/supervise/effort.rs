@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 const FREE: Duration = Duration::from_millis(100);
 /// How many times the call's own processor time.
 const TIMES: u32 = 2;
-/// Besides, one part in so many of the time that has passed: what is unread is read in the end.
+/// Besides, one part in so many of the time that has passed, so that what is unread is read in the end; and at most as much
+/// again for looks at the call.
 const SHARE: u32 = 50;
 /// Longest time without a look.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -46,9 +47,12 @@ impl Effort {
         let own = own().saturating_sub(self.before);
         let free = FREE + now.duration_since(self.begun) / SHARE;
         if own > free + self.call * TIMES && now >= self.next_look {
+            let mark = Effort::mark();
             self.call = self.call.max(spent());
-            let cost = now.elapsed();
+            let cost = Effort::mark().saturating_sub(mark).max(now.elapsed());
             self.next_look = now + cost.saturating_mul(SHARE);
+            // A look must not make the next one necessary.
+            self.leave_out(mark);
         }
         self.over = own.checked_sub(free + self.call * TIMES).filter(|over| !over.is_zero());
         self.over.is_some()
@@ -103,6 +107,21 @@ mod tests {
         spin(FREE + Duration::from_millis(60));
         assert!(idle.is_over(|| Duration::from_millis(1)));
         assert!((Duration::from_millis(1)..=PAUSE).contains(&idle.pause()));
+    }
+
+    #[test]
+    fn looking_puts_nobody_off() {
+        let mut effort = Effort::begin();
+        spin(FREE + Duration::from_millis(2));
+        let begun = Instant::now();
+        // a look that takes long, as at many processes
+        while effort.is_over(|| {
+            spin(Duration::from_millis(3));
+            Duration::ZERO
+        }) {
+            assert!(begun.elapsed() < Duration::from_secs(5), "held for ever");
+            std::thread::sleep(effort.pause());
+        }
     }
 
     #[test]

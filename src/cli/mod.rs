@@ -559,9 +559,10 @@ fn show(text: Result<(String, bool), Failure>) -> i32 {
     show_with(text.map(|(text, good)| (text, i32::from(!good))))
 }
 
-/// The same of a command that has its own exit status.
+/// The same of a command that has its own exit status. Text has its controls written out already; JSON leaves those above ASCII as
+/// they are, some of which a terminal acts on.
 fn show_with(text: Result<(String, i32), Failure>) -> i32 {
-    match text {
+    match text.map(|(text, exit)| (terminal::escape_json(&text), exit)) {
         Ok((text, exit)) => match crate::report::render::write_all(std::io::stdout(), text.as_bytes()) {
             Ok(()) => exit,
             Err(error) => {

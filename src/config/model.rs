@@ -85,6 +85,12 @@ const GRANT_KEYS: &[&str] = &[
     "callers",
 ];
 
+/// Plugins, and methods of all of them, that one configuration may have: `upm check` looks at each by itself.
+const MAX_PLUGINS: usize = 500;
+const MAX_METHODS: usize = 2000;
+/// Items of one list, such as `read` or `hosts`: they are compared with one another.
+const MAX_ITEMS: usize = 2000;
+
 /// How the configuration says a plugin is started.
 #[derive(Debug, Clone, PartialEq)]
 pub enum EntrySpec {
@@ -221,8 +227,15 @@ pub(super) fn read(source: &Source, root: &Node, dir: &Path) -> Result<Model, Co
             }
             "egress" => {}
             "plugins" => {
-                for (key, node) in reader.table(node, "plugins")? {
+                let mut methods = 0;
+                for (number, (key, node)) in reader.table(node, "plugins")?.iter().enumerate() {
                     let plugin = reader.plugin(key, node, &groups)?;
+                    methods += plugin.allowed_methods.len();
+                    if number >= MAX_PLUGINS || methods > MAX_METHODS {
+                        let most =
+                            format!("at most {MAX_PLUGINS} plugins and {MAX_METHODS} methods in one configuration");
+                        return Err(reader.error(key.at, format!("too many; expected {most}")));
+                    }
                     model.plugins.insert(key.name.clone(), plugin);
                 }
             }
@@ -272,6 +285,9 @@ impl Reader<'_> {
 
     fn list<'n>(&self, node: &'n Node, expected: &str) -> Result<&'n [Node], ConfigError> {
         match &node.value {
+            Data::Array(items) if items.len() > MAX_ITEMS => {
+                Err(self.error(node.at, format!("a list of {} items; expected at most {MAX_ITEMS}", items.len())))
+            }
             Data::Array(items) => Ok(items),
             _ => Err(self.wrong(node, expected)),
         }
@@ -356,12 +372,13 @@ impl Reader<'_> {
     /// Strings that occur once each and pass `check`.
     fn names(&self, node: &Node, expected: &str, check: impl Fn(&str) -> bool) -> Result<Vec<String>, ConfigError> {
         let mut names: Vec<String> = Vec::new();
+        let mut seen = BTreeSet::new();
         for item in self.list(node, &format!("a list: {expected}"))? {
             let name = self.string(item, expected)?;
             if !check(name) {
                 return Err(self.wrong(item, expected));
             }
-            if names.iter().any(|seen| seen == name) {
+            if !seen.insert(name) {
                 return Err(self.error(item.at, format!("{} occurs twice; expected it once", quote(name))));
             }
             names.push(name.to_owned());

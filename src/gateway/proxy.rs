@@ -213,9 +213,26 @@ pub fn connect_request(target: &ProxyTarget, name: &str, port: u16) -> Vec<u8> {
 #[derive(Debug, Default)]
 pub struct ReplyReader {
     raw: Vec<u8>,
+    /// What no message may repeat.
+    secret: Option<String>,
 }
 
 impl ReplyReader {
+    /// One for `target`, whose credentials a proxy may repeat in its status line.
+    pub fn of(target: &ProxyTarget) -> ReplyReader {
+        let secret = target.authorization.as_deref().and_then(|value| value.strip_prefix("Basic "));
+        ReplyReader { raw: Vec::new(), secret: secret.filter(|s| !s.is_empty()).map(str::to_owned) }
+    }
+
+    /// The status for people. The secret goes before it is shortened, so that no part of it is left.
+    fn shown_status(&self, status: &[u8]) -> String {
+        let status = String::from_utf8_lossy(status);
+        match &self.secret {
+            Some(secret) => escape(&status.replace(secret.as_str(), "***")),
+            None => escape(&status),
+        }
+    }
+
     /// Takes more bytes. `Ok(None)` wants more; `Ok(Some(bytes))` is an open tunnel and its first bytes.
     ///
     /// # Errors
@@ -242,7 +259,7 @@ impl ReplyReader {
             {
                 Ok(Some(self.raw.split_off(end)))
             }
-            [b'0' | b'1', b' ', status @ ..] => Err(escape(&String::from_utf8_lossy(status))),
+            [b'0' | b'1', b' ', status @ ..] => Err(self.shown_status(status)),
             _ => Err("no HTTP/1.1 status line".into()),
         }
     }
@@ -256,7 +273,7 @@ pub fn establish(stream: &mut TcpStream, target: &ProxyTarget, name: &str, port:
     let deadline = Instant::now() + TIMEOUT;
     stream.set_write_timeout(Some(TIMEOUT)).map_err(|e| e.to_string())?;
     stream.write_all(&connect_request(target, name, port)).map_err(|e| e.to_string())?;
-    let mut reader = ReplyReader::default();
+    let mut reader = ReplyReader::of(target);
     let mut buffer = [0; 4096];
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -442,6 +459,18 @@ mod tests {
         }
         let long = format!("HTTP/1.1 500 {}\r\n\r\n", "x".repeat(9000));
         assert_eq!(reply(long.as_bytes()), Err(format!("500 {}…", "x".repeat(MAX_SHOWN - 4))));
+    }
+
+    #[test]
+    fn what_was_sent_is_not_repeated() {
+        let target = parse_proxy("http://user:word@p:1").unwrap();
+        let reply = b"HTTP/1.1 407 for dXNlcjp3b3Jk and dXNlcjp3b3Jk\r\n\r\n";
+        assert_eq!(ReplyReader::of(&target).push(reply), Err("407 for *** and ***".to_owned()));
+        let long = format!("HTTP/1.1 407 {}dXNlcjp3b3Jk\r\n\r\n", "x".repeat(MAX_SHOWN - 6));
+        let shown = ReplyReader::of(&target).push(long.as_bytes()).unwrap_err();
+        assert!(!shown.contains("dX"), "{shown}");
+        let bare = parse_proxy("http://p:1").unwrap();
+        assert_eq!(ReplyReader::of(&bare).push(b"HTTP/1.1 407 for x\r\n\r\n"), Err("407 for x".to_owned()));
     }
 
     #[test]

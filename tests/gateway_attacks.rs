@@ -120,13 +120,17 @@ impl Lab {
     /// `upm` in it.
     fn call<'a>(&self, f: &'a Fixture, args: Value) -> Call<'a> {
         f.write("resolv.conf", "nameserver 127.0.0.1\nsearch elsewhere.test\noptions timeout:1 attempts:2\n");
-        let script = format!(
+        f.upm(["Probe", "run", &json!({ "args": args }).to_string()]).mounting_script(&self.script(f))
+    }
+
+    /// The resolver's file in the place of the host's, and then this namespace.
+    fn script(&self, f: &Fixture) -> String {
+        format!(
             "mount --bind {} /etc/resolv.conf && exec nsenter --net=/proc/{}/fd/{} -- \"$@\"",
             f.text("resolv.conf"),
             std::process::id(),
             self.namespace.as_raw_fd()
-        );
-        f.upm(["Probe", "run", &json!({ "args": args }).to_string()]).mounting_script(&script)
+        )
     }
 
     fn run(&self, f: &Fixture, args: Value) -> Answer {
@@ -406,4 +410,162 @@ fn hostile_reply(kind: &str, query: &Query<'_>) -> Vec<u8> {
         "huge" | "truncated" => query.head(0x8380, 0),
         _ => query.head(0x8182, 0),
     }
+}
+
+/// A plugin in Python that does what `body` says, with `socket`, `time` and the address of `good.test` at hand.
+fn python(f: &Fixture, grant: &str, body: &str) {
+    let body = body.replace('\n', "\n        ");
+    f.python(
+        "hostile",
+        &format!("import socket, threading, time\nclass Hostile:\n    def run(self):\n        {body}\n")
+            .replace("PORT", &PORT.to_string()),
+    );
+    let config = std::fs::read_to_string(f.path("upm_config.toml")).unwrap();
+    let table = format!(
+        "\n[plugins.Hostile]\nmodule = \"hostile\"\nallowed_methods = [\"run\"]\negress = [\"test\"]\n{grant}\n"
+    );
+    f.write("upm_config.toml", config + &table);
+}
+
+impl Lab {
+    /// The Python plugin's call in it.
+    fn hostile(&self, f: &Fixture) -> Answer {
+        f.write("resolv.conf", "nameserver 127.0.0.1\n");
+        f.upm(["Hostile", "run"]).mounting_script(&self.script(f)).patience(Duration::from_secs(60)).run()
+    }
+
+    /// A program of the host's in it, as root.
+    fn tool(&self, words: &[&str]) -> String {
+        let net = format!("--net=/proc/{}/fd/{}", std::process::id(), self.namespace.as_raw_fd());
+        let output = Command::new("nsenter").arg(net).arg("--").args(words).output().unwrap();
+        assert!(output.status.success(), "{words:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// A field of the namespace's TCP line in `/proc/net/sockstat`.
+    fn sockets(&self, field: &str) -> usize {
+        let text = self.tool(&["cat", "/proc/net/sockstat"]);
+        let line = text.lines().find(|line| line.starts_with("TCP:")).unwrap();
+        let mut words = line.split(' ').skip_while(|word| *word != field).skip(1);
+        words.next().unwrap().parse().unwrap()
+    }
+}
+
+const OPEN: &str = "hosts = [\"good.test:PORT\"]\nallow_private = true\ntls = false";
+
+fn good() -> impl Fn(&Query<'_>) -> Vec<u8> + Send + Sync + use<> {
+    knows(&[("good.test", &["127.0.0.1"])])
+}
+
+/// Each connection costs the host more than the plugin, and stays in the host's tables: a thousand at once, then a hundred
+/// a second.
+#[rstest]
+fn connections_are_paced(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let Some(lab) = Lab::new("", good(), |_| Vec::new()) else { return };
+    let Some(f) = granted(mode, OPEN, "") else { return };
+    python(
+        &f,
+        "processes = 32",
+        "host = (socket.gethostbyname('good.test'), PORT)
+until = time.time() + 5
+made = []
+def one():
+    while time.time() < until:
+        try:
+            with socket.create_connection(host, 5) as s:
+                s.recv(1)
+            made.append(1)
+        except OSError:
+            pass
+threads = [threading.Thread(target=one) for _ in range(8)]
+[t.start() for t in threads]
+[t.join() for t in threads]
+return len(made)",
+    );
+    let answer = lab.hostile(&f);
+    let seconds = usize::try_from(answer.took.as_secs()).unwrap() + 1;
+    let made = answer.result().as_u64().unwrap();
+    assert!(lab.reached() <= 1000 + seconds * 100 + 8, "{} in {seconds} s", lab.reached());
+    // the twin: what is within the burst, and within the pace, is served
+    assert!(made > 1000, "{made}");
+    assert!(!ends(&answer).iter().any(|end| end != "closed"), "{:?}", ends(&answer));
+}
+
+/// What a server never takes would stay in the kernel for minutes, for each connection of each call.
+#[rstest]
+fn a_server_that_takes_nothing_leaves_nothing(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    // It keeps its end open and does not read; its window is small, so that the rest stays with the sender.
+    let Some(lab) = Lab::new("sysctl -q net.ipv4.tcp_rmem='4096 4096 4096'", good(), |stream| {
+        thread::sleep(Duration::from_secs(60));
+        drop(stream);
+        Vec::new()
+    }) else {
+        return;
+    };
+    let Some(f) = granted(mode, OPEN, "") else { return };
+    python(
+        &f,
+        "",
+        "host = (socket.gethostbyname('good.test'), PORT)
+all = [socket.create_connection(host, 5) for _ in range(8)]
+for s in all:
+    s.sendall(b'x' * 60000)
+    s.shutdown(socket.SHUT_WR)
+time.sleep(1)",
+    );
+    let answer = lab.hostile(&f);
+    answer.result();
+    assert_eq!(ends(&answer), ["open"; 8]);
+    // the twin: for a moment the kernel goes on sending, as it would for any program
+    assert!(lab.sockets("orphan") > 0);
+    thread::sleep(Duration::from_secs(15));
+    assert_eq!(lab.sockets("orphan"), 0);
+}
+
+/// The kernel's buffers of many connections are small, so that a call's connections together hold little of it.
+#[rstest]
+fn many_connections_hold_little(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let Some(lab) = Lab::new("", good(), |stream| {
+        let mut stream = stream;
+        while stream.write_all(&[b'y'; 65536]).is_ok() {}
+        Vec::new()
+    }) else {
+        return;
+    };
+    let Some(f) = granted(mode, OPEN, "") else { return };
+    python(
+        &f,
+        "",
+        "host = (socket.gethostbyname('good.test'), PORT)
+all = [socket.create_connection(host, 5) for _ in range(64)]
+time.sleep(3)",
+    );
+    f.write("resolv.conf", "nameserver 127.0.0.1\n");
+    let running = f.upm(["Hostile", "run"]).mounting_script(&lab.script(&f)).start();
+    thread::sleep(Duration::from_millis(2500));
+    let table = lab.tool(&["ss", "-tnmH", "state", "established", "dport", "=", &format!(":{PORT}")]);
+    let sizes = |key: &str| -> Vec<u64> {
+        let fields = table.split(['(', ')', ',']).filter_map(|field| field.strip_prefix(key));
+        fields.filter_map(|digits| digits.parse().ok()).collect()
+    };
+    let received = sizes("rb");
+    let sent = sizes("tb");
+    assert_eq!(received.len(), 64, "{table}");
+    let small = |all: &[u64]| all.iter().filter(|size| **size <= 512 << 10).count();
+    assert!(small(&received) >= 48 && small(&sent) >= 48, "{received:?} {sent:?}");
+    running.wait().result();
+}
+
+/// Once its bytes are used up a call does not even connect.
+#[rstest]
+fn nothing_is_dialled_after_the_limit(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let Some(lab) = Lab::echo("", good()) else { return };
+    let Some(f) = granted(mode, OPEN, "egress_bytes = \"1KiB\"") else { return };
+    let within = json!(["connect", "good.test", PORT, "x"]);
+    let beyond = json!(["connect", "good.test", PORT, "y".repeat(2000)]);
+    let answer = lab.run(&f, json!(["batch", within, beyond, within, within]));
+    assert_eq!(ends(&answer), ["closed", "limit", "limit", "limit"], "{:#}", answer.data());
+    assert_eq!(answer.result()["answers"][0]["text"], "got:x");
+    assert!(lab.reached() <= 2, "{}", lab.reached());
+    assert_eq!(answer.denials("limits", "egress_bytes")[0]["count"], 3);
 }

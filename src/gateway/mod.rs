@@ -9,6 +9,7 @@
 //! # Connections
 //! At most [`MAX_CONNECTIONS`] at once, a thread each. Further ones wait in the kernel's queue of their listener until
 //! one ends; they are not refused, so that a package manager with many parallel downloads is slowed and not broken.
+//! So are those that come faster than [`pace`] allows.
 //! A refused connection is reset, or, where the client speaks TLS, gets the alert `unrecognized_name`.
 //!
 //! # Ends of a connection
@@ -25,6 +26,7 @@
 pub mod addresses;
 pub mod events;
 pub mod hello;
+pub mod pace;
 pub mod proxy;
 pub mod relay;
 pub mod routes;
@@ -39,7 +41,8 @@ use hello::{HelloError, Missing};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt};
-use relay::{Budget, Counters};
+use pace::Pace;
+use relay::{Budget, Counters, Room};
 use rustix::event::{EventfdFlags, eventfd};
 use std::collections::HashMap;
 use std::fmt;
@@ -61,6 +64,10 @@ pub const MAX_CONNECTIONS: usize = 64;
 /// Descriptors that the gateway needs at most: `RLIMIT_NOFILE` must not be below. A connection holds two sockets;
 /// resolving opens a few more for a moment. A listener for each granted port comes on top.
 pub const DESCRIPTORS: u64 = MAX_CONNECTIONS as u64 * 8 + 64;
+/// Connections at once from which on each gets little of the kernel's memory.
+const ROOMY: usize = 16;
+/// What the host still gets to take of connections that are open at the call's end, before the kernel forgets them.
+const AFTERWARDS: Duration = Duration::from_secs(10);
 /// Time for one address to answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Addresses of one name that are tried.
@@ -74,6 +81,8 @@ const DNS_CLIENT_TIME: Duration = Duration::from_secs(10);
 const DNS_TURN: usize = 64;
 /// How often counts of refusals that were already told are told again.
 const TELL_EVERY: Duration = Duration::from_millis(100);
+/// How often the pace of connections is looked at while it holds some back.
+const PACE_TURN: Duration = Duration::from_millis(10);
 /// What threads of a call that is over get to tell how their connections ended.
 const ENDING: Duration = Duration::from_millis(200);
 /// How long the gateway waits at the call's end for the supervisor to read.
@@ -196,6 +205,8 @@ struct Live {
     port: u16,
     accepted: Instant,
     counters: Counters,
+    /// The connection to the host, once there is one.
+    host_side: Mutex<Option<TcpStream>>,
 }
 
 impl Live {
@@ -320,6 +331,7 @@ pub fn serve(
     let mut dns_clients: Vec<DnsClient> = Vec::new();
     let mut next_id = 0;
     let mut told = Instant::now();
+    let mut pace = Pace::new(Instant::now());
     // After a failed accept for want of descriptors or memory: asking again at once would only spin.
     let mut accept_after: Option<Instant> = None;
 
@@ -328,7 +340,9 @@ pub fn serve(
         dns_clients.retain(|c| now.duration_since(c.since) < DNS_CLIENT_TIME);
         let waiting = shared.outbox.is_waiting();
         let paused = accept_after.is_some_and(|t| now < t);
-        let accepting = !paused && shared.threads.load(Ordering::Acquire) < MAX_CONNECTIONS && !shared.outbox.is_full();
+        let in_time = pace.has_room(now);
+        let accepting =
+            !paused && in_time && shared.threads.load(Ordering::Acquire) < MAX_CONNECTIONS && !shared.outbox.is_full();
 
         let mut fds = vec![
             PollFd::new(shared.outbox.channel(), PollFlags::POLLIN),
@@ -346,7 +360,13 @@ pub fn serve(
             fds.len() - 1
         });
         // Every reason to wake without an event lies within this.
-        let timeout = if waiting || paused || !dns_clients.is_empty() { TELL_EVERY } else { Duration::MAX };
+        let timeout = if !in_time {
+            PACE_TURN
+        } else if waiting || paused || !dns_clients.is_empty() {
+            TELL_EVERY
+        } else {
+            Duration::MAX
+        };
         match poll(&mut fds, PollTimeout::try_from(timeout).unwrap_or(PollTimeout::NONE)) {
             Ok(_) => {}
             Err(Errno::EINTR) => continue,
@@ -376,7 +396,9 @@ pub fn serve(
         let mut exhausted = false;
         if accepting {
             for (place, (port, listener)) in listeners.iter().enumerate() {
-                if at(first_listener + place) && shared.threads.load(Ordering::Acquire) < MAX_CONNECTIONS {
+                let room = || shared.threads.load(Ordering::Acquire) < MAX_CONNECTIONS;
+                if at(first_listener + place) && room() && pace.has_room(now) {
+                    pace.take();
                     exhausted |= accept(listener, *port, &shared, &mut next_id);
                 }
             }
@@ -420,6 +442,10 @@ fn last_words(shared: &Shared) {
     }
     let open: Vec<Arc<Live>> = lock(&shared.live).drain().map(|(_, live)| live).collect();
     for live in open {
+        if let Some(host) = lock(&live.host_side).as_ref() {
+            // The kernel goes on sending what is in its buffer. A host that takes nothing would keep it for minutes.
+            let _kept_longer = setsockopt(host, sockopt::TcpUserTimeout, &(AFTERWARDS.as_millis() as u32));
+        }
         shared.outbox.record(live.record("open".into()));
     }
     let deadline = Instant::now() + LAST_WORDS;
@@ -475,6 +501,7 @@ fn accept(listener: &TcpListener, port: u16, shared: &Arc<Shared>, next_id: &mut
         port,
         accepted: Instant::now(),
         counters: Counters::default(),
+        host_side: Mutex::default(),
     });
     let id = *next_id;
     *next_id += 1;
@@ -524,9 +551,18 @@ fn connection(shared: &Shared, mut plugin: TcpStream, name: &str, port: u16, liv
             end
         }
         Ok(Prepared { host, to_host, to_plugin }) => {
+            let room = if shared.threads.load(Ordering::Acquire) > ROOMY { Room::Little } else { Room::Plenty };
+            if let Err(e) = relay::bound(&plugin, &host, room) {
+                return format!("error: gateway: {e}");
+            }
+            // Without it only the end of the call is later told to the kernel.
+            *lock(&live.host_side) = host.try_clone().ok();
             let end = relay::carry(&plugin, &host, to_host, to_plugin, &shared.budget, &live.counters);
             let end = match end {
-                relay::End::Closed => return "closed".into(),
+                relay::End::Closed => match relay::deliver(&host) {
+                    Ok(()) => return "closed".into(),
+                    Err(e) => format!("error: host: {e}"),
+                },
                 relay::End::Limit => {
                     shared.outbox.refuse(Refusal::limit(name, port, shared.budget.limit()));
                     "limit".into()
@@ -572,6 +608,11 @@ fn prepare(
         shared.outbox.refuse(Refusal::connect(name, port));
         return Err("refused".to_owned().into());
     };
+    // Not even a connection is made any more.
+    if shared.budget.is_used_up() {
+        shared.outbox.refuse(Refusal::limit(name, port, shared.budget.limit()));
+        return Err("limit".to_owned().into());
+    }
     plugin.set_nonblocking(false).map_err(|e| format!("error: plugin: {e}"))?;
     let to_host =
         if rule.tls && port != 80 { checked_hello(shared, plugin, name, port, accepted)? } else { Vec::new() };

@@ -9,12 +9,18 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 /// Bytes of a direction's buffer. On two processors, which server, gateway and plugin share, larger turns cost fewer
 /// switches between them: 512 KiB carried 0.82–0.95 of the direct speed where 256 KiB carried 0.66–0.78 (`benches/gateway`).
 const CHUNK: usize = 512 * 1024;
 /// Bytes asked for the send buffer towards the plugin (the kernel doubles it, up to net.core.wmem_max), for two of those turns.
 const PLUGIN_SEND_BUFFER: usize = 1024 * 1024;
+/// Bytes asked for the buffers of a connection that is one of many, and always for what comes from the plugin, which is
+/// next door: the kernel's own may grow to tcp_rmem and tcp_wmem's last value, for each connection and direction.
+const SMALL_BUFFER: usize = 128 * 1024;
+/// Time in which the host must take what is still in the kernel's buffer when a connection is done.
+const DELIVERY: Duration = Duration::from_secs(10);
 /// Moves of one direction before the other has its turn.
 const TURN: usize = 16;
 
@@ -39,6 +45,11 @@ impl Budget {
         self.limit
     }
 
+    /// Whether every byte was carried.
+    pub fn is_used_up(&self) -> bool {
+        self.carried.load(Ordering::Acquire) >= self.limit
+    }
+
     /// Sets up to `wanted` bytes aside. 0 when nothing is left, for good.
     fn take(&self, wanted: usize) -> usize {
         loop {
@@ -46,7 +57,7 @@ impl Budget {
             let left = self.limit - aside;
             if left == 0 {
                 // What others hold at this moment may come back: they are within one non-blocking call.
-                if self.carried.load(Ordering::Acquire) >= self.limit {
+                if self.is_used_up() {
                     return 0;
                 }
                 std::thread::yield_now();
@@ -223,8 +234,6 @@ fn carry_inner(
     if !budget.take_all(to_host.len() + to_plugin.len()) {
         return Err(End::Limit);
     }
-    // Only speed depends on it.
-    let _slower_without = setsockopt(plugin, sockopt::SndBuf, &PLUGIN_SEND_BUFFER);
     let mut out = Flow::new(plugin, host, to_host, &counters.sent);
     let mut back = Flow::new(host, plugin, to_plugin, &counters.received);
     // A side that hung up for good reports it at every poll, wanted or not: it is then left out while nothing is
@@ -269,6 +278,50 @@ fn carry_inner(
             hung_up[side] |= got.contains(PollFlags::POLLHUP);
         }
     }
+}
+
+/// How much the kernel may keep of one connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Room {
+    /// Towards the host as much as it lets any connection have.
+    Plenty,
+    /// The connection is one of many.
+    Little,
+}
+
+/// Bounds what the kernel keeps of a connection; before anything is carried.
+///
+/// # Errors
+/// None that setsockopt(2) documents for these.
+pub fn bound(plugin: &TcpStream, host: &TcpStream, room: Room) -> io::Result<()> {
+    setsockopt(plugin, sockopt::RcvBuf, &SMALL_BUFFER)?;
+    match room {
+        Room::Plenty => setsockopt(plugin, sockopt::SndBuf, &PLUGIN_SEND_BUFFER)?,
+        Room::Little => {
+            setsockopt(plugin, sockopt::SndBuf, &SMALL_BUFFER)?;
+            setsockopt(host, sockopt::RcvBuf, &SMALL_BUFFER)?;
+            setsockopt(host, sockopt::SndBuf, &SMALL_BUFFER)?;
+        }
+    }
+    Ok(())
+}
+
+/// Waits until the host has taken all that was carried to it: a host that never does would otherwise leave the kernel with
+/// a full buffer for each connection of the call, for minutes, which nobody counts.
+///
+/// # Errors
+/// It did not within [`DELIVERY`]; the connection is then to be reset.
+pub fn deliver(host: &TcpStream) -> io::Result<()> {
+    let until = Instant::now() + DELIVERY;
+    let mut pause = Duration::from_millis(1);
+    while crate::sys::net::unacknowledged(host.as_fd())? > 0 {
+        if Instant::now() >= until {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "did not take what was sent within 10 s"));
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(50));
+    }
+    Ok(())
 }
 
 /// `to_ended`: the side that is written to had sent its FIN. It then need not take any more (a client that closes at

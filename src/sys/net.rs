@@ -103,3 +103,33 @@ pub fn peer_pidfd(socket: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
         Err(error) => Err(error),
     }
 }
+
+/// Bytes of a TCP connection that its peer has not acknowledged, the FIN as one of them (`SIOCOUTQ`, tcp(7)); 0 once the
+/// connection is closed, when nothing is kept of it any more.
+///
+/// # Errors
+/// The descriptor is no TCP socket.
+pub fn unacknowledged(socket: BorrowedFd<'_>) -> io::Result<usize> {
+    // linux/tcp_states.h; tcpi_state is the first byte of struct tcp_info.
+    const TCP_CLOSE: u8 = 7;
+    let mut state = 0u8;
+    let mut length: libc::socklen_t = 1;
+    // SAFETY: the option writes at most `length` bytes, which is what `state` has; both outlive the call.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut state).cast(),
+            &raw mut length,
+        )
+    };
+    check(result.into())?;
+    if state == TCP_CLOSE {
+        return Ok(0);
+    }
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: SIOCOUTQ (TIOCOUTQ) writes one int, which outlives the call.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) }.into())?;
+    usize::try_from(bytes).map_err(io::Error::other)
+}

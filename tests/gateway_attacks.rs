@@ -248,6 +248,10 @@ fn a_granted_name_is_never_another_of_the_search_list(#[values(Mode::Root, Mode:
     }
     assert_eq!(lab.reached(), 0);
     assert!(!lab.asked().iter().any(|name| name.ends_with("elsewhere.test")), "{:?}", lab.asked());
+    // what `check` says of a name is what the gateway finds
+    let checked = f.upm(["check"]).mounting_script(&lab.script(&f)).run().stdout;
+    assert!(checked.contains(&format!("gone:{PORT}: does not resolve here")), "{checked}");
+    assert!(!lab.asked().iter().any(|name| name.ends_with("elsewhere.test")), "{:?}", lab.asked());
     // the twins: a name that exists, and the same names when they are granted
     assert_eq!(lab.run(&f, json!(["connect", "here.test", PORT, "x"])).result()["text"], "got:x");
     let answer = lab.run(&f, json!(["connect", "gone.test.elsewhere.test", PORT, "x"]));
@@ -325,6 +329,17 @@ fn the_gateway_has_no_rights(#[values(Mode::Root, Mode::User)] mode: Mode) {
     assert_eq!((field("NoNewPrivs"), field("Seccomp")), ("1".into(), "2".into()));
     // a name server that closes before it is written to would end the gateway by SIGPIPE
     assert_eq!(u64::from_str_radix(&field("SigIgn"), 16).unwrap() & (1 << 12), 1 << 12, "SIGPIPE");
+    // not even another process of the same user sees its memory, its variables or its descriptors
+    let ids = [field("Uid"), field("Gid")].map(|all| all.split_ascii_whitespace().next().unwrap().to_owned());
+    let peek = |pid: &str, file: &str| {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", &ids[0], "--regid", &ids[1], "--clear-groups", "--", "head", "-c", "1"]);
+        command.arg(format!("/proc/{pid}/{file}")).output().unwrap().status.success()
+    };
+    for file in ["environ", "maps", "auxv", "mem", "fd/2"] {
+        assert!(!peek(&gateway.to_string(), file), "{file}");
+    }
+    assert!(peek("self", "environ") && peek("self", "maps"), "the twin");
     let root = field("Uid").split_ascii_whitespace().any(|id| id == "0");
     assert!(!root, "{status}");
     let links = std::fs::read_dir(format!("/proc/{gateway}/fd")).unwrap().flatten();
@@ -568,4 +583,182 @@ fn nothing_is_dialled_after_the_limit(#[values(Mode::Root, Mode::User)] mode: Mo
     assert_eq!(answer.result()["answers"][0]["text"], "got:x");
     assert!(lab.reached() <= 2, "{}", lab.reached());
     assert_eq!(answer.denials("limits", "egress_bytes")[0]["count"], 3);
+}
+
+/// What servers do that want to keep or to confuse the gateway: the call ends as it would have, and at once.
+#[rstest]
+#[case::says_nothing("silent", "open")]
+#[case::closes_at_once("close", "closed")]
+#[case::urgent_bytes("urgent", "closed")]
+#[case::only_its_half("half", "open")]
+#[case::a_byte_now_and_then("drip", "open")]
+#[case::a_reset("reset", "error: host: Connection reset by peer (os error 104)")]
+fn hostile_servers(#[case] kind: &'static str, #[case] end: &str, #[values(Mode::Root, Mode::User)] mode: Mode) {
+    let Some(lab) = Lab::new("", good(), move |stream| hostile_server(kind, stream)) else { return };
+    let Some(f) = granted(mode, OPEN, "") else { return };
+    python(
+        &f,
+        "timeout = \"10s\"",
+        "s = socket.create_connection((socket.gethostbyname('good.test'), PORT), 5)
+s.settimeout(1)
+got = b''
+try:
+    while True:
+        more = s.recv(100)
+        if not more:
+            return [got.decode(), 'end']
+        got += more
+        if len(got) > 9:
+            return [got.decode(), 'enough']
+except OSError as e:
+    return [got.decode(), type(e).__name__]",
+    );
+    let answer = lab.hostile(&f);
+    let told = match kind {
+        "silent" => json!(["", "TimeoutError"]),
+        "close" => json!(["", "end"]),
+        // the urgent byte is out of band, as it is for a program that reads without MSG_OOB
+        "urgent" => json!(["abde", "end"]),
+        "half" => json!(["half", "end"]),
+        "drip" => json!(["..........", "enough"]),
+        _ => json!(["", "ConnectionResetError"]),
+    };
+    assert_eq!(answer.result(), told, "{:#}", answer.data());
+    // a server that has half closed sees the plugin's end when it is over, and may answer it
+    let found = ends(&answer);
+    assert!(found == [end] || (kind != "reset" && found == ["closed"]), "{found:?}");
+    assert!(answer.took < Duration::from_secs(6), "{:?}", answer.took);
+    f.assert_clean();
+}
+
+fn hostile_server(kind: &str, mut stream: TcpStream) -> Vec<u8> {
+    use nix::sys::socket::{MsgFlags, send, setsockopt, sockopt};
+    match kind {
+        "urgent" => {
+            stream.write_all(b"ab").unwrap();
+            send(stream.as_raw_fd(), b"c", MsgFlags::MSG_OOB).unwrap();
+            stream.write_all(b"de").unwrap();
+        }
+        "half" => {
+            stream.write_all(b"half").unwrap();
+            stream.shutdown(std::net::Shutdown::Write).unwrap();
+            thread::sleep(Duration::from_secs(8));
+        }
+        "drip" => {
+            while stream.write_all(b".").is_ok() {
+                thread::sleep(Duration::from_millis(50));
+            }
+        }
+        "silent" => thread::sleep(Duration::from_secs(8)),
+        "reset" => {
+            // not while it is being connected to
+            thread::sleep(Duration::from_millis(300));
+            let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
+            setsockopt(&stream, sockopt::Linger, &linger).unwrap();
+        }
+        _ => {}
+    }
+    Vec::new()
+}
+
+/// What begins in other ways than with one ClientHello for the granted name never leaves.
+#[rstest]
+fn hostile_hellos(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let Some(lab) = Lab::echo("", good()) else { return };
+    let Some(f) = granted(mode, "hosts = [\"good.test:PORT\"]\nallow_private = true", "") else { return };
+    let good = hello(&sni(&["good.test"]), 3);
+    let cases: [(&str, Vec<u8>); 12] = [
+        ("SSLv2", b"\x80\x2e\x01\x03\x01\x00\x15\x00\x00\x00\x10".to_vec()),
+        ("an alert before it", [&[21, 3, 1, 0, 2, 1, 0][..], &good].concat()),
+        ("a change of cipher before it", [&[20, 3, 1, 0, 1, 1][..], &good].concat()),
+        ("data before it", [&[23, 3, 1, 0, 1, 65][..], &good].concat()),
+        ("an empty record before it", [&[22, 3, 1, 0, 0][..], &good].concat()),
+        ("a record too long", [&[22, 3, 1, 0xff, 0xff][..], &good].concat()),
+        ("two names", hello(&sni(&["good.test", "other.test"]), 9000)),
+        ("two extensions", hello(&[sni(&["good.test"]), sni(&["other.test"])].concat(), 9000)),
+        ("a NUL", hello(&sni(&["good.test\0.other.test"]), 9000)),
+        ("an address", hello(&sni(&["127.0.0.1"]), 9000)),
+        ("none", hello(&[0, 43, 0, 3, 2, 3, 4], 9000)),
+        ("a second hello behind it", {
+            let (mine, other) = (message(&sni(&["good.test"])), message(&sni(&["other.test"])));
+            records(&[mine, other].concat(), 9000)
+        }),
+    ];
+    let send = |bytes: &[u8]| json!(["connect", "good.test", PORT, { "hex": bytes.iter().map(|b| format!("{b:02x}")).collect::<String>() }]);
+    let mut acts: Vec<Value> = cases.iter().map(|(_, bytes)| send(bytes)).collect();
+    // the twins: the same name in fragments of three bytes, in other letters, with a dot
+    acts.extend([send(&good), send(&hello(&sni(&["GOOD.Test"]), 9000)), send(&hello(&sni(&["good.test."]), 9000))]);
+    let batch: Vec<Value> = std::iter::once(json!("batch")).chain(acts).collect();
+    let answer = lab.run(&f, json!(batch));
+    let ends = ends(&answer);
+    for ((name, _), end) in cases.iter().zip(&ends) {
+        assert!(end == "tls_missing" || end == "tls_name", "{name}: {end}");
+    }
+    assert_eq!(ends[cases.len()..], ["closed"; 3], "{:#}", answer.data());
+    assert_eq!(lab.reached(), 3);
+}
+
+fn sni(names: &[&str]) -> Vec<u8> {
+    let list: Vec<u8> =
+        names.iter().flat_map(|n| [&[0][..], &(n.len() as u16).to_be_bytes(), n.as_bytes()].concat()).collect();
+    let length = list.len() as u16;
+    [&[0, 0][..], &(length + 2).to_be_bytes(), &length.to_be_bytes(), &list].concat()
+}
+
+fn message(extensions: &[u8]) -> Vec<u8> {
+    let mut body = vec![3, 3];
+    body.extend([7; 32]);
+    body.extend([0, 0, 2, 0x13, 0x01, 1, 0]);
+    body.extend((extensions.len() as u16).to_be_bytes());
+    body.extend(extensions);
+    [&[1, 0][..], &(body.len() as u16).to_be_bytes(), &body].concat()
+}
+
+fn records(message: &[u8], size: usize) -> Vec<u8> {
+    message.chunks(size).flat_map(|c| [&[22, 3, 1][..], &(c.len() as u16).to_be_bytes(), c].concat()).collect()
+}
+
+fn hello(extensions: &[u8], size: usize) -> Vec<u8> {
+    records(&message(extensions), size)
+}
+
+/// Neither the plugin nor what is told of a call has the credentials of the site's proxy, whatever the proxy sends back.
+#[rstest]
+fn a_proxys_credentials_stay_with_it(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    const SECRET: &str = "dXNlcjpzM2NyM3Q=";
+    let Some(lab) = Lab::new("", knows(&[]), |mut stream| {
+        let mut bytes = vec![0; 4096];
+        let n = stream.read(&mut bytes).unwrap_or(0);
+        bytes.truncate(n);
+        let asked = String::from_utf8_lossy(&bytes).into_owned();
+        let reply = format!("HTTP/1.1 407 {SECRET} is wrong\r\nProxy-Authorization: Basic {SECRET}\r\n\r\n{asked}");
+        let _ = stream.write_all(reply.as_bytes());
+        bytes
+    }) else {
+        return;
+    };
+    let group = "hosts = [\"good.test:443\"]\ntls = false\nproxy = \"http://user:s3cr3t@127.0.0.1:PORT\"";
+    let Some(f) = granted(mode, group, "") else { return };
+    python(
+        &f,
+        "",
+        "import os
+seen = ' '.join(os.environ) + ' '.join(os.environ.values())
+try:
+    s = socket.create_connection((socket.gethostbyname('good.test'), 443), 5)
+    seen += s.recv(4096).decode()
+except OSError as e:
+    seen += type(e).__name__
+return seen",
+    );
+    let answer = lab.hostile(&f);
+    assert_eq!(ends(&answer), ["proxy: 407 *** is wrong"], "{:#}", answer.data());
+    // the twin: the proxy had them
+    assert!(String::from_utf8_lossy(&lab.reached.lock().unwrap()[0]).contains(SECRET));
+    let explained = f.upm(["explain", "Hostile", "run", "--json"]).run().stdout;
+    let audit = std::fs::read_to_string(f.path("audit/audit.jsonl")).unwrap();
+    assert!(audit.contains("Hostile") && explained.contains("***@127.0.0.1"), "{explained}");
+    for told in [&answer.stdout, &answer.stderr, &audit, &explained] {
+        assert!(!told.contains("s3cr3t") && !told.contains("dXNlcjpz"), "{told}");
+    }
 }

@@ -172,6 +172,7 @@ pub fn plugin(extra: &[String], named_unix: bool) -> Result<Filter, FilterError>
     // Before what is added: `syscalls` names calls, and how often this one may be made is not its to say.
     let mut first: Vec<Instruction> = counting().iter().map(instruction).collect();
     first.extend(allow.map(|i| instruction(&i)));
+    first.extend(without_larger_buffers().iter().map(instruction));
     if !named_unix {
         first.extend(without_named_unix().iter().map(instruction));
     }
@@ -201,6 +202,31 @@ fn counting() -> Vec<Insn> {
 #[must_use]
 pub fn is_counted(nr: i32, args: &[u64; 6]) -> bool {
     syscall_name(nr) == Some("epoll_ctl") && (args[1] & 0xffff_ffff) as u32 == EPOLL_CTL_ADD
+}
+
+/// `setsockopt(…, SOL_SOCKET, SO_SNDBUF or SO_RCVBUF, …)` reports success and does nothing: the size is behind a pointer,
+/// and what the kernel takes is up to twice `net.core.wmem_max` of the host for each socket. socket(7) allows it: a size above the
+/// host's maximum is cut without an error too, so programs do not rely on getting what they ask for. An error would end some.
+fn without_larger_buffers() -> Vec<Insn> {
+    // linux/bpf_common.h; offsets of nr and of the low halves of args[1] and args[2] in struct seccomp_data
+    const LD_W_ABS: u16 = 0x20;
+    const NR: u32 = 0;
+    const LEVEL: u32 = 24;
+    const NAME: u32 = 32;
+    // asm-generic/socket.h
+    const SOL_SOCKET: u32 = 1;
+    const SO_SNDBUF: u32 = 7;
+    const SO_RCVBUF: u32 = 8;
+    vec![
+        (JMP_JEQ_K, 0, 7, syscall_number("setsockopt").unwrap_or(u32::MAX)),
+        (LD_W_ABS, 0, 0, LEVEL),
+        (JMP_JEQ_K, 0, 4, SOL_SOCKET),
+        (LD_W_ABS, 0, 0, NAME),
+        (JMP_JEQ_K, 1, 0, SO_SNDBUF),
+        (JMP_JEQ_K, 0, 1, SO_RCVBUF),
+        (RET_K, 0, 0, RET_ERRNO),
+        (LD_W_ABS, 0, 0, NR),
+    ]
 }
 
 /// `socket(AF_UNIX, …)` and `socketpair(…, SOCK_DGRAM, …)`, whose ends can still be connected to a path, do not exist.
@@ -279,6 +305,7 @@ pub fn value_args(nr: i32) -> &'static [(usize, &'static str)] {
         "sendmsg" => &[(0, "fd"), (2, "flags")],
         "clone" | "unshare" => &[(0, "flags")],
         "setns" => &[(0, "fd"), (1, "nstype")],
+        "mmap" => &[(2, "prot"), (3, "flags")],
         "ioctl" => &[(0, "fd"), (1, "request")],
         "fcntl" => &[(0, "fd"), (1, "cmd"), (2, "arg")],
         "prctl" => &[(0, "option"), (1, "arg2")],

@@ -1,5 +1,6 @@
 //! The child's side: the ordered steps from a fresh clone to the plugin's first instruction. One file a step.
 
+pub mod buffers;
 pub mod capabilities;
 pub mod channels;
 pub mod counters;

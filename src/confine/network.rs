@@ -20,6 +20,8 @@ pub const HOSTNAME: &str = "sandbox";
 pub fn step(plan: &Plan, status: BorrowedFd<'_>) -> Result<(), StepError> {
     let fail = |what: String| move |error: nix::Error| StepError::new(Step::Network, what, error);
     nix::unistd::sethostname(HOSTNAME).map_err(fail("sethostname".to_owned()))?;
+    // Before any socket is made: a socket starts with what there is then.
+    super::buffers::bound()?;
     let udp = listener(SockType::Datagram, STUB_ADDRESS, 53).map_err(fail("name stub".to_owned()))?;
     crate::sys::net::loopback_up(udp.0.as_fd()).map_err(|error| StepError::new(Step::Network, "lo", error))?;
     udp.bind().map_err(fail("name stub, UDP".to_owned()))?;
@@ -57,7 +59,7 @@ impl Listener {
 }
 
 /// The counters of this network namespace, of IPv4 and, where the kernel has it, IPv6: by them the supervisor tells how many
-/// addresses were dialled for which there is no route.
+/// addresses were dialled for which there is no route. First of them `sockstat`, which counts its sockets.
 ///
 /// # Errors
 /// `/proc` of the call cannot be read.
@@ -71,5 +73,5 @@ pub fn counters() -> Result<Vec<OwnedFd>, StepError> {
         Err(error) if error.source.kind() == std::io::ErrorKind::NotFound => None,
         other => Some(other?),
     };
-    Ok(std::iter::once(open("snmp")?).chain(v6).collect())
+    Ok([open("sockstat")?, open("snmp")?].into_iter().chain(v6).collect())
 }

@@ -100,6 +100,16 @@ impl Mount {
     pub fn is_mount(&self) -> bool {
         !matches!(self.source, Source::File(_) | Source::Link(_))
     }
+
+    /// What of the host is mounted there. `/dev/zero` is `/dev/full`, which reads the same: a shared mapping of the host's
+    /// `/dev/zero` is memory without a file, kept and counted for no process, and the filter cannot tell it from another.
+    #[must_use]
+    pub fn host(&self) -> &Path {
+        if self.source == Source::Device && self.path == Path::new("/dev/zero") {
+            return Path::new("/dev/full");
+        }
+        &self.path
+    }
 }
 
 /// Numbers that bound the call. Bytes, counts and seconds.

@@ -41,7 +41,8 @@ fn tasks(pid: i32) -> Vec<std::path::PathBuf> {
         .map_or_else(|_| Vec::new(), |tasks| tasks.flatten().map(|task| task.path()).collect())
 }
 
-/// Bytes of anonymous and shared memory that `root` and its descendants have resident now; `None` when `root` is gone.
+/// Bytes of anonymous and shared memory that `root` and its descendants have now, resident or swapped out, with the pages
+/// that map it and the huge pages of their own (proc_pid_status(5)); `None` when `root` is gone.
 /// Memory that processes share after a fork is counted in each: the sum errs on the side of ending a call. On the way
 /// `peaks` learns what else there is to see of them.
 #[must_use]
@@ -50,7 +51,11 @@ pub fn resident(root: i32, peaks: &mut Peaks) -> Option<u64> {
     let mut total = 0u64;
     let mut processes = 0;
     // A process whose first thread has ended shows its memory in the others alone.
-    let used = |status: &str| Some(field(status, "RssAnon:")? + field(status, "RssShmem:")?);
+    // Without swap and huge pages the kernel may leave their lines out.
+    let used = |status: &str| {
+        let more = ["VmSwap:", "VmPTE:", "HugetlbPages:"].map(|name| field(status, name).unwrap_or(0));
+        Some(field(status, "RssAnon:")? + field(status, "RssShmem:")? + more.iter().sum::<u64>())
+    };
     walk(root, |pid| {
         let leader = if pid == root { Some(status.clone()) } else { shown(format!("/proc/{pid}/status")) };
         let bytes = leader

@@ -15,6 +15,7 @@ pub mod observe;
 pub mod outcome;
 pub mod own;
 pub mod signals;
+pub mod sockets;
 pub mod unroutable;
 
 use crate::confine::channels::{self, Tag};
@@ -42,6 +43,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
+
 use unroutable::Counters;
 
 /// More packets than a socket holds.
@@ -200,6 +202,7 @@ pub fn run(job: Job<'_>, watcher: &mut dyn Watcher) -> Result<Outcome, Failure> 
         observer,
         peaks: Peaks::default(),
         unroutable: Counters::default(),
+        sockets: sockets::Sockets::default(),
         tmp: Tmp::default(),
         buffer: vec![0; CHUNK],
     };
@@ -290,6 +293,7 @@ struct Supervision<'a> {
     observer: Option<observe::Observer>,
     peaks: Peaks,
     unroutable: Counters,
+    sockets: sockets::Sockets,
     tmp: Tmp,
     buffer: Vec<u8>,
 }
@@ -401,22 +405,39 @@ impl Supervision<'_> {
                 self.end(Ending::Timeout);
             } else if self.running && !self.counted() && now >= self.next_memory {
                 self.next_memory = now + TICK;
-                if let Some(used) = self.look().filter(|used| *used > self.plan.limits.memory) {
-                    self.end(Ending::Memory { used });
-                }
+                self.look();
             }
         }
         let gone = ready.iter().any(|(source, _)| *source == Source::Child);
         gone || self.ended_at.is_some_and(|ended| ended.elapsed() >= UNREAPED)
     }
 
-    /// What the call uses now; bytes of memory, `None` when it has just ended.
-    fn look(&mut self) -> Option<u64> {
+    /// Looks at what the call uses now, and ends it where that is more than its memory.
+    fn look(&mut self) {
         let mark = Effort::mark();
         self.tmp.look();
-        let used = memory::resident(self.pid, &mut self.peaks);
+        self.look_at_memory();
         self.effort.leave_out(mark);
-        used
+    }
+
+    fn look_at_memory(&mut self) {
+        // It may have ended just now.
+        let Some(resident) = memory::resident(self.pid, &mut self.peaks) else { return };
+        if self.counted() {
+            return;
+        }
+        match self.sockets.look() {
+            Ok(sockets) => {
+                let used = resident.saturating_add(sockets.bytes);
+                if used > self.plan.limits.memory {
+                    self.end(Ending::Memory { used, sockets });
+                }
+            }
+            Err(error) => {
+                let message = format!("limits: the call's sockets cannot be counted: {error}");
+                self.end(Ending::Engine(Failure::new(Code::SandboxFailed, message).detail("layer", "limits")));
+            }
+        }
     }
 
     /// Whether the call has cost so much that what it sends has to wait. `upm learn` looks at each system call: that is what it
@@ -518,6 +539,9 @@ impl Supervision<'_> {
             tag if tag == Tag::Sockets as u8 && fds.len() == 2 + self.plan.tcp_ports.len() => {
                 let mut fds = fds.into_iter();
                 let (Some(dns_udp), Some(dns_tcp)) = (fds.next(), fds.next()) else { return Ok(()) };
+                self.sockets
+                    .learn(dns_udp.as_fd())
+                    .map_err(|error| StepError::new(Step::Network, "the size of a socket's buffers", error))?;
                 if self.plan.egress.is_empty() {
                     self.stub = Some((dns_udp, dns_tcp));
                 } else {
@@ -545,6 +569,9 @@ impl Supervision<'_> {
                 self.report = Some(report);
                 let mut fds = fds.into_iter();
                 self.tmp = fds.next().map_or_else(Tmp::default, Tmp::new);
+                if let Some(counts) = fds.next() {
+                    self.sockets.watch(counts);
+                }
                 self.unroutable = Counters::new(fds);
             }
             tag if tag == Tag::Deaf as u8 => {

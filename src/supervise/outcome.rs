@@ -5,6 +5,7 @@ use super::cgroup::{self, Cgroup, Told};
 use super::denials::{self, Denials};
 use super::frames::Frame;
 use super::limits::Peaks;
+use super::sockets::Held;
 use crate::confine::filter::Filter;
 use crate::confine::step::{Step, StepError};
 use crate::decide::plan::{Limits, Plan};
@@ -28,6 +29,8 @@ pub(super) enum Ending {
     Memory {
         /// Bytes when it was seen.
         used: u64,
+        /// What of them is for sockets.
+        sockets: Held,
     },
     /// `on_violation = "kill"`.
     Violation(Denial),
@@ -177,7 +180,9 @@ fn forced(plan: &Plan, ending: Option<Ending>, step: Option<StepError>, told: &T
         )
         .detail("timeout_ms", limits.timeout_ms),
         (Some(Ending::Cancelled { signal }), _) => cancelled(signal),
-        (Some(Ending::Memory { used }), _) => memory_exceeded(limits.memory, Some(used), "sum"),
+        (Some(Ending::Memory { used, sockets }), _) => memory_exceeded(limits.memory, Some(used), "sum")
+            .detail("sockets", sockets.sockets)
+            .detail("sockets_bytes", sockets.bytes),
         // Whatever the kernel's kill has cut short: a frame, a packet.
         (None | Some(Ending::Frames(_) | Ending::Engine(_)), _) if told.memory_exceeded() => {
             memory_exceeded(limits.memory, told.memory_peak, "cgroup")

@@ -210,7 +210,7 @@ struct RawFixed {
 /// One comparison of the low 32 bits of an argument.
 ///
 /// Only those: every argument that a profile looks at is an `int`, `unsigned int` or `umode_t` in the kernel, which
-/// never sees the high half. A rule that compared all 64 bits could be passed by setting one of them.
+/// never sees the high half; or, as the flags of `mmap`, longer, with nothing in the high half that counts. A rule that compared all 64 bits could be passed by setting one of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Condition {
     /// Index of the argument, 0–5.

@@ -767,6 +767,55 @@ fn denials_name_values_only() {
 }
 
 #[test]
+fn memory_that_no_process_maps_cannot_be_had() {
+    both(|f| {
+        // MAP_SHARED | MAP_ANONYMOUS, with others and high bits set; MAP_SHARED_VALIDATE
+        for flags in [0x21, 0x4021, 0x23, 0x21 | 1 << 32, 0xffff_ffff_0000_0000 | 0x21] {
+            f.expect(Action::Notify, "mmap", &[0, 4096, 3, flags]);
+        }
+        // private memory; files, shared and not
+        for flags in [0x22, 0x4022, 0x2_0022, 0x1, 0x2, 0x3, 0x28] {
+            f.expect(Action::Allow, "mmap", &[0, 4096, 3, flags]);
+        }
+        for name in ["sendfile", "splice", "tee", "vmsplice"] {
+            f.expect(Action::Errno(22), name, &[1, 2]);
+        }
+        for name in ["shmget", "msgget", "semget", "memfd_create"] {
+            f.expect(Action::Notify, name, &[0]);
+        }
+        // IPV6_FLOWLABEL_MGR
+        f.expect(Action::Notify, "setsockopt", &[3, 41, 32]);
+        f.expect(Action::Allow, "setsockopt", &[3, 6, 32]);
+    });
+}
+
+#[test]
+fn sizes_of_buffers_are_answered_and_not_set() {
+    let arch = if cfg!(target_arch = "x86_64") { Arch::X86_64 } else { Arch::Aarch64 };
+    for named_unix in [true, false] {
+        let filter = plugin(&[], named_unix).unwrap();
+        let program: Vec<Insn> = filter.program.iter().map(|i| (i.code, i.jt, i.jf, i.k)).collect();
+        let say = |name: &str, args: [u64; 3]| {
+            let args = [args[0], args[1], args[2], 0, 0, 0];
+            interpreter::run(&program, arch.audit(), syscall_number(name).unwrap(), &args).0
+        };
+        for high in [0, 1 << 32, 0xffff_ffff_0000_0000] {
+            for option in [7, 8] {
+                assert_eq!(say("setsockopt", [3, high | 1, high | option]), Action::Errno(0).value());
+            }
+            assert_eq!(say("setsockopt", [3, high | 1, high | 13]), Action::Notify.value());
+            for (level, option) in [(1, 2), (1, 9), (6, 7), (0, 8), (41, 7)] {
+                assert_eq!(say("setsockopt", [3, high | level, high | option]), Action::Allow.value());
+            }
+        }
+        // what else has such arguments
+        assert_eq!(say("getsockopt", [3, 1, 7]), Action::Allow.value());
+        assert_eq!(say("read", [3, 1, 7]), Action::Allow.value());
+        assert_eq!(say("ptrace", [3, 1, 7]), Action::Notify.value());
+    }
+}
+
+#[test]
 fn named_unix_sockets_go_where_directories_are_granted() {
     let say = |filter: &Filter, name: &str, args: &[u64]| {
         let program: Vec<Insn> = filter.program.iter().map(|i| (i.code, i.jt, i.jf, i.k)).collect();

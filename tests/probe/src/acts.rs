@@ -3,7 +3,7 @@
 use crate::answer::{Answer, Trouble, form};
 use crate::args::Args;
 use crate::sys::{self, Ended};
-use crate::{bombs, counted, files, foreign, inside, ipc, kernel, modes, net, processes, rules};
+use crate::{bombs, counted, files, foreign, hold, inside, ipc, kernel, modes, net, processes, rules};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -100,6 +100,14 @@ const ACTS: &[(&str, Act)] = &[
     ("fcntl_pipe", counted::fcntl_pipe),
     ("set_xattr", counted::set_xattr),
     ("remove_xattr", counted::remove_xattr),
+    // memory that no process has mapped
+    ("socket_pairs", hold::socket_pairs),
+    ("udp_sockets", hold::udp_sockets),
+    ("tcp_pairs", hold::tcp_pairs),
+    ("backlog", hold::backlog),
+    ("shared_memory", hold::shared_memory),
+    ("page_tables", hold::page_tables),
+    ("spliced", hold::spliced),
     // inter-process communication
     ("shmget", ipc::shmget),
     ("msgget", ipc::msgget),

@@ -20,6 +20,7 @@ mod counted;
 mod files;
 mod foreign;
 mod frames;
+mod hold;
 mod inside;
 mod ipc;
 mod kernel;

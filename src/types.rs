@@ -358,6 +358,8 @@ pub struct Grant {
     pub cpus: Option<Cpus>,
     /// Bytes of memory of the call.
     pub memory: u64,
+    /// Whether only a cgroup will do to count them.
+    pub require_cgroup: bool,
     /// Processes and threads at once.
     pub processes: u64,
     /// Descriptors of each process.

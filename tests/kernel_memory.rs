@@ -172,3 +172,49 @@ fn flow_labels_of_the_host_cannot_be_taken(#[values(Mode::Root, Mode::User)] mod
     assert_ok(&f.control("setsockopt", args));
     assert_ok(&f.act("setsockopt", json!(["AF_INET6", "SOCK_DGRAM", 41, 26, "01000000"])));
 }
+
+/// On any host: with `require_cgroup` a call's memory is counted by a cgroup, or the call is refused, and all that tell say so.
+#[rstest]
+fn a_cgroup_that_is_required_is_there_or_the_call_is_refused(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let Some(f) = Fixture::probe(mode, "") else { return };
+    let active = |answer: &Value| answer["sandbox"]["layers"]["limits"]["active"].clone();
+    let without = active(&f.run("echo", json!([1])).data());
+    let watched = without["memory_by"] == "watch";
+    assert_eq!(without["memory_not_counted"].is_null(), !watched, "{without:#}");
+    assert!(watched || without["memory_by"] == "cgroup", "{without:#}");
+
+    f.config(&format!("{}require_cgroup = true\n", common::PROBE));
+    let call = f.run("echo", json!([1]));
+    let explained = f.upm(["explain", "Probe", "run", "--json"]).run();
+    let explained: Value = serde_json::from_str(&explained.stdout).unwrap();
+    assert_eq!(explained["plan"]["limits"]["require_cgroup"], true);
+    let check = f.upm(["check"]).run();
+    let doctor = f.upm(["doctor"]).run();
+    if call.exit == Some(0) {
+        assert_eq!(active(&call.data())["memory_by"], "cgroup");
+        assert_eq!(explained["memory"]["by"], "cgroup");
+        assert!(!check.stdout.contains("require_cgroup"), "{}", check.stdout);
+        return;
+    }
+    assert!(watched, "a host whose calls have a cgroup refused one");
+    let data = call.failed("sandbox_unavailable", 125);
+    assert_eq!((&data["details"]["layer"], &data["details"]["key"]), (&json!("limits"), &json!("require_cgroup")));
+    let remedy = data["details"]["remedy"].as_str().unwrap();
+    assert!(remedy.contains("; or remove `require_cgroup`") && data["error"].as_str().unwrap().ends_with(remedy));
+    assert_eq!(explained["memory"]["by"], "refused", "{:#}", explained["memory"]);
+    assert_eq!(check.exit, Some(0), "{}", check.stdout);
+    let warned = check
+        .stdout
+        .lines()
+        .any(|line| line.starts_with("warning: ") && line.contains("require_cgroup: a call would be refused"));
+    assert!(warned, "{}", check.stdout);
+    assert!(
+        doctor.stdout.contains("a call with `require_cgroup` is refused when upm is started so"),
+        "{}",
+        doctor.stdout
+    );
+    assert_eq!(doctor.exit, Some(1));
+    // learn makes a call too
+    let learn = f.upm(["learn", "Probe", "run", r#"{"args":["echo",1]}"#]).run();
+    assert_ne!(learn.exit, Some(0), "{}", learn.stdout);
+}

@@ -6,6 +6,7 @@
 mod effect;
 mod egress;
 mod files;
+mod host;
 mod overlap;
 
 pub(super) use files::can_be_shown;
@@ -169,6 +170,7 @@ pub fn run(config: Option<&Path>, as_json: bool) -> Result<(String, i32), Failur
     overlap::grants(&mut report, &decisions);
     files::projects(&mut report);
     files::audit(&mut report);
+    host::cgroups(&mut report, &decisions);
     files::schemas(&mut report);
     let facts = files::plugins(&mut report, &decisions, &patience);
     // Last: it starts threads, and nothing may be forked after that.

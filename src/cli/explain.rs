@@ -11,6 +11,7 @@ use crate::decide::plan::{Plan, Source};
 use crate::decide::verdict::{Act, Remedy, Verdict, View};
 use crate::host::sealed::{self, Layer};
 use crate::plugin::client::Patience;
+use crate::supervise::cgroup;
 use crate::types::{Change, Code, Failure, Grant};
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -42,8 +43,7 @@ pub fn run(
         for name in secrets(&plan) {
             shown["env"][&name] = json!("(hidden)");
         }
-        let document =
-            json!({ "config": config.path, "plan_sha256": plan.sha256(), "plan": shown, "origins": origins });
+        let document = json!({ "config": config.path, "plan_sha256": plan.sha256(), "plan": shown, "origins": origins, "memory": counts(&plan).json() });
         return Ok((format!("{document}\n"), true));
     }
     Ok((render(&config.path, &plan, &origins), true))
@@ -130,6 +130,43 @@ fn of_path(view: &View<'_>, path: &Path, write: bool, patience: &Patience<'_>) -
         },
         why: way.why,
     })
+}
+
+/// Who counts the call's memory when upm is started as it is now: a cgroup (and where), or the watch (and why).
+struct Counts {
+    cgroup: bool,
+    required: bool,
+    found: String,
+    remedy: Option<String>,
+}
+
+fn counts(plan: &Plan) -> Counts {
+    let required = plan.limits.require_cgroup;
+    let (cgroup, found, remedy) = cgroup::describe(None, true);
+    Counts { cgroup, required, found, remedy }
+}
+
+impl Counts {
+    fn text(&self) -> String {
+        let found = escape(&self.found, false);
+        match (self.cgroup, self.required) {
+            (true, _) => format!("counted by a cgroup, started as now: {found}"),
+            (false, false) => {
+                format!("watched every 100 ms, started as now: {found}; not counted: {}", cgroup::NOT_COUNTED)
+            }
+            (false, true) => format!("refused, started as now, since require_cgroup = true: {found}"),
+        }
+    }
+
+    fn json(&self) -> Value {
+        let by = match (self.cgroup, self.required) {
+            (true, _) => "cgroup",
+            (false, false) => "watch",
+            (false, true) => "refused",
+        };
+        let not_counted = (by == "watch").then_some(cgroup::NOT_COUNTED);
+        json!({ "by": by, "found": self.found, "remedy": self.remedy, "not_counted": not_counted })
+    }
 }
 
 /// Variables whose values may hold credentials: those that the caller or a client gives.
@@ -221,6 +258,7 @@ fn render(config: &Path, plan: &Plan, origins: &Value) -> String {
             crate::types::OnViolation::Kill => "ends the call",
         }
     ));
+    line(format_args!("  limits memory {}", counts(plan).text()));
     let steps: Vec<&str> = Step::ALL.iter().map(|step| step.name()).collect();
     line(format_args!("  steps {}", steps.join(" ")));
     line(format_args!("\nenvironment"));

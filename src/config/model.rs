@@ -41,6 +41,7 @@ pub struct GrantKeys {
     pub cpu_time: Option<At<Duration>>,
     pub cpus: Option<At<Cpus>>,
     pub memory: Option<At<u64>>,
+    pub require_cgroup: Option<At<bool>>,
     pub processes: Option<At<u64>>,
     pub open_files: Option<At<u64>>,
     pub file_watches: Option<At<u64>>,
@@ -71,6 +72,7 @@ const GRANT_KEYS: &[&str] = &[
     "cpu_time",
     "cpus",
     "memory",
+    "require_cgroup",
     "processes",
     "open_files",
     "file_watches",
@@ -664,6 +666,7 @@ impl Reader<'_> {
             "cpu_time" => set!(cpu_time, self.time(node)?),
             "cpus" => set!(cpus, self.cpus(node)?),
             "memory" => set!(memory, self.size(node, units::MAX_SIZE)?),
+            "require_cgroup" => set!(require_cgroup, self.bool(node)?),
             "processes" => set!(processes, self.integer(node, 1, units::MAX_PROCESSES)?),
             // below four there is no room for 0-3
             "open_files" => set!(open_files, self.integer(node, 4, units::MAX_OPEN_FILES)?),

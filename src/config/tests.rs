@@ -138,7 +138,7 @@ fn built_in_values_are_those_of_the_design() {
     assert_eq!((g.timeout.as_secs(), g.cpu_time.as_secs(), g.memory, g.processes), (60, 60, 1 << 30, 64));
     assert_eq!((g.open_files, g.file_size, g.tmp, g.output), (256, 1 << 30, 256 << 20, 4 << 20));
     assert_eq!((g.arguments, g.result, g.egress_bytes, g.landlock_min_abi), (1 << 20, 16 << 20, 4 << 30, 2));
-    assert_eq!((g.cpus, g.file_watches), (None, 0));
+    assert_eq!((g.cpus, g.require_cgroup, g.file_watches), (None, false, 0));
     assert_eq!((g.on_violation, g.run_as, g.policy.len()), (OnViolation::Deny, None, 0));
 }
 

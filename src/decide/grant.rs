@@ -271,6 +271,7 @@ fn resolve(
         cpu_time: pick!(cpu_time, Duration::from_secs(60)),
         cpus: pick(levels, "cpus", |keys| keys.cpus.as_ref(), &mut origins).copied(),
         memory: pick!(memory, 1024 * MIB),
+        require_cgroup: pick!(require_cgroup, false),
         processes: pick!(processes, 64),
         open_files: pick!(open_files, 256),
         file_watches: pick!(file_watches, 0),

@@ -123,6 +123,8 @@ pub struct Limits {
     pub cpus: Option<Cpus>,
     /// Memory of the call.
     pub memory: u64,
+    /// Only a cgroup will do to count it.
+    pub require_cgroup: bool,
     /// Processes and threads.
     pub processes: u64,
     /// Descriptors a process.
@@ -323,6 +325,7 @@ pub fn plan(
             cpu_time_s: grant.cpu_time.as_secs() + u64::from(grant.cpu_time.subsec_nanos() > 0),
             cpus: grant.cpus,
             memory: grant.memory,
+            require_cgroup: grant.require_cgroup,
             processes: grant.processes,
             open_files: grant.open_files,
             file_watches: grant.file_watches,

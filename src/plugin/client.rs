@@ -257,6 +257,7 @@ fn ask(
         // Its supervisor is not alone in the caller's cgroup, and may not have one of its own.
         cpus: None,
         file_watches: 0,
+        require_cgroup: false,
         memory: 512 << 20,
         output: 64 << 10,
         result: ANSWER,

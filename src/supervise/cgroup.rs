@@ -39,6 +39,10 @@ const SWEPT: usize = 100;
 /// What is read of a control file.
 const FILE: usize = 4096;
 
+/// What the watch of a call's memory does not see, where no cgroup counts it. `SECURITY.md` says how much each can be.
+pub const NOT_COUNTED: &str = "what is taken between two looks, files in /tmp and /dev/shm, pipes, the first 64 sockets, and the \
+                               kernel's own objects of processes, descriptors, mappings and locks";
+
 /// Why a call has no cgroup here.
 #[derive(Debug, Clone)]
 pub struct Missing {
@@ -54,19 +58,20 @@ impl Missing {
     }
 
     /// # Errors
-    /// `sandbox_unavailable` for a call with `cpus`, which nothing else serves.
+    /// `sandbox_unavailable` for a call with `cpus`, which nothing else serves, or with `require_cgroup`.
     pub fn refuses(&self, bounds: Bounds) -> Result<(), Failure> {
-        if bounds.cpus.is_none() {
+        let (key, without) = if bounds.required {
+            ("require_cgroup", format!("that a call's memory is then watched, and not counted: {NOT_COUNTED}"))
+        } else if bounds.cpus.is_some() {
+            ("cpus", "that the call may keep every processor busy".to_owned())
+        } else {
             return Ok(());
-        }
-        let remedy = format!(
-            "{}; or remove `cpus` from the grant, knowing that the call may keep every processor busy",
-            self.remedy
-        );
-        let message = format!("limits: `cpus` cannot be had here: {}; {remedy}", self.found);
+        };
+        let remedy = format!("{}; or remove `{key}` from the grant, knowing {without}", self.remedy);
+        let message = format!("limits: `{key}` cannot be had here: {}; {remedy}", self.found);
         Err(Failure::new(Code::SandboxUnavailable, message)
             .detail("layer", "limits")
-            .detail("key", "cpus")
+            .detail("key", key)
             .detail("remedy", remedy))
     }
 }
@@ -357,6 +362,14 @@ fn no_controllers(path: &Path) -> Missing {
     )
 }
 
+fn no_memory(path: &Path) -> Missing {
+    Missing::new(
+        format!("cgroup {}: memory is not among its controllers", path.display()),
+        "pass it on to that cgroup (systemd: `Delegate=yes` or `Delegate=cpu memory pids`), in a kernel with CONFIG_MEMCG and \
+         without `cgroup_disable=memory`",
+    )
+}
+
 fn no_cpu(path: &Path) -> Missing {
     Missing::new(
         format!("cgroup {}: cpu is not among its controllers", path.display()),
@@ -469,11 +482,18 @@ pub struct Bounds {
     pub processes: u64,
     /// Processors at once.
     pub cpus: Option<Cpus>,
+    /// The memory must be bound here, or the call is refused.
+    pub required: bool,
 }
 
 impl From<&Limits> for Bounds {
     fn from(limits: &Limits) -> Self {
-        Bounds { memory: limits.memory, processes: limits.processes, cpus: limits.cpus }
+        Bounds {
+            memory: limits.memory,
+            processes: limits.processes,
+            cpus: limits.cpus,
+            required: limits.require_cgroup,
+        }
     }
 }
 
@@ -534,6 +554,7 @@ fn limited(
     let base = directory;
     let mut made = Cgroup { base, name, leaf, memory, pids, cpus: bounds.cpus, set: Map::new(), files, settled };
     match made.limit(bounds) {
+        Ok(()) if bounds.required && !memory => Err(no_memory(&made.leaf.path)),
         Ok(()) => Ok(made),
         Err((file, error)) => {
             Err(Missing::new(format!("cgroup {}: {file}: {error}", made.leaf.path.display()), remedy(caller)))
@@ -634,6 +655,8 @@ fn field(text: &str, name: &str) -> Option<u64> {
 pub fn serving(cgroup: Result<&Cgroup, &Missing>) -> Value {
     let (memory, pids) = cgroup.map_or((false, false), |cgroup| (cgroup.memory, cgroup.pids));
     json!({
+        "memory_by": if memory { "cgroup" } else { "watch" },
+        "memory_not_counted": if memory { Value::Null } else { NOT_COUNTED.into() },
         "memory": if memory { "cgroup, and RLIMIT_DATA a process" } else { "RLIMIT_DATA a process, and the sum watched every 100 ms" },
         "processes": if pids { "cgroup" } else { "RLIMIT_NPROC in the call's user namespace" },
         "cpus": match cgroup {
@@ -661,8 +684,8 @@ pub fn refused(plan: &Plan, told: &Told) -> Option<Denial> {
 
 /// Tries to make one, for `doctor`: whether calls get one here, what was found, and what gives them one.
 #[must_use]
-pub fn describe(cpus: Option<Cpus>) -> (bool, String, Option<String>) {
-    match make(Bounds { memory: 1 << 30, processes: 64, cpus }, "") {
+pub fn describe(cpus: Option<Cpus>, required: bool) -> (bool, String, Option<String>) {
+    match make(Bounds { memory: 1 << 30, processes: 64, cpus, required }, "") {
         Ok(cgroup) => {
             let names: Vec<&str> = cgroup.set.keys().map(String::as_str).collect();
             (true, format!("a call gets its own in {}: {}", cgroup.base.path.display(), names.join(" ")), None)

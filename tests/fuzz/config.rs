@@ -200,6 +200,7 @@ fn grant_keys(rng: &mut Rng, entries: &mut Vec<(String, Data)>) {
             "cpu_time",
             "cpus",
             "memory",
+            "require_cgroup",
             "processes",
             "open_files",
             "file_watches",

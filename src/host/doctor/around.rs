@@ -201,16 +201,22 @@ fn mode(journald: Journald) -> JournaldMode {
     }
 }
 
-/// Without one a call still runs, by the limits of each process and the sum of their memory, unless it is granted `cpus`.
+/// Without one a call still runs, by the limits of each process and the sum of their memory, unless it is granted `cpus` or
+/// `require_cgroup`.
 /// One is made and taken away again.
 pub(super) fn cgroup(config: Option<&Config>) -> Trial {
+    use crate::supervise::cgroup;
     let cpus = config.and_then(|config| decisions(config).find_map(|decision| decision.grant.cpus));
-    let (serves, seen, remedy) = crate::supervise::cgroup::describe(cpus);
+    let required = config.is_some_and(|config| decisions(config).any(|decision| decision.grant.require_cgroup));
+    let (serves, seen, remedy) = cgroup::describe(cpus, required);
     let all = vec![tried("make a cgroup for a call", seen.clone(), seen.clone())];
     let found = match cpus {
         _ if serves => seen,
-        None => format!("not used: {seen}; the sum of a call's memory is watched instead"),
+        _ if required => format!("{seen}; a call with `require_cgroup` is refused when upm is started so"),
+        None => {
+            format!("not used: {seen}; the sum of a call's memory is watched instead, without {}", cgroup::NOT_COUNTED)
+        }
         Some(_) => format!("{seen}; a call that is granted `cpus` is refused when upm is started so"),
     };
-    Trial { tried: all, ..line("cgroup", serves || cpus.is_none(), found, remedy) }
+    Trial { tried: all, ..line("cgroup", serves || (cpus.is_none() && !required), found, remedy) }
 }

@@ -104,7 +104,7 @@ Usage: upm learn <Plugin> <method> [JSON | -] [--project DIR] [--timeout TIME] [
 Left out is what an empty plugin in the same interpreter looks for as well. Suggested is the least: the nearest
 directory, reading rather than writing, hosts by name; never what the configuration would refuse, nor what not
 everyone may read. A hostile plugin can look for what it wants to be given: read the change before you make it.
-While a call is watched `cpus` does not slow it down.
+While a call is watched `cpus` does not slow it down. `require_cgroup` refuses it here too.
 
 Options:
   --project DIR     Directory to work on, instead of the configured project_root

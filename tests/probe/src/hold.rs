@@ -123,7 +123,8 @@ pub fn backlog(args: Args) -> Answer {
     while connected < args.int(0)? {
         let path = format!("/tmp/backlog-{}-{}", std::process::id(), listeners.len());
         listeners.push(UnixListener::bind(&path)?);
-        for _ in connected..args.int(0)?.min(connected + 64) {
+        let here = (args.int(0)? - connected).min(64);
+        for _ in 0..here {
             let stream = UnixStream::connect(&path)?;
             bytes += fill(stream.as_raw_fd());
             connected += 1;

@@ -656,6 +656,7 @@ pub fn serving(cgroup: Result<&Cgroup, &Missing>) -> Value {
     let (memory, pids) = cgroup.map_or((false, false), |cgroup| (cgroup.memory, cgroup.pids));
     json!({
         "memory_by": if memory { "cgroup" } else { "watch" },
+        "require_cgroup": if memory { "cgroup" } else { "not required" },
         "memory_not_counted": if memory { Value::Null } else { NOT_COUNTED.into() },
         "memory": if memory { "cgroup, and RLIMIT_DATA a process" } else { "RLIMIT_DATA a process, and the sum watched every 100 ms" },
         "processes": if pids { "cgroup" } else { "RLIMIT_NPROC in the call's user namespace" },

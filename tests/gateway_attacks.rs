@@ -762,3 +762,17 @@ return seen",
         assert!(!told.contains("s3cr3t") && !told.contains("dXNlcjpz"), "{told}");
     }
 }
+
+/// An address of which the kernel has nothing to say is not dialled, and does not keep others from it.
+#[rstest]
+fn a_blackhole_is_passed_over(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let names = [("both.test", &["203.0.113.9", "127.0.0.1"][..]), ("hole.test", &["203.0.113.9"])];
+    let Some(lab) = Lab::echo("ip route add blackhole 203.0.113.0/24", knows(&names)) else { return };
+    let Some(f) = granted(mode, "hosts = [\"*.test:PORT\"]\nallow_private = true\ntls = false", "") else { return };
+    let connect = |name: &str| json!(["connect", name, PORT, "x"]);
+    let answer = lab.run(&f, json!(["batch", connect("hole.test"), connect("both.test")]));
+    let ends = ends(&answer);
+    assert!(ends[0].starts_with("error: gateway: routes: "), "{ends:?}");
+    assert_eq!(ends[1], "closed");
+    assert_eq!(answer.result()["answers"][1]["text"], "got:x", "{:#}", answer.data());
+}

@@ -661,17 +661,21 @@ fn dial(shared: &Shared, rule: &EgressRule, name: &str, port: u16) -> Result<Tcp
     let own = (shared.host.own_addresses)().map_err(|e| format!("error: gateway: own addresses: {e}"))?;
     let mut allowed: Vec<SocketAddr> = Vec::new();
     let mut refused: Option<(IpAddr, Class)> = None;
+    let mut untold: Option<io::Error> = None;
     for answer in answers.iter().take(MAX_ANSWERS) {
-        let class = addresses::classify_routed(answer.ip(), &own, &shared.host.is_here)
-            .map_err(|e| format!("error: gateway: routes: {e}"))?;
-        if class.allowed_by(rule) {
-            allowed.push(*answer);
-        } else {
-            refused.get_or_insert((answer.ip(), class));
+        match addresses::classify_routed(answer.ip(), &own, &shared.host.is_here) {
+            Ok(class) if class.allowed_by(rule) => allowed.push(*answer),
+            Ok(class) => drop(refused.get_or_insert((answer.ip(), class))),
+            // A blackhole, or a host without IPv6: this one is not dialled, others may be.
+            Err(e) => untold = Some(e),
         }
     }
     if allowed.is_empty() {
-        let Some((ip, class)) = refused else { return Err("resolve_failed: no address".to_owned().into()) };
+        let Some((ip, class)) = refused else {
+            return Err(untold
+                .map_or("resolve_failed: no address".into(), |e| format!("error: gateway: routes: {e}"))
+                .into());
+        };
         shared.outbox.refuse(Refusal::address(name, port, ip, class));
         return Err("address_refused".to_owned().into());
     }

@@ -448,6 +448,14 @@ fn answers_that_may_not_be_dialled() {
     let gate = Gate::start(host, 1 << 20, |p| vec![rule("example.org", p)]);
     drained(&mut gate.connect("example.org"));
     assert_eq!(gate.record().end, "error: gateway: routes: permission denied");
+    // Of several the one that can be told is dialled.
+    let mut host = resolving(move |_| vec!["203.0.113.9:1".parse().unwrap(), server]).0;
+    host.is_here = Box::new(|ip| if ip.is_loopback() { Ok(true) } else { Err(io::ErrorKind::InvalidInput.into()) });
+    let gate = Gate::start(host, 1 << 20, |p| vec![rule("example.org", p)]);
+    let mut stream = gate.connect("example.org");
+    stream.write_all(b"x").unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(drained(&mut stream), b"x");
     // Among several the allowed one is taken.
     let host = resolving(move |_| vec!["0.0.0.0:1".parse().unwrap(), "[ff02::1]:1".parse().unwrap(), server]).0;
     let gate = Gate::start(host, 1 << 20, |p| vec![rule("example.org", p)]);

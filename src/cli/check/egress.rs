@@ -108,22 +108,17 @@ fn names(report: &mut Report<'_>, rules: &[(usize, EgressRule)]) {
             None => format!("{shown}: had no answer of the host's resolver within {} s", TIME.as_secs()),
             Some(Err(why)) => format!("{shown}: does not resolve here: {why}"),
             Some(Ok(found)) => {
-                let class =
-                    |ip: &IpAddr| addresses::classify_routed(*ip, &own, routes::is_here).map(|class| (*ip, class));
-                let classes = match found.iter().map(class).collect::<Result<Vec<_>, _>>() {
-                    Ok(classes) => classes,
-                    Err(error) => {
-                        let what = format!("{shown}: whether its address is this host's cannot be told: {error}");
-                        report.add(Severity::Unknown, format!("egress.{}", rule.group), *line, what);
-                        continue;
-                    }
-                };
-                if classes.iter().any(|(_, class)| class.allowed_by(rule)) {
+                let class = |ip: &IpAddr| (*ip, addresses::classify_routed(*ip, &own, routes::is_here));
+                let classes: Vec<_> = found.iter().map(class).collect();
+                if classes.iter().any(|(_, class)| class.as_ref().is_ok_and(|class| class.allowed_by(rule))) {
                     continue;
                 }
                 match classes.first() {
                     None => format!("{shown}: resolves to no address"),
-                    Some((ip, class)) => format!(
+                    Some((ip, Err(error))) => {
+                        format!("{shown}: whether {ip} is this host's cannot be told, so it is refused: {error}")
+                    }
+                    Some((ip, Ok(class))) => format!(
                         "{shown}: every address of it is refused: {ip} is {}; allow_private = true allows what is not unspecified, \
                          multicast or reserved",
                         class.as_str()

@@ -7,7 +7,7 @@ use crate::decide::grant::{self, Decision};
 use crate::decide::plan::{self, Environment, Facts, Plan};
 use crate::decide::verdict::View;
 use crate::host::refusals::{Counted, Refusals, Verdict};
-use crate::host::{callers, directories, facts, grantable};
+use crate::host::{callers, directories, facts, grantable, owners};
 use crate::plugin::client::{self, Patience};
 use crate::plugin::{self, digest};
 use crate::quote::shell;
@@ -183,7 +183,7 @@ fn go(
     let plan = make_plan(&decision, request_id, timeout, &patience)?;
     log.planned(&plan)?;
     log.started(&arguments, config.audit.arguments)?;
-    make_directories(&decision, &plan)?;
+    make_directories(&decision, plan.outside)?;
     let init = plugin::Init {
         project_root: &decision.project_root,
         cache_dir: &decision.cache_dir,
@@ -294,6 +294,7 @@ fn hold_grants(config: &Config, decision: &Decision) -> Result<(), Failure> {
 /// `config_invalid`, `module_not_found`.
 pub fn trusted_facts(decision: &Decision) -> Result<Facts, Failure> {
     let facts = facts::gather(decision)?;
+    owners::refuse_roots(decision, &facts)?;
     for prefix in &facts.interpreter_prefixes {
         for write in &decision.grant.write {
             let could = config::could_change(write, prefix)
@@ -438,13 +439,14 @@ pub fn read_stdin(limit: u64, signals: &Signals) -> Result<Vec<u8>, Failure> {
     Ok(text)
 }
 
-/// The project and the plugin's cache are made when they are granted and missing. They belong to whom the plugin is
-/// outside: what it writes there never becomes root's.
-fn make_directories(decision: &Decision, plan: &Plan) -> Result<(), Failure> {
+/// The project and the plugin's cache are made when they are granted and missing. When root calls they are the user's that
+/// the plugin is `outside`.
+fn make_directories(decision: &Decision, outside: (u32, u32)) -> Result<(), Failure> {
+    let owner = nix::unistd::geteuid().is_root().then_some(outside);
     for (path, mode) in [(&decision.project_root, 0o755), (&decision.cache_dir, 0o700)] {
         let granted = decision.grant.write.iter().chain(&decision.grant.read).any(|granted| path.starts_with(granted));
         if granted {
-            directories::make(path, mode, plan.outside).map_err(|error| {
+            directories::make(path, mode, owner).map_err(|error| {
                 Failure::new(
                     Code::ConfigInvalid,
                     format!("{error}; make {} yourself, or name another in the configuration", path.display()),

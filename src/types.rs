@@ -382,6 +382,8 @@ pub struct Grant {
     pub landlock_min_abi: u32,
     /// User that the plugin runs as when root calls: a name or a number.
     pub run_as: Option<String>,
+    /// Whether root's own directories may be written when root calls: what the plugin makes there is root's.
+    pub as_root_owner: bool,
     /// Who may call over the service's socket besides root; `None` is the service's own user.
     pub callers: Option<Vec<CallerSpec>>,
     /// Where each key's value comes from.

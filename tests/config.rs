@@ -207,9 +207,10 @@ fn project_and_cache_are_made(#[values(Mode::Root, Mode::User)] mode: Mode) {
 #[rstest]
 fn another_project_must_be_named(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let Some(f) = Fixture::bare(mode) else { return };
-    for dir in ["allowed", "allowed/one", "refused"] {
+    for dir in ["allowed", "refused"] {
         f.mkdir(dir);
     }
+    f.mkdir_writable("allowed/one");
     f.write(
         "upm_config.toml",
         format!(

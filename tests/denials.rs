@@ -221,7 +221,7 @@ fn a_limit_that_only_the_exception_tells(
 #[rstest]
 fn a_path_that_is_not_granted(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let Some(f) = raising(mode, "") else { return };
-    f.mkdir("data");
+    f.mkdir_writable("data");
     f.write("data/file", "content");
     for below in ["data", "data/file"] {
         f.of_another(below);

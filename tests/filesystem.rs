@@ -222,7 +222,7 @@ fn a_socket_in_a_granted_directory_is_out_of_reach(#[values(Mode::Root, Mode::Us
 fn a_renamed_parent_shows_nothing_new(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let Some(f) = Fixture::bare(mode) else { return };
     f.mkdir("outer");
-    f.mkdir("outer/granted");
+    f.mkdir_writable("outer/granted");
     f.write("outer/secret", "s");
     f.config(&format!("{}\nwrite = [\"{}\"]\n", common::PROBE, f.text("outer/granted")));
     let args = json!({"args": ["batch", ["sleep", 1, f.text("outer/granted/begun")],
@@ -350,7 +350,7 @@ fn a_project_in_tmp_works(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let Some(f) = Fixture::bare(mode) else { return };
     let project = tempfile::tempdir_in("/tmp").unwrap();
     if common::is_root() {
-        std::os::unix::fs::chown(project.path(), Some(f.uid), Some(f.uid)).unwrap();
+        std::os::unix::fs::chown(project.path(), Some(f.owner()), Some(f.owner())).unwrap();
     }
     f.write(
         "upm_config.toml",

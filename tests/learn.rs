@@ -108,8 +108,7 @@ fn the_printed_change_gives_what_was_looked_for(#[values(Mode::Root, Mode::User)
 #[rstest]
 fn writing_and_names(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let Some(f) = curious(mode, "") else { return };
-    f.mkdir("out");
-    f.of_another("out");
+    f.mkdir_writable("out");
     let learned = learn(&f, "write", &json!([f.text("out/new")]));
     assert_eq!(looked(&learned), [("write", f.text("out/new").as_str())]);
     assert_eq!(learned["looked_for"][0]["on_host"], false);
@@ -205,7 +204,7 @@ fn the_confinement_is_the_same(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let learned: Value = serde_json::from_str(&learned.stdout).unwrap();
     let watched = learned["call"]["data"]["result"]["answers"].as_array().unwrap().clone();
     std::fs::remove_dir_all(f.path("project")).unwrap();
-    f.mkdir("project");
+    f.mkdir_writable("project");
     let plain = f.upm(["Probe", "run", &arguments]).run().result()["answers"].as_array().unwrap().clone();
     for (at, error) in errors.iter().enumerate() {
         println!("{}", acts[at + 1]);

@@ -356,7 +356,7 @@ fn arguments_from_stdin(#[values(Mode::Root, Mode::User)] mode: Mode) {
 fn a_relative_project_is_the_callers(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let Some(f) = Fixture::bare(mode) else { return };
     f.mkdir("work");
-    f.mkdir("work/shop");
+    f.mkdir_writable("work/shop");
     let head = f.config_head();
     let projects = format!("projects = [\"{}\"]\n", f.text("work/*"));
     f.write("upm_config.toml", format!("{projects}{head}{PROBE}write = [\"{{project_root}}\"]\n"));

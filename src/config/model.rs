@@ -53,6 +53,7 @@ pub struct GrantKeys {
     pub egress_bytes: Option<At<u64>>,
     pub landlock_min_abi: Option<At<u32>>,
     pub run_as: Option<At<String>>,
+    pub as_root_owner: Option<At<bool>>,
     pub callers: Option<At<Vec<CallerSpec>>>,
 }
 
@@ -84,6 +85,7 @@ const GRANT_KEYS: &[&str] = &[
     "egress_bytes",
     "landlock_min_abi",
     "run_as",
+    "as_root_owner",
     "callers",
 ];
 
@@ -680,6 +682,7 @@ impl Reader<'_> {
             "egress_bytes" => set!(egress_bytes, self.size(node, units::MAX_SIZE)?),
             "landlock_min_abi" => set!(landlock_min_abi, u32::try_from(self.integer(node, 1, 99)?).unwrap_or(99)),
             "run_as" => set!(run_as, self.run_as(node)?),
+            "as_root_owner" => set!(as_root_owner, self.bool(node)?),
             "callers" => set!(callers, self.callers(node)?),
             _ => return Ok(false),
         }

@@ -37,7 +37,7 @@ pub fn open(plan: &Plan, as_root: bool) -> Result<Vec<Tree>, StepError> {
     let mut trees = Vec::new();
     for (index, wanted) in plan.mounts.iter().enumerate() {
         if matches!(wanted.source, Source::Host { .. } | Source::Device) {
-            let tree = open_one(index, wanted, plan.outside, as_root, &mut namespaces);
+            let tree = open_one(index, wanted, plan, as_root, &mut namespaces);
             trees.push(tree.map_err(|error| StepError {
                 object: format!("{} ({})", wanted.path.display(), wanted.why),
                 ..error
@@ -50,7 +50,7 @@ pub fn open(plan: &Plan, as_root: bool) -> Result<Vec<Tree>, StepError> {
 fn open_one(
     index: usize,
     wanted: &Mount,
-    outside: (u32, u32),
+    plan: &Plan,
     as_root: bool,
     namespaces: &mut BTreeMap<(u32, u32), OwnedFd>,
 ) -> Result<Tree, StepError> {
@@ -83,8 +83,17 @@ fn open_one(
         | if device { NOEXEC } else { NODEV }
         | if wanted.write { 0 } else { RDONLY }
         | if wanted.exec { 0 } else { NOEXEC };
-    let owner = (stat.st_uid, stat.st_gid);
+    let outside = plan.outside;
     let mapped = matches!(wanted.source, Source::Host { mapped: true });
+    let guarded = mapped && wanted.write && as_root && !plan.as_root_owner;
+    let owner = (stat.st_uid, stat.st_gid);
+    // root's group as well: it reads more than the directory's owner may.
+    if guarded && (owner.0 == 0 || owner.1 == 0) {
+        return Err(other(
+            "root or its group owns it, so what the plugin wrote there would be root's; give it to an unprivileged user \
+             with `chown`, or set as_root_owner = true",
+        ));
+    }
     if mapped && as_root && owner != outside {
         let namespace = match namespaces.entry(owner) {
             std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),

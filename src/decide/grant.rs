@@ -282,6 +282,7 @@ fn resolve(
         result: pick!(result, 16 * MIB),
         egress_bytes: pick!(egress_bytes, 4096 * MIB),
         landlock_min_abi: pick!(landlock_min_abi, 2),
+        as_root_owner: pick!(as_root_owner, false),
         run_as: pick(levels, "run_as", |keys| keys.run_as.as_ref(), &mut origins).cloned(),
         callers: pick(levels, "callers", |keys| keys.callers.as_ref(), &mut origins).cloned(),
         origins,

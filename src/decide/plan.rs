@@ -156,6 +156,8 @@ pub struct Plan {
     pub env: BTreeMap<String, String>,
     /// Outside user and group; inside both are [`INSIDE_ID`].
     pub outside: (u32, u32),
+    /// Whether what root owns may be writable when root calls.
+    pub as_root_owner: bool,
     /// The root, in the order in which it is put together.
     pub mounts: Vec<Mount>,
     /// The plugin's own files.
@@ -309,6 +311,7 @@ pub fn plan(
         argv,
         env,
         outside: (facts.outside_uid, facts.outside_gid),
+        as_root_owner: grant.as_root_owner,
         mounts,
         code: facts.code.path.clone(),
         search: facts.code.search.clone(),

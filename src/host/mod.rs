@@ -5,6 +5,7 @@ pub mod directories;
 pub mod doctor;
 pub mod facts;
 pub mod grantable;
+pub mod owners;
 pub mod refusals;
 pub mod sealed;
 pub mod state;

@@ -27,6 +27,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// First of the user ids that tests use; no host's `passwd` knows them.
 const FIRST_USER: u32 = 23456;
 
+/// When root calls: whose the directories are that plugins may write. Not root, whose they may not be, and not the user
+/// that a plugin is outside, so that ids are mapped.
+pub const OWNER: u32 = 23455;
+
 /// Who calls `upm`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
@@ -178,9 +182,10 @@ impl Fixture {
         let dir = tempfile::Builder::new().prefix("upm-test-").tempdir_in("/var/tmp").unwrap();
         let fixture = Fixture { mode, uid, dir };
         fixture.own(fixture.dir(), 0o755);
-        for name in ["bin", "plugins", "project", "cache", "audit", "home"] {
+        for name in ["bin", "plugins", "cache", "audit", "home"] {
             fixture.mkdir(name);
         }
+        fixture.mkdir_writable("project");
         link_or_copy(&PROGRAMS.upm, &fixture.path("bin/upm"));
         link_or_copy(&PROGRAMS.probe, &fixture.path("plugins/upm-probe"));
         Some(fixture)
@@ -213,9 +218,12 @@ impl Fixture {
         self.path(below).to_str().unwrap().to_owned()
     }
 
+    /// What lies right in the fixture is the caller's, all else its directory's owner's.
     fn own(&self, path: &Path, mode: u32) {
         if is_root() {
-            chown(path, Some(self.uid), Some(self.uid)).unwrap();
+            let above = path.parent().filter(|above| path != self.dir() && *above != self.dir());
+            let owner = above.map_or(self.uid, |above| fs::metadata(above).unwrap().uid());
+            chown(path, Some(owner), Some(owner)).unwrap();
         }
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     }
@@ -228,11 +236,25 @@ impl Fixture {
         path
     }
 
-    /// Gives something to an ordinary user where root calls: what root owns is never proposed for writing.
+    /// Gives something to an ordinary user where root calls: what root owns is never granted, nor proposed, for writing.
     pub fn of_another(&self, below: &str) {
         if self.mode == Mode::Root {
-            chown(self.path(below), Some(FIRST_USER - 1), Some(FIRST_USER - 1)).unwrap();
+            chown(self.path(below), Some(OWNER), Some(OWNER)).unwrap();
         }
+    }
+
+    /// Whose what plugins may write is: [`OWNER`] when root calls, else the caller.
+    pub fn owner(&self) -> u32 {
+        if self.mode == Mode::Root { OWNER } else { self.uid }
+    }
+
+    /// Makes a directory that plugins may be granted to write.
+    pub fn mkdir_writable(&self, below: &str) -> PathBuf {
+        let path = self.mkdir(below);
+        if is_root() {
+            chown(&path, Some(self.owner()), Some(self.owner())).unwrap();
+        }
+        path
     }
 
     /// Writes a file that belongs to the caller.

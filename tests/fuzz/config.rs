@@ -212,6 +212,7 @@ fn grant_keys(rng: &mut Rng, entries: &mut Vec<(String, Data)>) {
             "egress_bytes",
             "landlock_min_abi",
             "run_as",
+            "as_root_owner",
         ];
         let key = if rng.chance(1) { "colour" } else { rng.pick(&keys) };
         if entries.iter().any(|(k, _)| k == key) {
@@ -260,7 +261,7 @@ fn grant_keys(rng: &mut Rng, entries: &mut Vec<(String, Data)>) {
                     one_of(rng, &["nobody", "1000", "a.b@c"], &["root", "0", "00", "-x", "", "a b", "\u{430}"])
                 }
             }
-            "site" | "fernet" => Data::Bool(rng.chance(50)),
+            "site" | "fernet" | "as_root_owner" => Data::Bool(rng.chance(50)),
             _ => one_of(
                 rng,
                 &["1MiB", "512KB", "1.5MiB", "7 B"],

@@ -110,6 +110,15 @@ fn table(report: &mut Report<'_>, table: Table<'_>, decisions: &[Decision]) {
             "egress_bytes" if users.iter().all(|user| user.grant.egress.is_empty()) => {
                 warn(line, "`egress_bytes` has no effect: no egress is granted where it holds; remove it".to_owned());
             }
+            "as_root_owner" if users.iter().any(|user| user.grant.as_root_owner) => {
+                let what = if users.iter().all(|user| user.grant.write.is_empty()) {
+                    "`as_root_owner` has no effect: nothing is granted to be written where it holds; remove it"
+                } else {
+                    "as_root_owner: what a plugin writes below a path that root owns is root's, when root calls, and root trusts \
+                     what it owns; give such paths to an unprivileged user with `chown`, and remove it"
+                };
+                warn(line, what.to_owned());
+            }
             "env_pass" => {
                 for (name, line) in users[0].grant.env_pass.iter().zip(items()) {
                     if users.iter().all(|user| user.grant.env.contains_key(name)) {

@@ -1,0 +1,112 @@
+//! As root nothing that a plugin writes is root's.
+
+mod common;
+
+use common::{Fixture, Mode, OWNER, PROBE, assert_ok};
+use serde_json::{Value, json};
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+use std::path::Path;
+use std::process::Command;
+
+/// What root owns is not writable for a plugin, unless that is said; the answer has the command.
+#[test]
+fn what_root_owns_is_not_writable() {
+    let Some(f) = Fixture::probe(Mode::Root, "#\nwrite = [\"{project_root}\"]\n") else { return };
+    let made = f.text("project/made");
+    let write = || f.run("write", json!([made, "x"]));
+    assert_ok(&write().result());
+    let owner = || fs::metadata(&made).map(|data| (data.uid(), data.gid())).unwrap();
+    assert_eq!(owner(), (OWNER, OWNER), "the control: as its directory's owner");
+    fs::remove_file(&made).unwrap();
+
+    chown(f.path("project"), Some(0), Some(0)).unwrap();
+    let data = write().failed("config_invalid", 125);
+    let text = data["error"].as_str().unwrap();
+    let line = fs::read_to_string(f.path("upm_config.toml")).unwrap();
+    let line = 1 + line.lines().position(|line| line.starts_with("write")).unwrap();
+    let (path, place) = (f.text("project"), format!("upm_config.toml:{line}"));
+    for words in [path.as_str(), &place, "as_root_owner = true", "chown"] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+    assert_eq!((&data["details"]["key"], &data["details"]["line"]), (&json!("write"), &json!(line)));
+    assert!(!Path::new(&made).exists());
+    // a file of root's too, and `explain` and `check` say the same
+    f.write("mine", "");
+    for grant in ["mine", "project"] {
+        f.config(&format!("{PROBE}write = [\"{grant}\"]\n"));
+        f.run("echo", Value::Null).failed("config_invalid", 125);
+    }
+    assert_eq!(f.upm(["explain", "Probe", "run"]).run().exit, Some(125));
+    let check = f.upm(["check"]).run();
+    assert!(check.exit == Some(1) && check.stdout.contains("root owns it"), "{check:#?}");
+
+    // to read it is fine
+    f.config(&format!("{PROBE}read = [\"project\", \"mine\"]\n"));
+    assert_ok(&f.act("list", json!([f.text("project")])));
+
+    // the command mends it
+    let command = text.split('`').nth(1).unwrap();
+    assert!(command.starts_with("chown ") && command.ends_with(&path), "{command}");
+    assert!(Command::new("sh").args(["-c", command]).status().unwrap().success());
+    f.config(&format!("{PROBE}write = [\"project\"]\n"));
+    assert_ok(&write().result());
+    assert_ne!(owner().0, 0);
+    fs::remove_file(&made).unwrap();
+
+    // and so does the key, of which `check` warns and which `explain` shows
+    chown(f.path("project"), Some(0), Some(0)).unwrap();
+    f.config(&format!("{PROBE}write = [\"project\"]\nas_root_owner = true\n"));
+    assert_ok(&write().result());
+    assert_eq!(owner(), (0, 0));
+    let check = f.upm(["check"]).run();
+    assert!(check.exit == Some(0) && check.stdout.contains("as_root_owner: "), "{check:#?}");
+    let explain = f.upm(["explain", "Probe", "run"]).run();
+    assert!(explain.stdout.contains("as_root_owner = true"), "{explain:#?}");
+}
+
+/// A directory whose group alone is root's: root's group may read more than the owner.
+#[test]
+fn roots_group_is_not_the_plugins() {
+    let Some(f) = Fixture::probe(Mode::Root, "write = [\"{project_root}\"]\n") else { return };
+    chown(f.path("project"), Some(OWNER), Some(0)).unwrap();
+    f.write("project/of_group", "x");
+    chown(f.path("project/of_group"), Some(0), Some(0)).unwrap();
+    fs::set_permissions(f.path("project/of_group"), fs::Permissions::from_mode(0o640)).unwrap();
+    let read = || f.run("read", json!([f.text("project/of_group")]));
+    let data = read().failed("config_invalid", 125);
+    let text = data["error"].as_str().unwrap();
+    let command = text.split('`').nth(1).unwrap();
+    assert_eq!(command, format!("chown {OWNER}:{OWNER} {}", f.text("project")), "{text}");
+    assert!(Command::new("sh").args(["-c", command]).status().unwrap().success());
+    common::assert_errno(&read().result(), "EACCES");
+    // the control: what the group would have given
+    chown(f.path("project"), Some(OWNER), Some(0)).unwrap();
+    f.config(&format!("{PROBE}write = [\"project\"]\nas_root_owner = true\n"));
+    assert_ok(&read().result());
+}
+
+/// What upm makes for root's call belongs to the user that the plugin is outside, and so does what the plugin makes in it.
+#[test]
+fn what_is_made_for_roots_call_is_the_plugins_users() {
+    let grant = "write = [\"{project_root}\", \"{cache_dir}\"]\nrun_as = \"54321\"\n";
+    let Some(f) = Fixture::bare(Mode::Root) else { return };
+    let head = f.config_head().replace("\"project\"", "\"new/project\"").replace("\"cache\"", "\"new/cache\"");
+    f.write("upm_config.toml", format!("{head}{PROBE}{grant}"));
+    for path in [f.text("new/project/a"), f.text("new/cache/Probe/a")] {
+        assert_ok(&f.act("write", json!([path, "x"])));
+    }
+    let owner =
+        |below: &str| fs::metadata(f.path(below)).map(|data| (data.uid(), data.gid(), data.mode() & 0o777)).unwrap();
+    for (path, owned) in [
+        ("new", (0, 0, 0o755)),
+        ("new/project", (54321, 54321, 0o755)),
+        ("new/project/a", (54321, 54321, 0o644)),
+        ("new/cache", (0, 0, 0o755)),
+        ("new/cache/Probe", (54321, 54321, 0o700)),
+        ("new/cache/Probe/a", (54321, 54321, 0o644)),
+    ] {
+        assert_eq!(owner(path), owned, "{path}");
+    }
+    assert_eq!(fs::read_dir(f.path("new")).unwrap().count(), 2, "nothing else is left there");
+}

@@ -177,6 +177,21 @@ impl Table {
         Ok(spots)
     }
 
+    /// The paths by which other mounts show what a mount shows and more of its file system, the widest first.
+    #[must_use]
+    pub fn wider(&self, mount: u64) -> Vec<PathBuf> {
+        let Some(own) = self.by_id(mount) else { return Vec::new() };
+        let shown = self.0.iter().filter(|other| other.device == own.device && other.root != own.root);
+        let mut wider: Vec<(usize, PathBuf)> = shown
+            .filter_map(|other| {
+                let below = own.root.strip_prefix(&other.root).ok()?;
+                Some((other.root.as_os_str().len(), other.point.join(below)))
+            })
+            .collect();
+        wider.sort_by_key(|(length, _)| *length);
+        wider.into_iter().map(|(_, path)| path).collect()
+    }
+
     /// The mounts below `path`, which come along when it is granted.
     pub fn below<'t>(&'t self, path: &'t Path) -> impl Iterator<Item = &'t Mount> {
         self.0.iter().filter(move |mount| mount.point != path && mount.point.starts_with(path))

@@ -102,7 +102,7 @@ fn a_system_call_that_the_host_refuses_is_a_missing_layer(
 #[rstest]
 fn an_unrelated_system_call_is_no_layer(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let Some(f) = Fixture::probe(mode, GRANT) else { return };
-    let spec = "acct=EPERM,swapon=ENOSYS,prctl(PR_SET_TIMERSLACK)=EPERM,getrandom=ENOSYS,statx=ENOSYS";
+    let spec = "acct=EPERM,swapon=ENOSYS,prctl(PR_SET_TIMERSLACK)=EPERM,getrandom=ENOSYS";
     without(&f, call(&f), spec).run().result();
     assert!(ran(&f), "the marker is written");
     let doctor = without(&f, f.upm(["doctor", "--json"]), spec).run();
@@ -190,4 +190,28 @@ fn a_failure_of_one_path_is_no_missing_layer(#[values(Mode::Root, Mode::User)] m
     assert!(data["details"].get("remedy").is_none() && !ran(&f), "{data:#}");
     f.mkdir("gone");
     call(&f).run().result();
+}
+
+/// What a call may write is on record before it may: without the system call that tells one object from another there is no
+/// record, and no call. Without anything to write none is needed.
+#[rstest]
+fn a_record_that_cannot_be_made_refuses(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let Some(f) = Fixture::probe(mode, GRANT) else { return };
+    let config = f.text("upm_config.toml");
+    let named = |act: &serde_json::Value| f.upm(["--config", &config, "Probe", "run", &act.to_string()]);
+    let write = serde_json::json!({ "args": ["write", f.text("project/marker"), "x"] });
+    for spec in ["statx=EPERM", "statx=ENOSYS"] {
+        let data = without(&f, named(&write), spec).run().failed("sandbox_unavailable", 125);
+        let remedy = data["details"]["remedy"].as_str().unwrap();
+        assert!(remedy.contains("statx") && remedy.contains("filter"), "{data:#}");
+        assert!(!ran(&f));
+    }
+    let found = without(&f, call(&f), "statx=ENOSYS").run().failed("config_invalid", 125);
+    assert!(found["error"].as_str().unwrap().contains("--config"), "{found:#}");
+    assert!(!ran(&f));
+    // the controls
+    named(&write).run().result();
+    assert!(ran(&f));
+    f.config(common::PROBE);
+    without(&f, named(&serde_json::json!({ "args": ["echo"] })), "statx=ENOSYS").run().result();
 }

@@ -10,6 +10,7 @@ mod error;
 mod model;
 mod outline;
 mod path;
+mod planted;
 mod protect;
 mod schema;
 mod tree;
@@ -20,6 +21,7 @@ pub use error::{ConfigError, ConfigErrorKind};
 pub use model::{At, Audit, AuditArguments, EntrySpec, GrantKeys, Journald, Plugin};
 pub use outline::Outline;
 pub use path::{Base, PathSpec, ProjectPattern, is_reserved, normalize};
+pub use planted::{granted, record_dirs, record_key};
 pub use schema::{Schema, load_schema};
 pub(crate) use trust::error_of;
 pub use trust::{Trusted, check_trusted, check_trusted_tree, read_trusted};
@@ -216,7 +218,10 @@ fn load_with(cli: Option<&Path>, env: &dyn Fn(&str) -> Option<OsString>, is_root
     for path in &searched {
         // a file that is there but cannot be used is an error, not a reason to look further
         match std::fs::symlink_metadata(path) {
-            Ok(_) => return load_file(path, env, is_root),
+            Ok(_) => {
+                planted::refuse(path, env, is_root)?;
+                return load_file(path, env, is_root);
+            }
             Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {}
             Err(error) => {
                 return Err(ConfigError::new(ConfigErrorKind::Io, path, format!("cannot be looked at: {error}")));
@@ -328,6 +333,9 @@ fn protected(
     };
     if let Some(kept) = kept {
         add("upm's state directory", &kept, false);
+    }
+    for dir in planted::record_dirs(is_root, env) {
+        add("the record of what plugins may write,", &dir, true);
     }
     add("the interpreter", Path::new(DEFAULT_INTERPRETER), false);
     let interpreter = |keys: &GrantKeys, cache: &Path| {

@@ -82,7 +82,7 @@ fn told(step: Step, object: &str, errno: Errno, look: &dyn Fn() -> Host) -> Opti
 /// The system calls that a step is made of.
 fn calls(step: Step) -> &'static str {
     match step {
-        Step::Prepare => "openat2, open_tree, mount_setattr, fcntl, fchown",
+        Step::Prepare => "openat2, open_tree, mount_setattr, fcntl, fchown, statx, readlinkat, symlinkat, fsync",
         Step::Clone => "clone3 and unshare with namespaces, pipe2, waitid",
         Step::Session => {
             "setsid, keyctl, prctl, ppoll, rt_sigaction, pidfd_open, socketpair, pipe2, setsockopt, \

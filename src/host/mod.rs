@@ -9,3 +9,4 @@ pub mod owners;
 pub mod refusals;
 pub mod sealed;
 pub mod state;
+pub mod writable;

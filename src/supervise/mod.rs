@@ -23,6 +23,7 @@ use crate::confine::step::{Step, StepError};
 use crate::confine::{self, id_map, verify};
 use crate::decide::plan::{INSIDE_ID, Plan};
 use crate::gateway::{Event, Sockets, stub};
+use crate::host::writable;
 use crate::sys;
 use crate::sys::clone::{Forked, fork_into};
 use crate::sys::process::Spent;
@@ -127,12 +128,17 @@ pub fn run(job: Job<'_>, watcher: &mut dyn Watcher) -> Result<Outcome, Failure> 
         // not alone in the caller's cgroup.
         bounds.cpus = None;
     }
+    // Before `prepare` too: it looks at owners.
+    let writable = if writable::is_needed(job.plan) { Some(writable::Writable::open()?) } else { None };
     let cgroup = cgroup::make(bounds, request_id);
     own::prepare(as_root)?;
     if !as_root {
         crate::walk::enter_namespace();
     }
     let mut prepared = confine::prepare(job.plan, job.runner, as_root, job.deadline)?;
+    if let Some(writable) = writable {
+        writable.record(job.plan, &prepared.trees)?;
+    }
     // What was opened on the way is not kept beside the plugin.
     crate::walk::forget();
     let observer = if job.observe { Some(observe::Observer::start()?) } else { None };

@@ -523,13 +523,13 @@ impl Call<'_> {
         self.mounting(r#"mount --bind "$0" /etc/hosts && exec "$@""#, path)
     }
 
-    /// With an ext4 of this many KiB in the place of a directory of the fixture, empty and the caller's. Needs root.
+    /// With an ext4 of this many KiB in the place of a directory of the fixture, empty and writable for plugins. Needs root.
     pub fn disk(self, below: &str, kib: u32) -> Self {
         let path = self.fixture.path(below);
         let image = self.fixture.path(format!("{below}.ext4"));
         let file = fs::File::create(&image).unwrap();
         file.set_len(u64::from(kib) << 10).unwrap();
-        let owner = format!("root_owner={0}:{0}", self.fixture.uid);
+        let owner = format!("root_owner={0}:{0}", self.fixture.owner());
         let mkfs = which("mkfs.ext4").unwrap_or_else(|| panic!("mkfs.ext4 is not installed"));
         let made = Command::new(mkfs).args(["-q", "-m", "0", "-O", "^has_journal", "-E", &owner]).arg(&image).output();
         assert!(made.as_ref().is_ok_and(|made| made.status.success()), "{made:?}");

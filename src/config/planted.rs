@@ -1,0 +1,301 @@
+//! Whether a configuration that was found, rather than named, lies where a call could write.
+//!
+//! Before a call is granted a directory or file to write, its identity is recorded in the state directory (`host::writable`).
+//! A record is a symbolic link: its name says which object, its target when and by which path that was granted. To look one
+//! up is one `readlink`, and to make one is atomic. An object is known by its inode number and its time of birth, which
+//! nobody can set: the number of a removed directory is used again, and device numbers change from boot to boot.
+//!
+//! A configuration counts as planted where it, a directory or link on the way to it, or a directory above it is on record. What
+//! is above is found by `..` from descriptors, and, where a mount shows a part of a file system alone, in what that part lies in.
+#![forbid(unsafe_code)]
+
+use super::error::{ConfigError, ConfigErrorKind};
+use crate::mounts::Table;
+use crate::quote::{shell, shorten};
+use crate::walk::{self, How};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxAttributes, StatxFlags};
+use rustix::io::Errno;
+use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Component, Path, PathBuf};
+
+/// root's state directory.
+const ROOT_STATE: &str = "/var/lib/upm";
+/// The directory of the records, in a state directory.
+const RECORDS: &str = "writable";
+/// Links followed before a path counts as a loop; `MAXSYMLINKS` of the kernel.
+const MAX_LINKS: usize = 40;
+/// Directories looked at for one configuration. A path has 4096 bytes at most, which is half as many.
+const MAX_LOOKS: usize = 10_000;
+/// Looking, never reading.
+const LOOK: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// The directories that records are kept in, root's for root. Of a user's the first is where records are made; the
+/// others are looked in too, for variables differ between a login and a timer.
+pub fn record_dirs(is_root: bool, env: &dyn Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
+    if is_root {
+        return vec![Path::new(ROOT_STATE).join(RECORDS)];
+    }
+    let variable = |name: &str| env(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let of_home = |home: PathBuf| home.join(".local/state");
+    let mut bases: Vec<PathBuf> =
+        [variable("XDG_STATE_HOME"), variable("HOME").map(of_home)].into_iter().flatten().collect();
+    bases.dedup();
+    if bases.is_empty() {
+        let user = nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten();
+        bases.extend(user.map(|user| of_home(user.dir)));
+    }
+    bases.iter().map(|base| base.join("upm").join(RECORDS)).collect()
+}
+
+/// What identifies an object, and its mount where it is the root of one.
+struct Identity {
+    key: String,
+    /// The same object by the same mount: `..` of `/` leads to itself.
+    place: (u64, u64, u32, u32),
+    /// The mount that it is the root of.
+    mount: Option<u64>,
+}
+
+fn identity(object: BorrowedFd<'_>) -> Result<Identity, Errno> {
+    let wanted = StatxFlags::INO | StatxFlags::BTIME | StatxFlags::MNT_ID;
+    let stat = rustix::fs::statx(object, "", AtFlags::EMPTY_PATH, wanted)?;
+    let born = stat.stx_btime;
+    let known = StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::BTIME) && born.tv_sec != 0;
+    let key = if known {
+        format!("{}-{}.{:09}", stat.stx_ino, born.tv_sec, born.tv_nsec)
+    } else {
+        // File systems that keep no time of birth: then the device has to do.
+        format!("{}-{}:{}", stat.stx_ino, stat.stx_dev_major, stat.stx_dev_minor)
+    };
+    let is_mount = stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT);
+    Ok(Identity {
+        key,
+        place: (stat.stx_mnt_id, stat.stx_ino, stat.stx_dev_major, stat.stx_dev_minor),
+        mount: is_mount.then_some(stat.stx_mnt_id),
+    })
+}
+
+/// The name of an object's record.
+///
+/// # Errors
+/// What `statx(2)` says.
+pub fn record_key(object: BorrowedFd<'_>) -> Result<String, Errno> {
+    identity(object).map(|identity| identity.key)
+}
+
+/// Refuses `path`, which was searched for, where a call could write what lies there. A path that is not there is fine.
+pub(super) fn refuse(path: &Path, env: &dyn Fn(&str) -> Option<OsString>, is_root: bool) -> Result<(), ConfigError> {
+    let io = |errno: Errno| {
+        let message = format!(
+            "whether calls of plugins may write here could not be told: {}; name the configuration with --config",
+            std::io::Error::from(errno)
+        );
+        ConfigError::new(ConfigErrorKind::Io, path, message)
+    };
+    let mut search = Search::new(env, is_root).map_err(io)?;
+    if search.records.is_empty() {
+        return Ok(());
+    }
+    match search.whole(path).map_err(io)? {
+        None => Ok(()),
+        Some(record) => Err(planted(path, &record)),
+    }
+}
+
+/// What is said of a planted configuration.
+fn planted(path: &Path, record: &Record) -> ConfigError {
+    let named = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let granted = shorten(&record.granted.to_string_lossy(), 4096);
+    ConfigError::new(
+        ConfigErrorKind::Untrusted,
+        path,
+        format!(
+            "was found, not named, and lies where calls of plugins may write ({granted}, on record as {}), so a plugin may have \
+             written it; it is not used. Read it, then name it: --config {} (or UPM_CONFIG_PATH), or call upm in another directory",
+            shell(&record.file),
+            shell(&named)
+        ),
+    )
+}
+
+/// A record that was met.
+struct Record {
+    /// The link.
+    file: PathBuf,
+    /// The path that was granted, as the record has it.
+    granted: PathBuf,
+}
+
+/// One search for records on the way to a configuration and above it.
+struct Search {
+    records: Vec<(PathBuf, OwnedFd)>,
+    mounts: Option<Table>,
+    seen: HashSet<(u64, u64, u32, u32)>,
+}
+
+impl Search {
+    fn new(env: &dyn Fn(&str) -> Option<OsString>, is_root: bool) -> Result<Self, Errno> {
+        let mut dirs = record_dirs(true, env);
+        if !is_root {
+            dirs.extend(record_dirs(false, env));
+        }
+        let mut records = Vec::new();
+        for dir in dirs {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            match rustix::fs::open(&dir, flags, Mode::empty()) {
+                Ok(fd) => records.push((dir, fd)),
+                // None were made, or they are not for this user to see.
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(Search { records, mounts: None, seen: HashSet::new() })
+    }
+
+    /// Every directory that a name of `path` is looked up in, every link's target, the file, and what is above all.
+    fn whole(&mut self, path: &Path) -> Result<Option<Record>, Errno> {
+        let top = || rustix::fs::open("/", LOOK | OFlags::DIRECTORY, Mode::empty());
+        let mut here = if path.is_absolute() { top()? } else { rustix::fs::open(".", LOOK, Mode::empty())? };
+        let mut todo = Vec::new();
+        push(&mut todo, path);
+        let mut links = 0;
+        loop {
+            if let Some(record) = self.upwards(here.as_fd())? {
+                return Ok(Some(record));
+            }
+            let Some(name) = todo.pop() else { return Ok(None) };
+            let next = match rustix::fs::openat(&here, &name, LOOK, Mode::empty()) {
+                Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+                other => other?,
+            };
+            match FileType::from_raw_mode(rustix::fs::fstat(&next)?.st_mode) {
+                FileType::Symlink => {
+                    links += 1;
+                    if links > MAX_LINKS {
+                        return Err(Errno::LOOP);
+                    }
+                    let target = rustix::fs::readlinkat(&next, "", Vec::new())?;
+                    let target = PathBuf::from(OsString::from_vec(target.into_bytes()));
+                    if target.is_absolute() {
+                        here = top()?;
+                    }
+                    push(&mut todo, &target);
+                }
+                FileType::Directory => here = next,
+                _ => return self.record(&identity(next.as_fd())?.key),
+            }
+        }
+    }
+
+    /// This directory and each above it, up to the root of what this process sees.
+    fn upwards(&mut self, from: BorrowedFd<'_>) -> Result<Option<Record>, Errno> {
+        let mut here = rustix::io::fcntl_dupfd_cloexec(from, 3)?;
+        let mut is = identity(here.as_fd())?;
+        // What was seen was seen up to the root.
+        while self.seen.insert(is.place) {
+            if self.seen.len() > MAX_LOOKS {
+                return Err(Errno::NAMETOOLONG);
+            }
+            if let Some(record) = self.record(&is.key)? {
+                return Ok(Some(record));
+            }
+            if let Some(mount) = is.mount
+                && let Some(record) = self.around(mount, &is.key)?
+            {
+                return Ok(Some(record));
+            }
+            here = rustix::fs::openat(&here, "..", LOOK | OFlags::DIRECTORY, Mode::empty())?;
+            is = identity(here.as_fd())?;
+        }
+        Ok(None)
+    }
+
+    /// What a mount's root lies in: where it shows a part of a file system, another mount may show more of it.
+    fn around(&mut self, mount: u64, key: &str) -> Result<Option<Record>, Errno> {
+        if self.mounts.is_none() {
+            self.mounts = Some(Table::read().map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?);
+        }
+        let wider = self.mounts.as_ref().map_or_else(Vec::new, |table| table.wider(mount));
+        for path in wider {
+            // Another mount may lie over it, and a deleted directory has no name: then the next one is tried.
+            let Ok(same) = walk::find(&path, How::NoLinks) else { continue };
+            if identity(same.fd())?.key == key {
+                return self.upwards(same.fd());
+            }
+        }
+        Ok(None)
+    }
+
+    fn record(&self, key: &str) -> Result<Option<Record>, Errno> {
+        for (dir, fd) in &self.records {
+            match rustix::fs::readlinkat(fd, key, Vec::new()) {
+                Ok(target) => {
+                    return Ok(Some(Record { file: dir.join(key), granted: granted(target.as_bytes()) }));
+                }
+                Err(Errno::NOENT) => {}
+                // A directory that can be opened and not searched is not for this user to see.
+                Err(Errno::ACCESS) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The path in a record's target, `MAJOR:MINOR PATH`.
+pub fn granted(target: &[u8]) -> PathBuf {
+    let at = target.iter().position(|byte| *byte == b' ').map_or(0, |space| space + 1);
+    PathBuf::from(OsStr::from_bytes(&target[at..]))
+}
+
+fn push(todo: &mut Vec<OsString>, path: &Path) {
+    for part in path.components().rev() {
+        match part {
+            Component::Normal(name) => todo.push(name.to_owned()),
+            Component::ParentDir => todo.push("..".into()),
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_has_one_name_and_another_object_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = |path: &Path| {
+            crate::walk::forget();
+            record_key(walk::find(path, How::NoLinks).unwrap().fd()).unwrap()
+        };
+        let (one, two) = (dir.path().join("one"), dir.path().join("two"));
+        std::fs::create_dir(&one).unwrap();
+        std::fs::create_dir(&two).unwrap();
+        let first = key(&one);
+        assert_ne!(first, key(&two));
+        let moved = dir.path().join("moved");
+        std::fs::rename(&one, &moved).unwrap();
+        assert_eq!(first, key(&moved), "a new name is the same object");
+        std::fs::remove_dir(&moved).unwrap();
+        // the kernel's clock for files goes by ticks
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        std::fs::create_dir(&one).unwrap();
+        assert_ne!(first, key(&one), "the same path, and often the same inode number, is another object");
+    }
+
+    #[test]
+    fn where_records_are() {
+        let env = |vars: &'static [(&'static str, &'static str)]| {
+            move |name: &str| vars.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(value))
+        };
+        let dirs = |is_root, vars| record_dirs(is_root, &env(vars));
+        assert_eq!(dirs(true, &[("HOME", "/x")]), [Path::new("/var/lib/upm/writable")]);
+        let both = [Path::new("/s/upm/writable"), Path::new("/h/.local/state/upm/writable")];
+        assert_eq!(dirs(false, &[("HOME", "/h"), ("XDG_STATE_HOME", "/s")]), both);
+        assert_eq!(dirs(false, &[("HOME", "/h"), ("XDG_STATE_HOME", "relative")]), both[1..]);
+    }
+}

@@ -1,0 +1,278 @@
+//! What a plugin wrote rules nobody: a configuration that lies where calls may write is not found by a search.
+
+mod common;
+
+use common::{Answer, Fixture, Mode, OWNER, PROBE, assert_ok, is_root, skip};
+use rstest::rstest;
+use serde_json::{Value, json};
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+use std::path::Path;
+use std::process::Command;
+
+/// A policy of the plugin's own, and the code that it starts.
+const POLICY: &str = "plugin_paths = [\".\"]\n[audit]\njournald = \"off\"\nfile = \"AUDIT\"\n\
+                      [plugins.Evil]\nmodule = \"evil\"\nallowed_methods = [\"run\"]\n";
+const PROGRAM: &str = "class Evil:\n    def run(self): return 'the planted program'\n";
+
+/// A fixture whose plugin may write the project, as its caller's own: of root only with the key that says so.
+fn writable(mode: Mode, more: &str) -> Option<Fixture> {
+    let key = if mode == Mode::Root { "as_root_owner = true\n" } else { "" };
+    let f = Fixture::probe(mode, &format!("write = [\"{{project_root}}\"]\n{key}{more}"))?;
+    if is_root() {
+        chown(f.path("project"), Some(f.uid), Some(f.uid)).unwrap();
+    }
+    Some(f)
+}
+
+fn policy(f: &Fixture) -> String {
+    POLICY.replace("AUDIT", &f.text("audit/audit.jsonl"))
+}
+
+/// The plugin writes its policy and its program into directories.
+fn plant(f: &Fixture, dirs: &[&str]) {
+    let mut acts = vec![json!("batch")];
+    for dir in dirs {
+        acts.push(json!(["mkdir", f.text(dir)]));
+        acts.push(json!(["write", f.text(&format!("{dir}/upm_config.toml")), policy(f)]));
+        acts.push(json!(["write", f.text(&format!("{dir}/evil.py")), PROGRAM]));
+    }
+    let words = json!({ "args": acts }).to_string();
+    f.upm(["--config", &f.text("upm_config.toml"), "Probe", "run", &words]).run().result();
+    for dir in dirs {
+        assert_eq!(fs::read_to_string(f.path(dir).join("evil.py")).unwrap(), PROGRAM, "{dir}");
+    }
+}
+
+fn evil(f: &Fixture, dir: &str) -> Answer {
+    f.upm(["Evil", "run"]).cwd(f.path(dir)).run()
+}
+
+#[track_caller]
+fn assert_refused(answer: &Answer, named: &Path) {
+    let data = answer.failed("config_invalid", 125);
+    let text = data["error"].as_str().unwrap();
+    for words in ["was found, not named", "--config", "UPM_CONFIG_PATH", named.to_str().unwrap()] {
+        assert!(text.contains(words), "{words}: {data:#}");
+    }
+}
+
+/// The attack. Whoever then runs `upm` there, or below, is told; naming the same file is a choice; and the same files where
+/// no call may write are a configuration like any other.
+#[rstest]
+fn a_planted_policy_is_not_found(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let Some(f) = writable(mode, "") else { return };
+    let dirs = ["project", "project/sub", "project/sub/deep"];
+    plant(&f, &dirs);
+    for dir in dirs {
+        assert_refused(&evil(&f, dir), &f.path(dir).join("upm_config.toml"));
+    }
+    for words in [&["list"][..], &["check"], &["explain", "Evil", "run"], &["learn", "Evil", "run"]] {
+        let answer = f.upm(words).cwd(f.path("project/sub")).run();
+        assert_eq!(answer.exit, Some(125), "{words:?}: {answer:#?}");
+        assert!(
+            format!("{}{}", answer.stdout, answer.stderr).contains("was found, not named"),
+            "{words:?}: {answer:#?}"
+        );
+    }
+    let doctor = f.upm(["doctor"]).cwd(f.path("project")).run();
+    assert!(doctor.exit == Some(1) && doctor.stdout.contains("was found, not named"), "{doctor:#?}");
+    // JSON too
+    fs::remove_file(f.path("project/upm_config.toml")).unwrap();
+    let json = r#"{"plugins": {"Evil": {"module": "evil", "allowed_methods": ["run"]}}}"#;
+    let words = json!({ "args": ["write", f.text("project/upm_config.json"), json] }).to_string();
+    assert_ok(&f.upm(["--config", &f.text("upm_config.toml"), "Probe", "run", &words]).run().result());
+    assert_refused(&evil(&f, "project"), &f.path("project/upm_config.json"));
+
+    // the controls
+    let sub = f.path("project/sub");
+    let named = f.upm(["--config", "upm_config.toml", "Evil", "run"]).cwd(&sub).run();
+    assert_eq!(named.result(), "the planted program");
+    let named = f.upm(["Evil", "run"]).env("UPM_CONFIG_PATH", sub.join("upm_config.toml")).cwd(&sub).run();
+    assert_eq!(named.result(), "the planted program");
+    f.mkdir("elsewhere");
+    f.write("elsewhere/upm_config.toml", policy(&f));
+    f.write("elsewhere/evil.py", PROGRAM);
+    assert_eq!(evil(&f, "elsewhere").result(), "the planted program");
+    // the configuration beside its project goes on working
+    assert_ok(&f.act("write", json!([f.text("project/more"), "x"])));
+}
+
+/// root's record is there for everyone: a user is told of what calls of root may write.
+#[test]
+fn a_user_is_told_of_what_roots_calls_may_write() {
+    let Some(f) = Fixture::probe(Mode::Root, "write = [\"{project_root}\"]") else { return };
+    f.mkdir_writable("apart");
+    f.write("apart/upm_config.toml", policy(&f));
+    f.write("apart/evil.py", PROGRAM);
+    plant(&f, &["project"]);
+    for path in ["home", "audit"] {
+        chown(f.path(path), Some(OWNER), Some(OWNER)).unwrap();
+    }
+    fs::remove_file(f.path("audit/audit.jsonl")).unwrap();
+    let as_owner = |dir: &str| {
+        let id = OWNER.to_string();
+        let output = Command::new("setpriv")
+            .args(["--reuid", &id, "--regid", &id, "--clear-groups"])
+            .arg(f.path("bin/upm"))
+            .args(["Evil", "run"])
+            .current_dir(f.path(dir))
+            .env_clear()
+            .env("HOME", f.path("home"))
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let told = as_owner("project");
+    assert!(told.contains("was found, not named") && told.contains("/var/lib/upm/writable/"), "{told}");
+    assert!(as_owner("apart").contains("the planted program"), "the control: {}", as_owner("apart"));
+    // root itself goes by nobody's file but its own
+    assert_eq!(evil(&f, "apart").failed("config_invalid", 125)["details"]["path"], f.text("apart"));
+}
+
+/// Where a link leads to what a plugin may write, or through it, the plugin decides as well.
+#[rstest]
+fn no_link_leads_to_a_planted_policy(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let Some(f) = writable(mode, "") else { return };
+    plant(&f, &["project", "project/sub"]);
+    for dir in ["to", "through", "fine", "real"] {
+        f.mkdir(dir);
+    }
+    f.write("real/upm_config.toml", policy(&f));
+    f.write("real/evil.py", PROGRAM);
+    f.write("fine/evil.py", PROGRAM);
+    symlink("../project/sub/upm_config.toml", f.path("to/upm_config.toml")).unwrap();
+    symlink(f.path("real"), f.path("project/turn")).unwrap();
+    symlink(f.path("project/turn/upm_config.toml"), f.path("through/upm_config.toml")).unwrap();
+    symlink(f.path("real/upm_config.toml"), f.path("fine/upm_config.toml")).unwrap();
+    for dir in ["to", "through"] {
+        assert_refused(&evil(&f, dir), &f.path(dir).join("upm_config.toml"));
+    }
+    assert_eq!(evil(&f, "fine").result(), "the planted program");
+}
+
+/// A single file that may be written, wherever it is found.
+#[rstest]
+fn a_writable_file_is_no_policy(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let Some(f) = writable(mode, "") else { return };
+    f.mkdir("shared");
+    f.write("shared/upm_config.toml", policy(&f));
+    f.write("shared/evil.py", PROGRAM);
+    assert_eq!(evil(&f, "shared").result(), "the planted program", "the control");
+    let key = if mode == Mode::Root { "as_root_owner = true" } else { "" };
+    f.config(&format!("{PROBE}write = [\"{}\"]\n{key}\n", f.text("shared/upm_config.toml")));
+    assert_ok(&f.act("echo", Value::Null));
+    assert_refused(&evil(&f, "shared"), &f.path("shared/upm_config.toml"));
+}
+
+/// A user's configuration folder is searched like the working directory.
+#[test]
+fn a_planted_policy_in_the_configuration_folder_is_not_found() {
+    let Some(f) = writable(Mode::User, "") else { return };
+    f.mkdir("home/config");
+    f.mkdir("home/config/upm");
+    f.write("home/config/upm/upm_config.toml", policy(&f));
+    f.write("home/config/upm/evil.py", PROGRAM);
+    let elsewhere = f.mkdir("elsewhere");
+    assert_eq!(f.upm(["Evil", "run"]).cwd(&elsewhere).run().result(), "the planted program", "the control");
+    f.config(&format!("{PROBE}write = [\"{}\"]\n", f.text("home/config")));
+    assert_ok(&f.act("echo", Value::Null));
+    let answer = f.upm(["Evil", "run"]).cwd(&elsewhere).run();
+    assert_refused(&answer, &f.path("home/config/upm/upm_config.toml"));
+}
+
+/// A mount that shows a part of a writable directory elsewhere, and one that lies in a writable directory.
+#[rstest]
+fn no_mount_hides_where_a_policy_lies(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    if !is_root() {
+        return skip("needs root, to mount");
+    }
+    let Some(f) = writable(mode, "") else { return };
+    plant(&f, &["project", "project/sub", "project/sub/deep"]);
+    for dir in ["alias", "other", "project/mounted", "apart"] {
+        f.mkdir(dir);
+    }
+    let run = |script: String| f.upm(["Evil", "run"]).mounting_script(&format!("{script} && exec \"$@\"")).run();
+    let (part, alias) = (f.text("project/sub"), f.text("alias"));
+    assert_refused(&run(format!("mount --bind {part} {alias} && cd {alias}/deep")), &f.path("alias/deep"));
+    f.write("apart/upm_config.toml", policy(&f));
+    f.write("apart/evil.py", PROGRAM);
+    let control = run(format!("mount --bind {} {alias} && cd {alias}", f.text("apart")));
+    assert_eq!(control.result(), "the planted program");
+
+    // What is mounted below a grant is granted too, and on record by itself.
+    let (other, below) = (f.text("other"), f.text("project/mounted"));
+    f.write("other/upm_config.toml", policy(&f));
+    f.write("other/evil.py", PROGRAM);
+    assert_eq!(evil(&f, "other").result(), "the planted program", "the control");
+    let words = json!({ "args": ["append", format!("{below}/evil.py"), "# mine"] }).to_string();
+    let call = f.upm(["Probe", "run", &words]).mounting_script(&format!("mount --bind {other} {below} && exec \"$@\""));
+    assert_ok(&call.run().result());
+    assert!(fs::read_to_string(f.path("other/evil.py")).unwrap().ends_with("# mine"));
+    assert_refused(&evil(&f, "other"), &f.path("other/upm_config.toml"));
+}
+
+/// What was removed is not on record under its old name, nor under its old number.
+#[rstest]
+fn a_new_directory_is_not_the_old_one(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let Some(f) = writable(mode, "") else { return };
+    plant(&f, &["project"]);
+    assert_refused(&evil(&f, "project"), &f.path("project/upm_config.toml"));
+    fs::remove_dir_all(f.path("project")).unwrap();
+    f.mkdir("project");
+    f.write("project/upm_config.toml", policy(&f));
+    f.write("project/evil.py", PROGRAM);
+    assert_eq!(evil(&f, "project").result(), "the planted program");
+    // and what was moved is the old one
+    plant(&f, &["project/sub"]);
+    fs::rename(f.path("project"), f.path("moved")).unwrap();
+    assert_refused(&evil(&f, "moved/sub"), &f.path("moved/sub/upm_config.toml"));
+}
+
+/// A grant that cannot be recorded is not given.
+#[rstest]
+fn without_a_record_there_is_no_call(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let Some(f) = writable(mode, "") else { return };
+    let words = json!({ "args": ["write", f.text("project/made"), "x"] }).to_string();
+    let call = || f.upm(["Probe", "run", &words]);
+    let answer = match mode {
+        Mode::Root => {
+            let script = "mkdir -p /var/lib/upm && mount -t tmpfs -o ro none /var/lib/upm && exec \"$@\"";
+            call().mounting_script(script).run()
+        }
+        Mode::User => {
+            f.mkdir("home/state");
+            fs::set_permissions(f.path("home/state"), fs::Permissions::from_mode(0o777)).unwrap();
+            call().run()
+        }
+    };
+    let data = answer.failed("sandbox_unavailable", 125);
+    assert!(data["error"].as_str().unwrap().contains("must be on record"), "{data:#}");
+    assert!(data["details"]["remedy"].as_str().unwrap().len() > 10, "{data:#}");
+    assert!(!f.path("project/made").exists());
+    // nothing to write, nothing to record; and the control
+    if mode == Mode::User {
+        f.config(&format!("{PROBE}read = [\"{{project_root}}\"]\n"));
+        assert_ok(&f.act("echo", Value::Null));
+        f.config(&format!("{PROBE}write = [\"{{project_root}}\"]\n"));
+        fs::set_permissions(f.path("home/state"), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    assert_ok(&call().run().result());
+    assert!(f.path("project/made").exists());
+    f.assert_clean();
+}
+
+/// The record itself is nothing that a plugin may write.
+#[rstest]
+fn no_plugin_may_write_the_record(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let state = if mode == Mode::Root { "/var/lib/upm/writable" } else { "{home}/state/upm/writable" };
+    let Some(f) = writable(mode, "") else { return };
+    assert_ok(&f.act("echo", Value::Null));
+    let state = state.replace("{home}", &f.text("home"));
+    assert!(fs::read_dir(&state).unwrap().count() > 0, "{state}");
+    for path in [state.as_str(), Path::new(&state).parent().unwrap().to_str().unwrap()] {
+        f.config(&format!("{PROBE}write = [\"{path}\"]\n"));
+        let data = f.run("echo", Value::Null).failed("config_invalid", 125);
+        assert!(data["error"].as_str().unwrap().contains("the record of what plugins may write"), "{data:#}");
+    }
+}

@@ -99,6 +99,12 @@ impl HelloReader {
     pub fn into_bytes(self) -> Vec<u8> {
         self.raw
     }
+
+    /// The same in two: the records of the ClientHello, and what came behind them.
+    pub fn into_parts(mut self) -> (Vec<u8>, Vec<u8>) {
+        let rest = self.raw.split_off(self.next);
+        (self.raw, rest)
+    }
 }
 
 /// The name in a handshake message; `Ok(None)` while it is not complete.
@@ -160,11 +166,14 @@ pub enum HelloError {
     Io(io::Error),
 }
 
+/// A ClientHello, and what came behind it: bytes to forward.
+pub type Hello = (Vec<u8>, Vec<u8>);
+
 /// Reads a ClientHello from `client` (blocking) until `deadline`: the bytes to forward and the name in it.
 ///
 /// # Errors
 /// [`HelloError`].
-pub fn read(client: &mut TcpStream, deadline: Instant) -> Result<(Vec<u8>, String), HelloError> {
+pub fn read(client: &mut TcpStream, deadline: Instant) -> Result<(Hello, String), HelloError> {
     let mut reader = HelloReader::default();
     let mut buffer = vec![0; 16 * 1024];
     loop {
@@ -177,7 +186,7 @@ pub fn read(client: &mut TcpStream, deadline: Instant) -> Result<(Vec<u8>, Strin
             Ok(0) => return Err(HelloError::Missing(Missing::Closed)),
             Ok(n) => match reader.push(&buffer[..n]) {
                 Ok(None) => {}
-                Ok(Some(name)) => return Ok((reader.into_bytes(), name)),
+                Ok(Some(name)) => return Ok((reader.into_parts(), name)),
                 Err(why) => return Err(HelloError::Missing(why)),
             },
             Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}

@@ -29,6 +29,7 @@ pub mod hello;
 pub mod pace;
 pub mod proxy;
 pub mod relay;
+pub mod retry;
 pub mod routes;
 pub mod stub;
 
@@ -539,7 +540,7 @@ fn reset(stream: TcpStream) {
 
 /// One connection from accept to its end, which is returned.
 fn connection(shared: &Shared, mut plugin: TcpStream, name: &str, port: u16, live: &Live) -> String {
-    match prepare(shared, &mut plugin, name, port, live.accepted) {
+    match prepare(shared, &mut plugin, name, port, live) {
         Err(Refused { end, alert }) => {
             if alert {
                 // For the client's error message only; the refusal stands whether it arrives or not.
@@ -597,13 +598,7 @@ impl From<String> for Refused {
 }
 
 /// All that must hold before a byte of the plugin's leaves.
-fn prepare(
-    shared: &Shared,
-    plugin: &mut TcpStream,
-    name: &str,
-    port: u16,
-    accepted: Instant,
-) -> Result<Prepared, Refused> {
+fn prepare(shared: &Shared, plugin: &mut TcpStream, name: &str, port: u16, live: &Live) -> Result<Prepared, Refused> {
     let Some(rule) = names::rule_for(&shared.rules, name, port) else {
         shared.outbox.refuse(Refusal::connect(name, port));
         return Err("refused".to_owned().into());
@@ -614,11 +609,12 @@ fn prepare(
         return Err("limit".to_owned().into());
     }
     plugin.set_nonblocking(false).map_err(|e| format!("error: plugin: {e}"))?;
-    let to_host =
-        if rule.tls && port != 80 { checked_hello(shared, plugin, name, port, accepted)? } else { Vec::new() };
+    let hello =
+        if rule.tls && port != 80 { Some(checked_hello(shared, plugin, name, port, live.accepted)?) } else { None };
     let proxy = proxy::route(rule, &shared.host.proxies, name, port).map_err(|e| format!("proxy: {e}"))?;
     let Some(proxy) = proxy else {
-        return Ok(Prepared { host: dial(shared, rule, name, port)?, to_host, to_plugin: Vec::new() });
+        let host = dial(shared, rule, name, port)?;
+        return settled(shared, plugin, host, (name, port), hello, Vec::new(), live);
     };
     // The proxy is the administrator's word, wherever its address lies; what it connects to, it checks.
     let addresses = match proxy::literal(&proxy.host) {
@@ -627,7 +623,52 @@ fn prepare(
     };
     let mut host = dial_addresses(&addresses).map_err(|e| format!("proxy: {proxy:?}: {e}"))?;
     let to_plugin = proxy::establish(&mut host, &proxy, name, port).map_err(|e| format!("proxy: {e}"))?;
-    Ok(Prepared { host, to_host, to_plugin })
+    settled(shared, plugin, host, (name, port), hello, to_plugin, live)
+}
+
+/// Lets the ClientHello go out, and looks at the second one where the host asks for that. `to_plugin` came from the host already.
+fn settled(
+    shared: &Shared,
+    plugin: &mut TcpStream,
+    mut host: TcpStream,
+    (name, port): (&str, u16),
+    hello: Option<hello::Hello>,
+    to_plugin: Vec<u8>,
+    live: &Live,
+) -> Result<Prepared, Refused> {
+    let Some((first, rest)) = hello else { return Ok(Prepared { host, to_host: Vec::new(), to_plugin }) };
+    let limit = || {
+        shared.outbox.refuse(Refusal::limit(name, port, shared.budget.limit()));
+        Refused { end: "limit".into(), alert: false }
+    };
+    if !shared.budget.count(first.len()) {
+        return Err(limit());
+    }
+    live.counters.sent.fetch_add(first.len() as u64, Ordering::Relaxed);
+    match retry::settle(plugin, &mut host, name, (&first, rest), to_plugin) {
+        Ok(settled) => {
+            if !shared.budget.count(settled.told) {
+                return Err(limit());
+            }
+            live.counters.received.fetch_add(settled.told as u64, Ordering::Relaxed);
+            Ok(Prepared { host, to_host: settled.to_host, to_plugin: settled.to_plugin })
+        }
+        Err(stopped) => {
+            reset(host);
+            Err(match stopped {
+                retry::Stopped::Other(found) => {
+                    shared.outbox.refuse(Refusal::tls_name(name, port, &found));
+                    Refused { end: "tls_name".into(), alert: true }
+                }
+                retry::Stopped::Missing(why) => {
+                    shared.outbox.refuse(Refusal::tls_missing(name, port, why.as_str()));
+                    Refused { end: "tls_missing".into(), alert: why == Missing::NoName }
+                }
+                retry::Stopped::Closed => "closed".to_owned().into(),
+                retry::Stopped::Error(why) => format!("error: {why}").into(),
+            })
+        }
+    }
 }
 
 /// The ClientHello's bytes, once it named `name`.
@@ -637,7 +678,7 @@ fn checked_hello(
     name: &str,
     port: u16,
     accepted: Instant,
-) -> Result<Vec<u8>, Refused> {
+) -> Result<hello::Hello, Refused> {
     match hello::read(plugin, accepted + hello::TIMEOUT) {
         Ok((bytes, found)) if found == name => Ok(bytes),
         Ok((_, found)) => {

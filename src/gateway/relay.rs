@@ -79,6 +79,11 @@ impl Budget {
         self.aside.fetch_sub((taken - used) as u64, Ordering::AcqRel);
     }
 
+    /// Counts what was carried before the relay began. False when that was too much.
+    pub fn count(&self, bytes: usize) -> bool {
+        self.take_all(bytes)
+    }
+
     /// Sets exactly `bytes` aside and counts them, or nothing. It does not wait for what others hold right now: two
     /// that each wait for the rest of the other's would wait for ever.
     fn take_all(&self, bytes: usize) -> bool {

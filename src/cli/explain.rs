@@ -9,6 +9,7 @@ use crate::confine::step::Step;
 use crate::decide::grant::Decision;
 use crate::decide::plan::{Plan, Source};
 use crate::decide::verdict::{Act, Remedy, Verdict, View};
+use crate::host::facts;
 use crate::host::sealed::{self, Layer};
 use crate::plugin::client::Patience;
 use crate::supervise::cgroup;
@@ -197,6 +198,9 @@ fn render(config: &Path, plan: &Plan, origins: &Value) -> String {
     line(format_args!("{}.{}  plan {}", plan.plugin, plan.method, plan.sha256()));
     line(format_args!("\nprogram   {}", escape(&plan.argv.join(" "), false)));
     line(format_args!("ids       1000:1000 inside, {}:{} outside", plan.outside.0, plan.outside.1));
+    if let Some(why) = facts::shared_user(plan.outside.0) {
+        line(format_args!("          {why}"));
+    }
     line(format_args!("\nroot"));
     let by_mount: Vec<&Path> = plan.read_only_by_mount().map(|mount| mount.path.as_path()).collect();
     for mount in &plan.mounts {

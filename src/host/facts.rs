@@ -31,6 +31,16 @@ const ROOT: [&str; 7] = ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32"
 const OWN_USER: &str = "upm";
 const OVERFLOW_ID: u32 = 65534;
 
+/// What to know of a plugin that is this user outside: that others are it too. `None` for every other user.
+#[must_use]
+pub fn shared_user(outside: u32) -> Option<&'static str> {
+    (outside == OVERFLOW_ID).then_some(
+        "user 65534 is every service's \"nobody\": whoever else runs as it may signal the plugin and write what the plugin \
+         writes; make a user for plugins (`useradd --system --no-create-home --shell /usr/sbin/nologin upm`, which the packages \
+         do), or name one in `run_as`",
+    )
+}
+
 /// Facts for one method. The plugin's files and its interpreter are opened once, checked for who could change them, and
 /// kept for the call ([`walk::hold`]).
 ///

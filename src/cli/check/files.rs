@@ -7,6 +7,7 @@ use crate::config::{self, ConfigError, Journald as Mode};
 use crate::decide::arguments;
 use crate::decide::grant::Decision;
 use crate::decide::plan::Facts;
+use crate::host;
 use crate::plugin::classes::{self, ClassState, Look, MethodState, ModuleState, OLDEST_PYTHON};
 use crate::plugin::client::Patience;
 use crate::quote::{quote, shorten};
@@ -162,6 +163,7 @@ fn subject_of(report: &Report<'_>, schemas: &Path) -> String {
 /// Whether each plugin could be started. Gives the facts of each method that it was told for, in the order of `decisions`.
 pub(super) fn plugins(report: &mut Report<'_>, decisions: &[Decision], patience: &Patience<'_>) -> Vec<Option<Facts>> {
     let mut gathered = Vec::new();
+    let mut shared = false;
     let mut looked: BTreeMap<(&str, &Path, Option<&str>), Option<Look>> = BTreeMap::new();
     for decision in decisions {
         paths(report, decision);
@@ -175,6 +177,15 @@ pub(super) fn plugins(report: &mut Report<'_>, decisions: &[Decision], patience:
             }
         };
         let grant = &decision.grant;
+        if let Some(why) = host::facts::shared_user(facts.outside_uid)
+            && !std::mem::replace(&mut shared, true)
+        {
+            let (subject, line) = match &grant.run_as {
+                Some(_) => report.origin(decision, "run_as"),
+                None => ("run_as".to_owned(), 1),
+            };
+            report.add(Severity::Warning, subject, line, why);
+        }
         match &decision.entry {
             Entry::Exec { path } => executable(report, decision, path, &facts),
             Entry::Python { module } => {

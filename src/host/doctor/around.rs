@@ -55,6 +55,12 @@ pub(super) fn id_mapping(config: Option<&Config>) -> Trial {
     }
     let here = || BTreeSet::from([(std::env::current_dir().unwrap_or_else(|_| "/".into()), None)]);
     let paths = config.map_or_else(here, granted);
+    let unnamed = |config: &Config| decisions(config).any(|decision| decision.grant.run_as.is_none());
+    let shared = if config.is_none_or(unnamed) {
+        crate::host::facts::run_as(None).ok().and_then(|(uid, _)| crate::host::facts::shared_user(uid))
+    } else {
+        None
+    };
     let mut mapped = BTreeSet::new();
     let mut without = Vec::new();
     let mut all: Vec<Tried> = Vec::new();
@@ -89,7 +95,7 @@ pub(super) fn id_mapping(config: Option<&Config>) -> Trial {
             (Some(_), false) => format!("works on the file systems of all granted paths: {}", kinds.join(", ")),
             (None, false) => format!("works on the file system here: {}", kinds.join(", ")),
         };
-        line(LAYER, true, found, None)
+        line(LAYER, true, found, shared.map(str::to_owned))
     } else {
         let remedy = "move what is named to ext4, xfs, btrfs or (Linux 6.3) tmpfs, or let `run_as` be its owner, or call upm as its owner";
         line(LAYER, false, without.join("; "), Some(remedy.to_owned()))

@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::{env, fs};
 
-const PROFILES: [&str; 5] = ["default", "init", "gateway", "supervisor", "observer"];
+const PROFILES: [&str; 6] = ["default", "init", "gateway", "supervisor", "observer", "reader"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=build.rs");

@@ -1,8 +1,11 @@
 //! The pipeline of one call.
 
+pub(crate) mod packed;
+pub(crate) mod reading;
+
 use crate::config::{self, Config, ProjectDir};
 use crate::confine::{filter, privileges};
-use crate::decide::arguments::{self, Arguments};
+use crate::decide::arguments::Checked;
 use crate::decide::grant::{self, Decision};
 use crate::decide::plan::{self, Environment, Facts, Plan};
 use crate::decide::verdict::View;
@@ -22,7 +25,7 @@ use crate::types::{Caller, Change, Code, Failure, Observed, Outcome, sha256_hex}
 use crate::walk::{self, How};
 use chrono::{DateTime, Utc};
 use rustix::event::{PollFd, PollFlags, poll};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use uuid::Uuid;
@@ -177,8 +180,8 @@ fn go(
     }
     let decision = decide(&config, &args.plugin, &args.method, args.project.as_deref())
         .map_err(|failure| if by_socket { unseen(failure, args) } else { failure })?;
-    let (arguments, learn) = read_arguments(args, &decision, &signals, log)?;
     let timeout = args.timeout.map_or(decision.grant.timeout, |shorter| shorter.min(decision.grant.timeout));
+    let (arguments, learn) = read_arguments(args, &decision, started + timeout, &signals, log)?;
     let patience = Patience { deadline: started + timeout, signals: Some(&signals) };
     let plan = make_plan(&decision, request_id, timeout, &patience)?;
     log.planned(&plan)?;
@@ -190,8 +193,13 @@ fn go(
         policy: &decision.grant.policy,
         fernet: decision.grant.fernet,
     };
-    let (positional, named) = arguments.into_parts();
-    let frame = plugin::call_frame(&plan, request_id, &positional, &named, &init);
+    let member = |name: &str| arguments.get(name);
+    let frame = match (member("args"), member("kwargs")) {
+        (None, None) => plugin::call_frame(&plan, request_id, &[(); 0], &Map::new(), &init),
+        (Some(args), None) => plugin::call_frame(&plan, request_id, args, &Map::new(), &init),
+        (None, Some(kwargs)) => plugin::call_frame(&plan, request_id, &[(); 0], &kwargs, &init),
+        (Some(args), Some(kwargs)) => plugin::call_frame(&plan, request_id, args, &kwargs, &init),
+    };
     let job = Job { plan: &plan, frame, runner: plugin::RUNNER, signals, deadline: started + timeout, observe };
     tracing::debug!(plan = %plan.sha256(), "decided");
     let mut outcome = supervise::run(job, watcher)?;
@@ -346,23 +354,27 @@ pub fn make_plan(
 fn read_arguments(
     args: &CallArgs,
     decision: &Decision,
+    until: Instant,
     signals: &Signals,
     log: &mut Log,
-) -> Result<(Arguments, String), Failure> {
+) -> Result<(Checked, String), Failure> {
     let limit = decision.grant.arguments;
+    let from = if log.by_socket { reading::From::Socket } else { reading::From::Here };
     let text = match &args.json {
         JsonSource::Default => b"{}".to_vec(),
         JsonSource::Text(text) => text.clone().into_bytes(),
         JsonSource::Stdin => read_stdin(limit, signals)?,
     };
     log.arguments(&text);
-    let arguments = arguments::parse(&text, limit)?;
-    if let Some(directory) = &decision.schemas
-        && let Some(schema) = config::load_schema(directory, &decision.method)?
-    {
-        arguments::validate(&arguments, &schema)?;
-    }
-    Ok((arguments, learn_command(args, &text)))
+    // What is wrong with the arguments is told before what is wrong with the schema.
+    let loaded = match &decision.schemas {
+        Some(directory) => config::load_schema(directory, &decision.method),
+        None => Ok(None),
+    };
+    let schema = loaded.as_ref().ok().and_then(Option::as_ref);
+    let checked = reading::check(from, &text, limit, schema, Some(until), signals)?;
+    loaded?;
+    Ok((checked, learn_command(args, &text)))
 }
 
 /// The grant that decided each denial, and what would have allowed it; whether a path that the plugin failed on is granted.
@@ -543,10 +555,10 @@ impl Log {
         Ok(())
     }
 
-    fn started(&mut self, arguments: &Arguments, say: config::AuditArguments) -> Result<(), Failure> {
+    fn started(&mut self, arguments: &Checked, say: config::AuditArguments) -> Result<(), Failure> {
         let mut record = Record { event: Event::CallStarted, ..self.record.clone() };
         if say == config::AuditArguments::Full {
-            record.arguments = Some(arguments.document().to_string());
+            record.arguments = Some(arguments.document());
         }
         self.store(&record)?;
         self.begun = true;

@@ -196,3 +196,94 @@ fn a_refusal_without_a_slot_is_recorded() {
     let call = ["--via", &service.socket, "Probe", "run"];
     assert_eq!(answered(&as_other(&f, &OTHER, &call)).0, Some(126));
 }
+
+/// What a caller sends is read as root by a process that may do nothing: seen from outside while it reads.
+#[test]
+fn root_reads_a_request_without_roots_rights() {
+    let Some(f) = Fixture::probe(Mode::Root, "timeout = \"30s\"") else { return };
+    let service = Service::start(&f);
+    let items: Vec<Value> = (0..60_000).map(|n| json!([n])).collect();
+    let request = json!({"plugin": "Probe", "method": "run", "args": ["echo", items.len(), items]}).to_string() + "\n";
+    let mut stream = service.connect();
+    let sender = std::thread::spawn(move || {
+        use std::io::Write as _;
+        stream.write_all(request.as_bytes()).unwrap();
+        common::service::lines(stream)
+    });
+    let mut seen = Vec::new();
+    while !sender.is_finished() {
+        for pid in service.pids() {
+            let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+            for child in children.split_whitespace() {
+                let status = fs::read_to_string(format!("/proc/{child}/status")).unwrap_or_default();
+                let field = |name: &str| {
+                    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+                    line.unwrap_or_default().trim().to_owned()
+                };
+                let open = fs::read_dir(format!("/proc/{child}/fd")).map_or(0, Iterator::count);
+                // the reader is upm itself, in upm's own user and pid namespace
+                let own =
+                    fs::read_link(format!("/proc/{child}/ns/pid")).ok() == fs::read_link("/proc/self/ns/pid").ok();
+                if own && field("Seccomp") == "2" && field("Name") == "upm" {
+                    seen.push((field("CapEff"), field("CapPrm"), field("NoNewPrivs"), open));
+                }
+            }
+        }
+    }
+    let answer = common::service::envelope(sender.join().unwrap());
+    assert_eq!(answer["data"]["result"]["value"][0], 60_000, "{:.2000}", answer.to_string());
+    let none = "0000000000000000";
+    let whole: Vec<_> = seen.iter().filter(|one| one.3 == 1).collect();
+    assert!(!whole.is_empty(), "one was seen: {seen:?}");
+    assert!(seen.iter().all(|one| (one.0.as_str(), one.1.as_str(), one.2.as_str()) == (none, none, "1")), "{seen:?}");
+}
+
+/// Whoever passes descriptors along with a request: none of them is taken, and the call is made.
+#[rstest]
+fn passed_descriptors_are_not_taken(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let Some(f) = Fixture::probe(mode, "") else { return };
+    let service = Service::start(&f);
+    let script = "import socket, sys, os, json\n\
+        s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1])\n\
+        passed = [os.open('/etc/passwd', os.O_RDONLY) for _ in range(200)]\n\
+        socket.send_fds(s, [sys.argv[2].encode() + b'\\n'], passed)\n\
+        answer = b''\n\
+        while not answer.endswith(b'\\n'): answer += s.recv(65536)\n\
+        print(answer.decode())\n";
+    let request = json!({"plugin": "Probe", "method": "run", "args": ["echo", "x"]}).to_string();
+    let output = f
+        .as_caller(Path::new("/usr/bin/python3"))
+        .args(["-c", script, &service.socket, &request])
+        .current_dir(f.dir())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let answer: Value = serde_json::from_str(text.trim()).unwrap_or_else(|e| panic!("{e}: {output:?}"));
+    assert_eq!(answer["data"]["result"]["value"], json!(["x"]), "{answer:#}");
+    f.assert_clean();
+}
+
+/// A storm of connections that say nothing, half a request, or hang up at once: all end, and calls go on.
+#[rstest]
+fn a_storm_of_connections_ends(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    use std::io::Write as _;
+    let Some(f) = Fixture::probe(mode, "") else { return };
+    let service = Service::start(&f);
+    let mut kept = Vec::new();
+    for n in 0..60 {
+        let mut stream = service.connect();
+        match n % 3 {
+            0 => kept.push(stream),
+            1 => {
+                let _ = stream.write_all(b"{\"plugin\":");
+                kept.push(stream);
+            }
+            _ => drop(stream),
+        }
+    }
+    let call = f.upm(["--via", &service.socket, "Probe", "run", r#"{"args":["echo"]}"#]).run();
+    assert_eq!(call.exit, Some(0), "{call:#?}");
+    service.ended(std::time::Duration::from_secs(20));
+    drop(kept);
+    f.assert_clean();
+}

@@ -4,7 +4,7 @@
 //! is known by what the kernel noted when it connected. Nothing here waits for a caller longer than the constants say.
 
 use super::wire::{self, Refused};
-use crate::call::{self, Answer, Peer};
+use crate::call::{self, Answer, Peer, reading};
 use crate::config;
 use crate::host::callers;
 use crate::report::render;
@@ -131,7 +131,7 @@ fn asked(connection: &OwnedFd, config: Option<&Path>, caller: Caller, wire: &mut
     let end = line.iter().position(|byte| *byte == b'\n').unwrap_or(line.len());
     let rest = line.split_off((end + 1).min(line.len()));
     line.truncate(end);
-    let request = wire::parse(&line, config)?;
+    let request = wire::understand(take_apart(&line)?, config)?;
     drop(line);
     if !client::may_follow(&rest) {
         return Err(Refused {
@@ -145,6 +145,24 @@ fn asked(connection: &OwnedFd, config: Option<&Path>, caller: Caller, wire: &mut
         .map_err(|error| failed("connection", error))?;
     (wire.progress, wire.verbose) = (request.progress, request.call.verbose);
     Ok(call::call(&request.call, Peer { caller, connection: Some(client) }, wire))
+}
+
+/// Takes the request's JSON apart, where that can do no harm.
+fn take_apart(line: &[u8]) -> Result<wire::Texts, Refused> {
+    let refused = |failure| Refused { failure, request_id: None };
+    let signals = signals::take()
+        .map_err(|error| refused(Failure::new(Code::Internal, format!("upm serve: signals: {error}"))))?;
+    let until = Instant::now() + 2 * REQUEST_TIME;
+    reading::read(
+        reading::From::Socket,
+        line.len(),
+        until,
+        &signals,
+        || Ok(wire::read(line)),
+        wire::Texts::pack,
+        wire::Texts::unpack,
+    )
+    .map_err(refused)
 }
 
 /// Reads up to the first newline, and what came with it.

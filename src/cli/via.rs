@@ -3,8 +3,8 @@
 
 use super::terminal::Progress;
 use super::wire;
-use crate::call::{self, CallArgs, JsonSource};
-use crate::decide::arguments::{self, Arguments};
+use crate::call::{self, CallArgs, JsonSource, reading};
+use crate::decide::arguments::Checked;
 use crate::json::raw::indented;
 use crate::quote::shell;
 use crate::report::code;
@@ -115,9 +115,18 @@ fn ask(socket: &Path, args: &CallArgs, request_id: Uuid, progress: &mut Progress
     let internal = |what: &str, error: std::io::Error| Failure::new(Code::Internal, format!("{what}: {error}"));
     let signals = signals::take().map_err(|error| internal("signals", error))?;
     let given = match &args.json {
-        JsonSource::Default => Arguments::default(),
-        JsonSource::Text(text) => arguments::parse(text.as_bytes(), MAX_ARGUMENTS)?,
-        JsonSource::Stdin => arguments::parse(&call::read_stdin(MAX_ARGUMENTS, &signals)?, MAX_ARGUMENTS)?,
+        JsonSource::Default => Checked::default(),
+        JsonSource::Text(text) => {
+            reading::check(reading::From::Here, text.as_bytes(), MAX_ARGUMENTS, None, None, &signals)?
+        }
+        JsonSource::Stdin => reading::check(
+            reading::From::Here,
+            &call::read_stdin(MAX_ARGUMENTS, &signals)?,
+            MAX_ARGUMENTS,
+            None,
+            None,
+            &signals,
+        )?,
     };
     let request = wire::request(args, request_id, &given, progress.enabled())?;
     drop(given);

@@ -2,10 +2,12 @@
 //! told; and the envelope, which is the last. [`super::serve`] answers, [`super::via`] asks.
 #![forbid(unsafe_code)]
 
+use crate::call::packed::{Packer, Unpacker};
 use crate::call::{CallArgs, JsonSource};
 use crate::config::is_plugin_name;
-use crate::decide::arguments::Arguments;
+use crate::decide::arguments::Checked;
 use crate::json::{MAX_DEPTH, parse_strict};
+use crate::quote::shorten;
 use crate::report::text::quote;
 use crate::types::{Code, Failure};
 use serde_json::{Map, Value, json};
@@ -40,18 +42,78 @@ impl Refused {
     }
 }
 
-/// Reads the request's line, without its newline. `config` is the service's own `--config`.
-pub(super) fn parse(line: &[u8], config: Option<&Path>) -> Result<Request, Refused> {
-    let value = parse_strict(line, MAX_DEPTH)
-        .map_err(|error| Refused::usage(format!("the request is not JSON that is accepted: {error}")))?;
-    let Value::Object(mut members) = value else {
-        return Err(Refused::usage("the request is no JSON object; expected {\"plugin\": …, \"method\": …, …}"));
-    };
-    let request_id = members.get("request_id").and_then(Value::as_str).and_then(|id| super::uuid_of(OsStr::new(id)));
-    understand(&mut members, config).map_err(|message| Refused { request_id, ..Refused::usage(message) })
+/// A request as texts, each still to be understood: all that is taken from its JSON.
+#[derive(Debug, Default)]
+pub(super) struct Texts {
+    plugin: String,
+    method: String,
+    project: Option<String>,
+    timeout: Option<String>,
+    request_id: Option<String>,
+    progress: bool,
+    verbose: bool,
+    /// What is left: the arguments.
+    document: String,
+    /// Why it is no request; of the others the id alone is there then, where it could be read.
+    wrong: Option<String>,
 }
 
-fn understand(members: &mut Map<String, Value>, config: Option<&Path>) -> Result<Request, String> {
+impl Texts {
+    pub fn pack(&self, packer: &mut Packer) {
+        let flag = |set: bool| if set { Some("") } else { None };
+        packer.text(Some(&self.plugin));
+        packer.text(Some(&self.method));
+        packer.text(self.project.as_deref());
+        packer.text(self.timeout.as_deref());
+        packer.text(self.request_id.as_deref());
+        packer.text(flag(self.progress));
+        packer.text(flag(self.verbose));
+        packer.text(Some(&self.document));
+        packer.text(self.wrong.as_deref());
+    }
+
+    pub fn unpack(unpacker: &mut Unpacker<'_>) -> Result<Self, Failure> {
+        Ok(Texts {
+            plugin: unpacker.some()?,
+            method: unpacker.some()?,
+            project: unpacker.text()?,
+            timeout: unpacker.text()?,
+            request_id: unpacker.text()?,
+            progress: unpacker.text()?.is_some(),
+            verbose: unpacker.text()?.is_some(),
+            document: unpacker.some()?,
+            wrong: unpacker.text()?.map(|why| shorten(&why, 2000)),
+        })
+    }
+}
+
+/// Takes the request's line, without its newline, apart. This is what reads the caller's JSON.
+pub(super) fn read(line: &[u8]) -> Texts {
+    let wrong = |wrong: String| Texts { wrong: Some(wrong), ..Texts::default() };
+    let value = match parse_strict(line, MAX_DEPTH) {
+        Ok(value) => value,
+        Err(error) => return wrong(format!("the request is not JSON that is accepted: {error}")),
+    };
+    let Value::Object(mut members) = value else {
+        return wrong("the request is no JSON object; expected {\"plugin\": …, \"method\": …, …}".to_owned());
+    };
+    let request_id = members.get("request_id").and_then(Value::as_str).map(str::to_owned);
+    take_apart(&mut members).unwrap_or_else(|why| Texts { request_id, ..wrong(why) })
+}
+
+/// Understands what [`read`] took apart. `config` is the service's own `--config`.
+pub(super) fn understand(texts: Texts, config: Option<&Path>) -> Result<Request, Refused> {
+    let request_id = texts.request_id.as_deref().and_then(|id| super::uuid_of(OsStr::new(id)));
+    request_of(texts, config).map_err(|message| Refused { request_id, ..Refused::usage(message) })
+}
+
+/// Both, in one process.
+#[cfg(test)]
+pub(super) fn parse(line: &[u8], config: Option<&Path>) -> Result<Request, Refused> {
+    understand(read(line), config)
+}
+
+fn take_apart(members: &mut Map<String, Value>) -> Result<Texts, String> {
     if let Some(unknown) = members.keys().find(|key| !MEMBERS.contains(&key.as_str())) {
         return Err(format!(
             "{} is no member of a request; expected some of: {}",
@@ -75,6 +137,16 @@ fn understand(members: &mut Map<String, Value>, config: Option<&Path>) -> Result
         Some(_) => Err(format!("`{name}` of the request is neither true nor false")),
     };
     let (progress, verbose) = (flag("progress")?, flag("verbose")?);
+    // What is left are the arguments. Their shape, size and schema are looked at as those of any call.
+    let document = Value::Object(std::mem::take(members)).to_string();
+    Ok(Texts { plugin, method, project, timeout, request_id, progress, verbose, document, wrong: None })
+}
+
+fn request_of(texts: Texts, config: Option<&Path>) -> Result<Request, String> {
+    let Texts { plugin, method, project, timeout, request_id, progress, verbose, document, wrong } = texts;
+    if let Some(wrong) = wrong {
+        return Err(wrong);
+    }
     if !is_plugin_name(&plugin) {
         return Err(format!("{}: {}", quote(&plugin, 80), super::NO_PLUGIN));
     }
@@ -83,8 +155,6 @@ fn understand(members: &mut Map<String, Value>, config: Option<&Path>) -> Result
     {
         return Err(format!("`project` of the request: {}: expected an absolute path", quote(project, 400)));
     }
-    // What is left are the arguments. Their shape, size and schema are looked at as those of any call.
-    let document = Value::Object(std::mem::take(members)).to_string();
     Ok(Request {
         call: CallArgs {
             config: config.map(Path::to_owned),
@@ -111,15 +181,14 @@ fn understand(members: &mut Map<String, Value>, config: Option<&Path>) -> Result
 pub(super) fn request(
     call: &CallArgs,
     request_id: Uuid,
-    arguments: &Arguments,
+    arguments: &Checked,
     progress: bool,
 ) -> Result<Vec<u8>, Failure> {
-    let mut members = Map::new();
-    members.insert("plugin".into(), call.plugin.clone().into());
-    members.insert("method".into(), call.method.clone().into());
-    if let Value::Object(given) = arguments.document() {
-        members.extend(given.clone());
+    let mut line = format!("{{\"plugin\":{},\"method\":{}", Value::from(&*call.plugin), Value::from(&*call.method));
+    for (name, text) in arguments.members() {
+        line.push_str(&format!(",\"{name}\":{text}"));
     }
+    let mut members = Map::new();
     if let Some(project) = &call.project {
         let wrong = |why: String| {
             Failure::new(Code::Usage, format!("--project {}: {why}", quote(&project.to_string_lossy(), 400)))
@@ -138,7 +207,11 @@ pub(super) fn request(
             members.insert(name.into(), true.into());
         }
     }
-    Ok(format!("{}\n", Value::Object(members)).into_bytes())
+    for (name, value) in members {
+        line.push_str(&format!(",{}:{value}", Value::from(name)));
+    }
+    line.push_str("}\n");
+    Ok(line.into_bytes())
 }
 
 /// The plugin's progress, as a line.
@@ -178,14 +251,14 @@ mod tests {
         };
         let text = r#"{"args":[1,"é\n",{"a":0.1}],"kwargs":{"k":null}}"#;
         let given = arguments::parse(text.as_bytes(), 1000).unwrap();
-        let line = request(&call, call.request_id.unwrap(), &given, true).unwrap();
+        let line = request(&call, call.request_id.unwrap(), &Checked::of(&given), true).unwrap();
         assert!(line.ends_with(b"\n") && line.iter().filter(|byte| **byte == b'\n').count() == 1);
         let read = parse(&line[..line.len() - 1], Some(Path::new("/c"))).unwrap();
         let expected = CallArgs { config: Some("/c".into()), json: JsonSource::Text(text.into()), ..call.clone() };
         assert_eq!(read, Request { call: expected, progress: true });
 
         let plain = CallArgs { project: None, timeout: None, verbose: false, ..call };
-        let line = request(&plain, plain.request_id.unwrap(), &Arguments::default(), false).unwrap();
+        let line = request(&plain, plain.request_id.unwrap(), &Checked::default(), false).unwrap();
         assert_eq!(
             String::from_utf8(line).unwrap(),
             format!("{{\"plugin\":\"P\",\"method\":\"m\",\"request_id\":\"{ID}\"}}\n")

@@ -277,6 +277,11 @@ pub fn observer() -> Filter {
     Filter::new("observer", &OBSERVER)
 }
 
+/// The reader of what a caller sent: all that is not listed kills it.
+pub fn reader() -> Filter {
+    Filter::new("reader", &READER)
+}
+
 /// How the plugin's filter, without what `syscalls` adds, stands to this name; `None` when there is no such call.
 pub fn standing(name: &str) -> Option<Standing> {
     syscall_number(name)?;

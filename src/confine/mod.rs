@@ -13,6 +13,7 @@ pub mod landlock;
 pub mod limits;
 pub mod network;
 pub mod privileges;
+pub mod reader;
 pub mod remedy;
 pub mod root;
 pub mod session;

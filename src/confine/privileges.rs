@@ -48,6 +48,20 @@ pub fn keep() -> Result<(), Failure> {
         .map_err(|errno| failed("effective, permitted, inheritable", errno))
 }
 
+/// Runs `act` with no capability in effect; those that are permitted come back afterwards. This keeps what a mistake of `act`
+/// could do small. It holds nothing against code that runs in its place.
+///
+/// # Errors
+/// `sandbox_failed` where they cannot be changed: then `act` has not run, or nothing more can be done.
+pub fn without<T>(act: impl FnOnce() -> T) -> Result<T, Failure> {
+    let failed = |errno: Errno| Failure::from(StepError::new(Step::Capabilities, "effective", errno));
+    let had = capabilities(None).map_err(failed)?;
+    set_capabilities(None, CapabilitySets { effective: CapabilitySet::empty(), ..had }).map_err(failed)?;
+    let done = act();
+    set_capabilities(None, had).map_err(failed)?;
+    Ok(done)
+}
+
 /// Leaves `kept` alone in the bounding set. By number and not by name: a newer kernel has capabilities that no library knows.
 ///
 /// # Errors

@@ -5,6 +5,7 @@ use crate::json::{StrictError, parse_strict};
 use crate::quote::{quote, shorten};
 use crate::types::{Code, Failure};
 use jsonschema::{Draft, PatternOptions, Registry, ValidationError};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use std::fmt;
 use std::path::PathBuf;
@@ -56,6 +57,57 @@ impl Arguments {
             _ => Map::new(),
         };
         (args, kwargs)
+    }
+}
+
+/// Arguments that were checked, by this process or by another one: the JSON of each member, on one line.
+#[derive(Debug, Clone, Default)]
+pub struct Checked {
+    members: Vec<(String, Box<RawValue>)>,
+}
+
+impl Checked {
+    /// Of arguments that this process has read.
+    pub fn of(arguments: &Arguments) -> Self {
+        let members = arguments.document.as_object().into_iter().flatten();
+        let raw = |value: &Value| RawValue::from_string(value.to_string()).unwrap_or_default();
+        Checked { members: members.map(|(name, value)| (name.clone(), raw(value))).collect() }
+    }
+
+    /// Of what another process says that it has read. `None` unless it is an array as `args` and an object as `kwargs`, each at
+    /// most once, without a line's end in it: whatever the values are, they are nothing else in the frame or request that they
+    /// are put into.
+    pub fn from_texts(texts: Vec<(String, String)>) -> Option<Self> {
+        let mut members: Vec<(String, Box<RawValue>)> = Vec::new();
+        for (name, text) in texts {
+            let begin = match name.as_str() {
+                "args" => '[',
+                "kwargs" => '{',
+                _ => return None,
+            };
+            let new = members.iter().all(|(known, _)| *known != name);
+            if !new || !text.starts_with(begin) || text.bytes().any(|byte| byte < b' ') {
+                return None;
+            }
+            members.push((name, RawValue::from_string(text).ok()?));
+        }
+        Some(Checked { members })
+    }
+
+    /// The members that the document had, in its order: name and JSON.
+    pub fn members(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.members.iter().map(|(name, raw)| (name.as_str(), raw.get()))
+    }
+
+    /// The whole document, without spaces.
+    pub fn document(&self) -> String {
+        let members: Vec<String> = self.members().map(|(name, text)| format!("\"{name}\":{text}")).collect();
+        format!("{{{}}}", members.join(","))
+    }
+
+    /// The JSON of `args` or `kwargs`, where the document has it.
+    pub fn get(&self, name: &str) -> Option<&RawValue> {
+        self.members.iter().find(|(known, _)| known == name).map(|(_, raw)| &**raw)
     }
 }
 

@@ -47,7 +47,7 @@ pub fn like(entry: &Entry, grant: &Grant, facts: &Facts) -> (Plan, Vec<u8>) {
     plan.argv = argv.unwrap_or(plan.argv);
     let policy = Map::new();
     let init = Init { project_root: Path::new("/"), cache_dir: Path::new("/tmp"), policy: &policy, fernet: false };
-    let frame = call_frame(&plan, "", &[], &Map::new(), &init);
+    let frame = call_frame(&plan, "", &[(); 0], &Map::new(), &init);
     (plan, frame)
 }
 

@@ -7,6 +7,7 @@ pub mod empty;
 
 use crate::decide::plan::Plan;
 use crate::types::Entry;
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
@@ -25,13 +26,25 @@ pub struct Init<'a> {
     pub fernet: bool,
 }
 
+#[derive(Serialize)]
+struct Frame<'a, A: ?Sized, K> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    request_id: &'a str,
+    plugin: &'a str,
+    method: &'a str,
+    args: &'a A,
+    kwargs: &'a K,
+    init: &'a Value,
+}
+
 /// The call frame, with its newline.
 #[must_use]
 pub fn call_frame(
     plan: &Plan,
     request_id: &str,
-    args: &[Value],
-    kwargs: &Map<String, Value>,
+    args: &(impl Serialize + ?Sized),
+    kwargs: &impl Serialize,
     init: &Init<'_>,
 ) -> Vec<u8> {
     let mut parameters = json!({
@@ -44,16 +57,10 @@ pub fn call_frame(
         parameters["module"] = json!(module);
         parameters["path"] = json!(plan.search);
     }
-    let frame = json!({
-        "type": "call",
-        "request_id": request_id,
-        "plugin": plan.plugin,
-        "method": plan.method,
-        "args": args,
-        "kwargs": kwargs,
-        "init": parameters,
-    });
-    let mut line = frame.to_string().into_bytes();
+    let frame =
+        Frame { kind: "call", request_id, plugin: &plan.plugin, method: &plan.method, args, kwargs, init: &parameters };
+    // A vector takes every byte, and none of the types can fail.
+    let mut line = serde_json::to_vec(&frame).expect("a frame can be written");
     line.push(b'\n');
     line
 }

@@ -14,6 +14,7 @@ pub mod memory;
 pub mod observe;
 pub mod outcome;
 pub mod own;
+pub mod reader;
 pub mod signals;
 pub mod sockets;
 pub mod unroutable;

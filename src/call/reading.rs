@@ -1,0 +1,131 @@
+//! What a caller sent, read and checked. As root: over the socket in a process that has no right at all, which costs some
+//! 0.6 ms; else here, with no capability in effect meanwhile. For a user here, who has nothing to give up.
+
+use super::packed::{Packer, Unpacker, torn};
+use crate::config::Schema;
+use crate::confine::privileges;
+use crate::confine::reader::Bounds;
+use crate::decide::arguments::{self, Checked};
+use crate::supervise::reader;
+use crate::supervise::signals::Signals;
+use crate::types::Failure;
+use std::time::{Duration, Instant};
+
+/// Processor time that reading may take, in seconds.
+const CPU_S: u64 = 10;
+/// Bytes of memory besides those that follow from the length of what is read: a document of the greatest weight
+/// (`json::parse_strict`) has a quarter of it, and a schema may be compiled.
+const MEMORY: u64 = 512 << 20;
+/// Copies of the text, at most: as it came, in pieces, checked, packed.
+const COPIES: u64 = 8;
+/// Bytes of the answer besides the text: JSON takes at most six bytes for one (`\u001b` for an escape).
+const ANSWER: usize = 64 << 10;
+
+/// Who sent what is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum From {
+    /// A caller of the service, who has other rights than the engine.
+    Socket,
+    /// Whoever started the engine, or what that user passes on.
+    Here,
+}
+
+/// Runs `act`, which packs what it read of `length` bytes, in the reader's process.
+///
+/// # Errors
+/// As [`reader::run`].
+pub(crate) fn apart(
+    length: usize,
+    until: Instant,
+    signals: &Signals,
+    act: impl FnOnce() -> Vec<u8>,
+) -> Result<Vec<u8>, Failure> {
+    let bounds = Bounds { memory: MEMORY + COPIES * length as u64, cpu_s: CPU_S };
+    reader::run(bounds, ANSWER + 6 * length, until, signals, act)
+}
+
+/// Reads `length` bytes by `act`: of the socket as root in another process, whose `pack`ed answer is `unpack`ed.
+///
+/// # Errors
+/// What `act` fails with, and what [`reader::run`] does.
+pub(crate) fn read<T>(
+    from: From,
+    length: usize,
+    until: Instant,
+    signals: &Signals,
+    act: impl FnOnce() -> Result<T, Failure>,
+    pack: impl FnOnce(&T, &mut Packer),
+    unpack: impl FnOnce(&mut Unpacker<'_>) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    if !nix::unistd::geteuid().is_root() {
+        return act();
+    }
+    if from == From::Here {
+        return privileges::without(act)?;
+    }
+    let bytes = apart(length, until, signals, || {
+        let mut packer = Packer::default();
+        match act() {
+            Ok(value) => {
+                packer.text(Some("read"));
+                pack(&value, &mut packer);
+            }
+            Err(failure) => {
+                packer.text(Some("refused"));
+                packer.failure(&failure);
+            }
+        }
+        packer.into_bytes()
+    })?;
+    let mut unpacker = Unpacker::new(&bytes);
+    let read = match unpacker.some()?.as_str() {
+        "read" => Ok(unpack(&mut unpacker)?),
+        "refused" => Err(unpacker.failure()?),
+        _ => return Err(torn()),
+    };
+    unpacker.end()?;
+    read
+}
+
+/// Holds JSON arguments of at most `limit` bytes against their shape, and against the method's schema where there is one.
+///
+/// # Errors
+/// `arguments_invalid`, `config_invalid` for a schema that cannot be used, and what [`reader::run`] fails with.
+pub fn check(
+    from: From,
+    text: &[u8],
+    limit: u64,
+    schema: Option<&Schema>,
+    until: Option<Instant>,
+    signals: &Signals,
+) -> Result<Checked, Failure> {
+    let act = || -> Result<Checked, Failure> {
+        let arguments = arguments::parse(text, limit)?;
+        if let Some(schema) = schema {
+            arguments::validate(&arguments, schema)?;
+        }
+        Ok(Checked::of(&arguments))
+    };
+    if text.len() as u64 > limit {
+        // Not worth a process.
+        return act();
+    }
+    let until = until.unwrap_or_else(|| Instant::now() + Duration::from_secs(2 * CPU_S));
+    let pack = |checked: &Checked, packer: &mut Packer| {
+        for (name, text) in checked.members() {
+            packer.text(Some(name));
+            packer.text(Some(text));
+        }
+        packer.text(None);
+    };
+    read(from, text.len(), until, signals, act, pack, |unpacker| {
+        let mut members = Vec::new();
+        while let Some(name) = unpacker.text()? {
+            members.push((name, unpacker.some()?));
+            if members.len() > 2 {
+                return Err(torn());
+            }
+        }
+        Checked::from_texts(members).ok_or_else(torn)
+    })
+}

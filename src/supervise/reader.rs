@@ -1,0 +1,120 @@
+//! Reading what a caller sent in a process that has no right at all, where the engine has capabilities: as root.
+//!
+//! What comes back is the child's word, bounded in length and otherwise as hostile as what it read.
+
+use super::signals::{self, Signals};
+use crate::confine::reader::{Bounds, confine};
+use crate::sys::clone::{Forked, fork_into};
+use crate::sys::process::{self, Ended};
+use crate::types::{Code, Failure};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use std::fs::File;
+use std::io::Write;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
+
+/// First byte of an answer: what follows is of `act`.
+const DONE: u8 = 1;
+/// First byte of an answer: what follows says why it could not be confined.
+const UNCONFINED: u8 = 2;
+
+/// Runs `act` in a confined child and gives its bytes, at most `limit` of them.
+///
+/// # Errors
+/// `arguments_invalid` where it took more memory or processor time than `bounds`, or did what its filter does not have;
+/// `cancelled` by a signal, or by the caller; `timeout` after `until`; `sandbox_unavailable` where it cannot be confined.
+pub fn run(
+    bounds: Bounds,
+    limit: usize,
+    until: Instant,
+    signals: &Signals,
+    act: impl FnOnce() -> Vec<u8>,
+) -> Result<Vec<u8>, Failure> {
+    let internal = |what: &str, error: std::io::Error| Failure::new(Code::Internal, format!("reader: {what}: {error}"));
+    let (read, write) =
+        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|errno| internal("pipe", errno.into()))?;
+    let own = process::own_pidfd().map_err(|error| internal("pidfd", error))?;
+    match fork_into(0, None).map_err(|error| internal("fork", error))? {
+        Forked::Child => {
+            let answer = match confine(bounds, write.as_raw_fd(), own.as_fd()) {
+                Ok(()) => [vec![DONE], act()].concat(),
+                Err(error) => [vec![UNCONFINED], error.to_string().into_bytes()].concat(),
+            };
+            // Not closed: its filter has no call for that, and its end closes it.
+            let told = ManuallyDrop::new(File::from(write)).write_all(&answer).is_ok();
+            process::exit_now(i32::from(!told));
+        }
+        Forked::Parent { pid, pidfd } => {
+            drop(write);
+            let collected = collect(&read, limit, until, signals);
+            if collected.is_err() {
+                // ESRCH: it has ended by itself.
+                rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL).ok();
+            }
+            let (status, _) = process::wait_usage(pid).map_err(|errno| internal("wait", errno.into()))?;
+            let answer = collected?;
+            match (Ended::from_raw(status), answer.split_first()) {
+                (Ended::Exited(0), Some((&DONE, rest))) => Ok(rest.to_vec()),
+                (_, Some((&UNCONFINED, why))) => {
+                    let why = crate::quote::shorten(&String::from_utf8_lossy(why), 400);
+                    Err(Failure::new(
+                        Code::SandboxUnavailable,
+                        format!("the arguments are not read: the process for it cannot be confined: {why}"),
+                    ))
+                }
+                (ended, _) => Err(unread(ended, bounds)),
+            }
+        }
+    }
+}
+
+fn unread(ended: Ended, bounds: Bounds) -> Failure {
+    use nix::libc::{SIGABRT, SIGKILL, SIGXCPU};
+    let why = match ended {
+        Ended::Killed(SIGXCPU | SIGKILL) => format!("more than {} s of processor time", bounds.cpu_s),
+        Ended::Killed(SIGABRT) => format!("more than {} MiB of memory", bounds.memory >> 20),
+        Ended::Killed(signal) => format!("what its process may not do (signal {signal})"),
+        Ended::Exited(status) => format!("what its process could not do (status {status})"),
+    };
+    Failure::new(
+        Code::ArgumentsInvalid,
+        format!("the arguments cannot be checked: that takes {why}; pass less, or simplify the method's schema"),
+    )
+}
+
+fn collect(pipe: &OwnedFd, limit: usize, until: Instant, signals: &Signals) -> Result<Vec<u8>, Failure> {
+    let failed = |errno: Errno| Failure::new(Code::Internal, format!("reader: {errno}"));
+    let mut bytes = Vec::new();
+    let mut buffer = vec![0u8; 65_536];
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(Failure::new(Code::Timeout, "the arguments were not checked in time; pass less"));
+        }
+        let wait = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
+        let asking = signals.poll().map(|(fd, flags): (BorrowedFd<'_>, PollFlags)| PollFd::from_borrowed_fd(fd, flags));
+        let mut fds: Vec<PollFd<'_>> =
+            std::iter::once(PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::IN)).chain(asking).collect();
+        match poll(&mut fds, Some(&wait)) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(failed(errno)),
+        }
+        if let Some(signal) = signals::pending(signals) {
+            return Err(super::outcome::cancelled(signal));
+        }
+        if fds[0].revents().is_empty() {
+            continue;
+        }
+        match rustix::io::read(pipe, &mut buffer) {
+            Ok(0) => return Ok(bytes),
+            Ok(count) if bytes.len() + count > limit + 1 => {
+                return Err(Failure::new(Code::Internal, "reader: its answer is longer than it may be"));
+            }
+            Ok(count) => bytes.extend_from_slice(&buffer[..count]),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(failed(errno)),
+        }
+    }
+}

@@ -97,6 +97,10 @@ run root-newer ./upm --config newer.toml Probe run '{{"args":["echo"]}}'
 run root-newer-doctor ./upm doctor --json --config newer.toml
 run root-greet ./upm HelloPlugin greet '{{"args":["root"]}}'
 run root-probe ./upm Probe run '{root}'
+{planted}
+run root-planted ../upm HelloPlugin greet
+run root-named ../upm --config upm_config.toml list
+cd ..
 run root-memory ./upm Probe run '{{"args":["memory_bomb",400]}}'
 cd /home/user/upm
 run user-doctor as_user ./upm doctor --json
@@ -104,12 +108,17 @@ run user-newer as_user ./upm --config newer.toml Probe run '{{"args":["echo"]}}'
 run user-newer-doctor as_user ./upm doctor --json --config newer.toml
 run user-greet as_user ./upm HelloPlugin greet '{{"args":["user"]}}'
 run user-probe as_user ./upm Probe run '{user}'
+{planted}
+run user-planted as_user ../upm HelloPlugin greet
+run user-named as_user ../upm --config upm_config.toml list
+cd ..
 run user-memory as_user ./upm Probe run '{{"args":["memory_bomb",400]}}'
 {CGROUPS}
 cd /home/user/upm
 run processes ps
 run mounts cat /proc/self/mountinfo
 "#,
+        planted = "cp -p upm_config.toml project/ && cd project",
         root = batch("/srv/upm"),
         user = batch("/home/user/upm"),
     )
@@ -335,6 +344,11 @@ fn the_engine_holds_on_6_1() {
         assert_eq!(epoll["made"], 100, "{mode}: {epoll}");
 
         // a process of its own limit is told ENOMEM; what is added up, or the cgroup, ends the call
+        // what a call could write is no place to find a configuration in
+        let planted = ran[&format!("{mode}-planted")].failed("config_invalid", 125);
+        assert!(planted["error"].as_str().unwrap().contains("was found, not named"), "{planted:#}");
+        assert!(ran[&format!("{mode}-named")].ok().contains("HelloPlugin"));
+
         let memory = ran[&format!("{mode}-memory")].envelope();
         let told = memory["data"]["result"]["errno_name"] == "ENOMEM";
         assert!(told || memory["data"]["code"] == "memory_exceeded", "{mode}: {memory:#}");

@@ -170,6 +170,7 @@ pub fn run(config: Option<&Path>, as_json: bool) -> Result<(String, i32), Failur
     overlap::grants(&mut report, &decisions);
     files::projects(&mut report);
     files::audit(&mut report);
+    files::record(&mut report, &decisions);
     host::cgroups(&mut report, &decisions);
     files::schemas(&mut report);
     let facts = files::plugins(&mut report, &decisions, &patience);

@@ -94,6 +94,7 @@ pub fn run(config: Option<&Path>, before: Option<Failure>) -> Vec<Trial> {
     trials.extend([
         around::id_mapping(config.as_ref()),
         around::audit(config.as_ref()),
+        around::record(),
         around::cgroup(config.as_ref()),
     ]);
     trials

@@ -7,7 +7,7 @@ use crate::config::{self, ConfigError, Journald as Mode};
 use crate::decide::arguments;
 use crate::decide::grant::Decision;
 use crate::decide::plan::Facts;
-use crate::host;
+use crate::host::{self, writable};
 use crate::plugin::classes::{self, ClassState, Look, MethodState, ModuleState, OLDEST_PYTHON};
 use crate::plugin::client::Patience;
 use crate::quote::{quote, shorten};
@@ -75,6 +75,15 @@ pub(super) fn projects(report: &mut Report<'_>) {
                 format!("projects: {}: no --project can be one of these: {}", quote(&pattern.text), error.message);
             report.add(Severity::Error, "configuration", line, what);
         }
+    }
+}
+
+/// Whether what calls may write can be put on record, where any may write something.
+pub(super) fn record(report: &mut Report<'_>, decisions: &[Decision]) {
+    let Some(writes) = decisions.iter().find(|decision| !decision.grant.write.is_empty()) else { return };
+    if let Err(failure) = writable::look() {
+        let (subject, line) = report.origin(writes, "write");
+        report.add(Severity::Error, subject, line, failure.message);
     }
 }
 

@@ -156,6 +156,18 @@ fn file_system(path: &Path) -> String {
     holder.map_or_else(|| "unknown".to_owned(), |mount| mount.fs_type)
 }
 
+/// Where it is recorded which paths calls may write. Nothing is made there.
+pub(super) fn record() -> Trial {
+    const LAYER: &str = "record";
+    match crate::host::writable::look() {
+        Ok(path) => line(LAYER, true, format!("{}: what a call may write is put there first", path.display()), None),
+        Err(failure) => {
+            let remedy = failure.details.get("remedy").and_then(|remedy| remedy.as_str()).map(str::to_owned);
+            line(LAYER, false, failure.message, remedy)
+        }
+    }
+}
+
 /// Where records would go. The sinks are opened; no record is written.
 pub(super) fn audit(config: Option<&Config>) -> Trial {
     let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);

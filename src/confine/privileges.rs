@@ -11,7 +11,7 @@ use rustix::thread::{
 /// The capabilities that the steps need when root calls: name, the capability, what for. All else is given up, and a
 /// service's unit needs no larger bounding set.
 pub const OF_ROOT: [(&str, CapabilitySet, &str); 5] = [
-    ("CAP_CHOWN", CapabilitySet::CHOWN, "the output pipes become the plugin's, so that /dev/stdout can be opened anew"),
+    ("CAP_CHOWN", CapabilitySet::CHOWN, "output pipes and made directories become the plugin's"),
     (
         "CAP_DAC_READ_SEARCH",
         CapabilitySet::DAC_READ_SEARCH,

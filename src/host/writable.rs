@@ -194,7 +194,11 @@ fn open(path: &Path) -> Result<OwnedFd, String> {
 
 fn unusable(path: &Path, why: &str) -> Failure {
     let remedy = match path.ancestors().nth(1).filter(|_| path.is_absolute()) {
-        Some(above) => format!("let {} be a directory that only you can write, with room in it", shell(above)),
+        Some(above) => {
+            let other =
+                if rustix::process::getuid().is_root() { "" } else { ", or set HOME or XDG_STATE_HOME to another" };
+            format!("let {} be a directory that only you can write, with room in it{other}", shell(above))
+        }
         None => "set HOME".to_owned(),
     };
     Failure::new(

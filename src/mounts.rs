@@ -8,7 +8,7 @@ use crate::walk::{Object, Walked};
 use rustix::fs::{AtFlags, StatxFlags, statx};
 use std::ffi::OsString;
 use std::io::{self, Read};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
@@ -206,13 +206,16 @@ pub fn of(fd: BorrowedFd<'_>) -> io::Result<Mount> {
     Table::read()?.of(fd).cloned()
 }
 
-/// `STATX_MNT_ID` (statx(2), from Linux 5.8 on).
+/// `STATX_MNT_ID` (statx(2), from Linux 5.8 on); under a host's filter that refuses the call, what proc_pid_fdinfo(5) says.
 fn mount_id(fd: BorrowedFd<'_>) -> io::Result<u64> {
-    let found = statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?;
-    if found.stx_mask & StatxFlags::MNT_ID.bits() == 0 {
-        return Err(io::Error::other("the kernel does not tell the mount of a file"));
+    if let Ok(found) = statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)
+        && found.stx_mask & StatxFlags::MNT_ID.bits() != 0
+    {
+        return Ok(found.stx_mnt_id);
     }
-    Ok(found.stx_mnt_id)
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))?;
+    let id = text.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok());
+    id.ok_or_else(|| io::Error::other("the kernel does not tell the mount of a file"))
 }
 
 #[cfg(test)]

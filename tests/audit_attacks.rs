@@ -283,12 +283,13 @@ fn a_full_disk_hides_no_call(#[values(Mode::Root, Mode::User)] mode: Mode) {
     );
     f.mkdir("disk");
     let id = f.uid.to_string();
+    let owner = f.owner();
     let kept = f.path("kept.jsonl");
     let after = format!("\"$@\"; exit=$?; cat \"$0/audit/audit.jsonl\" > {}; exit $exit", kept.display());
     let on = |before: &str, words: Value| {
         let script = format!(
             "mount -t tmpfs -o size=1m,mode=755,uid={id},gid={id} tmpfs \"$0\" && mkdir -m 755 \"$0/project\" \"$0/audit\" && \
-             chown {id}:{id} \"$0/project\" \"$0/audit\" && {before}\n{after}"
+             chown {id}:{id} \"$0/audit\" && chown {owner}:{owner} \"$0/project\" && {before}\n{after}"
         );
         let arguments = json!({ "args": words }).to_string();
         f.upm(["Probe", "run", &arguments]).mounting_at(&script, "disk").run()

@@ -48,7 +48,7 @@ fn the_quick_start_is_understood() {
     assert_eq!(install.grant.origins["timeout"].level, "method");
     assert_eq!(install.grant.origins["write"].level, "plugin");
     assert_eq!(install.grant.origins["memory"], crate::types::Origin { level: "built-in", line: None });
-    assert_eq!(install.grant.origins.len(), 27);
+    assert_eq!(install.grant.origins.len(), 29);
     let list = grant(&config, "PipPlugin", "list", None).unwrap();
     assert!(list.grant.egress.is_empty());
     assert_eq!(list.grant.timeout, Duration::from_secs(60));

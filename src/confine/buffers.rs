@@ -32,7 +32,7 @@ pub fn bound() -> Result<(), StepError> {
             Ok(()) => {}
             // Before Linux 6.8 there is one for all namespaces, which is not shown here. It is small unless root has set it.
             Err(error) if name == "core/optmem_max" && error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(StepError::new(Step::Network, path, error)),
+            Err(error) => return Err(StepError::new(Step::Limits, path, error)),
         }
     }
     Ok(())

@@ -106,8 +106,8 @@ fn steps(plan: &Plan, prepared: Prepared, ends: ChildEnds) -> Result<std::conver
     let Prepared { trees, ruleset, decides, filter, runner, exec, as_root, cgroup, deadline } = prepared;
     session::step(ends.supervisor.as_fd())?;
     id_map::step(ends.status.as_fd())?;
-    network::step(plan, ends.status.as_fd())?;
     let mut counters = counters::Counters::open()?;
+    network::step(plan, ends.status.as_fd())?;
     root::step(plan, runner, trees)?;
     limits::step(&plan.limits, cgroup, &mut counters)?;
     capabilities::step()?;
@@ -118,10 +118,10 @@ fn steps(plan: &Plan, prepared: Prepared, ends: ChildEnds) -> Result<std::conver
     let report = verify::step(plan, as_root, cgroup, &counters)?;
     drop(counters);
     let report = serde_json::to_vec(&report).map_err(|error| unsent(error.into()))?;
-    let (tmp, counters) = (root::tmp()?, network::counters()?);
-    let shown: Vec<_> = std::iter::once(&tmp).chain(&counters).map(AsFd::as_fd).collect();
+    let (tmp, packets) = (root::tmp()?, network::counters()?);
+    let shown: Vec<_> = std::iter::once(&tmp).chain(&packets).map(AsFd::as_fd).collect();
     tell(&ends.status, Tag::Verified, &report, &shown)?;
-    drop((tmp, counters));
+    drop((tmp, packets));
     let status = init::step(ends.status, ends.failure.as_fd(), deadline)?;
     // One more layer than pid 1 has: landlock then denies ptrace of it, and signals where the ABI scopes them.
     landlock::restrict(layer)?;

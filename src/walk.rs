@@ -530,12 +530,12 @@ pub(crate) fn object_flaw(stat: &Stat, uid: u32) -> Option<Flaw> {
         return Some(Flaw::Owner { uid: stat.st_uid, link });
     }
     // A link has no permissions of its own.
-    (!link && stat.st_mode & 0o022 != 0).then(|| Flaw::Mode { mode: stat.st_mode & 0o7777, gid: stat.st_gid })
+    (!link && stat.st_mode & 0o022 != 0).then_some(Flaw::Mode { mode: stat.st_mode & 0o7777, gid: stat.st_gid })
 }
 
 /// Whether the object's file system is a process of somebody other than root and `uid`.
 fn foreign_fuse(fd: &OwnedFd, uid: u32) -> Option<Flaw> {
-    let fuse = rustix::fs::fstatfs(fd).map_or(true, |system| i64::from(system.f_type) == FUSE);
+    let fuse = rustix::fs::fstatfs(fd).map_or(true, |system| system.f_type == FUSE);
     if !fuse {
         return None;
     }

@@ -74,9 +74,10 @@ fn denied() -> Vec<(Value, &'static str)> {
 
 fn commands() -> String {
     let batch = |at: &str| {
-        let mut acts: Vec<Value> = denied().into_iter().map(|(act, _)| act).collect();
+        // First: some acts leave descriptors of the probe's own open.
+        let mut acts = vec![json!(["report"])];
+        acts.extend(denied().into_iter().map(|(act, _)| act));
         acts.push(json!(["write", "/srv/upm/project/allowed", "x"]));
-        acts.push(json!(["report"]));
         acts.push(json!(["child", "timers", 5000]));
         acts.push(json!(["child", "epoll", 100]));
         let mut words = vec![json!("batch")];
@@ -99,7 +100,9 @@ run root-greet ./upm HelloPlugin greet '{{"args":["root"]}}'
 run root-probe ./upm Probe run '{root}'
 {planted}
 run root-planted ../upm HelloPlugin greet
+chown 0:0 .
 run root-named ../upm --config upm_config.toml list
+chown 65534:65534 .
 cd ..
 run root-memory ./upm Probe run '{{"args":["memory_bomb",400]}}'
 cd /home/user/upm
@@ -115,6 +118,7 @@ cd ..
 run user-memory as_user ./upm Probe run '{{"args":["memory_bomb",400]}}'
 {CGROUPS}
 cd /home/user/upm
+{PATHS}
 run processes ps
 run mounts cat /proc/self/mountinfo
 "#,
@@ -123,6 +127,42 @@ run mounts cat /proc/self/mountinfo
         user = batch("/home/user/upm"),
     )
 }
+
+/// Links that a project's owner has placed, and another name of the configuration's directory; each with its twin.
+const PATHS: &str = r#"
+cd /srv/upm
+mkdir theirs theirs/shop secret alias other
+echo secret >secret/key
+chmod 700 secret
+chmod 600 secret/key
+chown 45678:45678 theirs theirs/shop alias other
+cat >paths.toml <<'TOML'
+projects = ["theirs/shop"]
+plugin_paths = ["plugins"]
+[plugins.Probe]
+exec = "plugins/upm-probe"
+allowed_methods = ["run"]
+write = ["{project_root}"]
+[plugins.Alias]
+exec = "plugins/upm-probe"
+allowed_methods = ["run"]
+TOML
+sed 's/^\[plugins.Alias\]/&\nwrite = ["alias"]/' paths.toml >alias.toml
+in_shop() { ./upm --config paths.toml Probe run '{"args":["read","/srv/upm/theirs/shop/key"]}' --project /srv/upm/theirs/shop; }
+in_alias() { ./upm --config alias.toml Alias run '{"args":["write","/srv/upm/alias/file","x"]}'; }
+echo own >theirs/shop/key
+run paths-own in_shop
+mv theirs/shop theirs/old
+ln -s /srv/upm/secret theirs/shop
+chown -h 45678:45678 theirs/shop
+run paths-linked in_shop
+mount --bind . alias
+run paths-alias in_alias
+umount alias
+mount --bind other alias
+run paths-other in_alias
+umount alias
+"#;
 
 /// Who may make cgroups, and what becomes of calls in them. `in_cgroup` starts a command alone in a cgroup, `beside_shell`
 /// with the shell that started it; `bombs` runs what each must bear.
@@ -321,13 +361,13 @@ fn the_engine_holds_on_6_1() {
         assert_eq!(ran[&format!("{mode}-greet")].result(), json!(format!("Hello, {mode}")));
 
         let probe = &ran[&format!("{mode}-probe")];
-        let answers = probe.result()["answers"].as_array().unwrap().clone();
+        let mut answers = probe.result()["answers"].as_array().unwrap().clone();
+        let report = answers.remove(0);
         for ((act, errno), answer) in denied().iter().zip(&answers) {
             println!("{mode}: {act}");
             assert_errno_in(answer, &errno.split('|').collect::<Vec<_>>());
         }
         assert_ok(&answers[denied().len()]);
-        let report = &answers[denied().len() + 1];
         assert_eq!(report["uid"], 1000);
         assert_eq!(report["gid"], 1000);
         assert_eq!(report["status"]["Groups"], "", "{mode}: supplementary groups");
@@ -339,28 +379,42 @@ fn the_engine_holds_on_6_1() {
         let fds: Vec<&String> = report["fds"].as_object().unwrap().keys().collect();
         assert_eq!(fds, ["0", "1", "2", "3"], "{mode}: {report:#}");
         // what is counted for each user
-        let (timers, epoll) = (&answers[denied().len() + 2]["answer"], &answers[denied().len() + 3]["answer"]);
+        let (timers, epoll) = (&answers[denied().len() + 1]["answer"], &answers[denied().len() + 2]["answer"]);
         assert_eq!((&timers["made"], &timers["stopped_by_name"]), (&json!(256), &json!("EAGAIN")), "{mode}: {timers}");
         assert_eq!(epoll["made"], 100, "{mode}: {epoll}");
 
-        // a process of its own limit is told ENOMEM; what is added up, or the cgroup, ends the call
         // what a call could write is no place to find a configuration in
         let planted = ran[&format!("{mode}-planted")].failed("config_invalid", 125);
         assert!(planted["error"].as_str().unwrap().contains("was found, not named"), "{planted:#}");
         assert!(ran[&format!("{mode}-named")].ok().contains("HelloPlugin"));
 
+        // a process of its own limit is told ENOMEM; what is added up, or the cgroup, ends the call
         let memory = ran[&format!("{mode}-memory")].envelope();
         let told = memory["data"]["result"]["errno_name"] == "ENOMEM";
         assert!(told || memory["data"]["code"] == "memory_exceeded", "{mode}: {memory:#}");
     }
 
     cgroups(&ran);
+    paths(&ran);
 
     assert!(!ran["processes"].stdout.contains("upm"), "left behind: {:#?}", ran["processes"]);
     assert!(!ran["mounts"].stdout.contains("/srv/upm"), "left behind: {:#?}", ran["mounts"]);
 }
 
 /// `data.sandbox.layers.limits.active`.
+/// See [`PATHS`].
+fn paths(ran: &BTreeMap<String, Ran>) {
+    assert_eq!(ran["paths-own"].result()["text"], "own\n");
+    assert_ok(&ran["paths-other"].result());
+    for (name, code, said) in
+        [("paths-linked", "usage", "symbolic link"), ("paths-alias", "config_invalid", "configuration")]
+    {
+        let data = ran[name].envelope()["data"].clone();
+        assert_eq!(data["code"], code, "{data:#}");
+        assert!(data["error"].as_str().unwrap().contains(said), "{data:#}");
+    }
+}
+
 fn limits(envelope: &Value) -> &Value {
     &envelope["data"]["sandbox"]["layers"]["limits"]["active"]
 }

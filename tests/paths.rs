@@ -22,7 +22,7 @@ fn neighbour(mode: Mode, head: &str, grant: &str) -> Option<Fixture> {
     }
     let f = Fixture::bare(mode)?;
     f.config_with(head, &format!("{PROBE}{grant}\n"));
-    of_other(&f, "home");
+    of_other(&f, "theirs");
     f.mkdir("secret");
     f.write("secret/key", "the caller's own");
     f.mkdir("secret/conf");
@@ -57,8 +57,8 @@ fn untouched(f: &Fixture) {
 
 /// The owner of a project's parent puts a link to somebody else's directory in the project's place.
 #[rstest]
-#[case::whole("home/shop", "home/shop")]
-#[case::above("home/all/*", "home/all/conf")]
+#[case::whole("theirs/shop", "theirs/shop")]
+#[case::above("theirs/all/*", "theirs/all/conf")]
 fn a_project_behind_its_owners_link(
     #[case] pattern: &str,
     #[case] project: &str,
@@ -66,14 +66,14 @@ fn a_project_behind_its_owners_link(
 ) {
     let head = format!("projects = [\"{pattern}\"]\n");
     let Some(f) = neighbour(mode, &head, "write = [\"{project_root}\"]") else { return };
-    of_other(&f, "home/all");
+    of_other(&f, "theirs/all");
     of_other(&f, project);
     let write = |to: &str| json!(["write", f.text(to), "x"]);
     assert_ok(&in_project(&f, project, &write(&format!("{project}/file"))).run().result());
     assert!(f.path(format!("{project}/file")).exists(), "the twin: the directory itself works");
 
     let fixed = pattern.trim_end_matches("/*");
-    fs::rename(f.path(fixed), f.path("home/old")).unwrap();
+    fs::rename(f.path(fixed), f.path("theirs/old")).unwrap();
     link(&f, f.path("secret"), fixed);
     for name in [project, "secret", "secret/conf"] {
         let read = json!(["read", f.text(&format!("{name}/key"))]);
@@ -91,7 +91,7 @@ fn a_project_behind_its_owners_link(
     }
     // a link that its own directory's owner cannot have placed is followed
     fs::remove_file(f.path(fixed)).unwrap();
-    fs::rename(f.path("home/old"), f.path(fixed)).unwrap();
+    fs::rename(f.path("theirs/old"), f.path(fixed)).unwrap();
     symlink(f.path(project), f.path("alias")).unwrap();
     if mode == Mode::User {
         std::os::unix::fs::lchown(f.path("alias"), Some(f.uid), Some(f.uid)).unwrap();
@@ -102,36 +102,36 @@ fn a_project_behind_its_owners_link(
 /// What a plugin may write holds the fixed part of another project: the plugin places the link, as the user that it is.
 #[rstest]
 fn a_project_behind_a_plugins_link(#[values(Mode::Root, Mode::User)] mode: Mode) {
-    let head = "projects = [\"home/data/other\"]\n";
+    let head = "projects = [\"theirs/data/other\"]\n";
     let Some(f) = neighbour(mode, head, "write = [\"{project_root}\"]") else { return };
-    of_other(&f, "home/data");
+    of_other(&f, "theirs/data");
     let tables =
-        "\n[plugins.Planter]\nexec = \"plugins/upm-probe\"\nallowed_methods = [\"run\"]\nwrite = [\"home/data\"]\n";
+        "\n[plugins.Planter]\nexec = \"plugins/upm-probe\"\nallowed_methods = [\"run\"]\nwrite = [\"theirs/data\"]\n";
     f.config_with(head, &format!("{PROBE}write = [\"{{project_root}}\"]\n{tables}"));
-    let plant = json!(["symlink", f.text("secret"), f.text("home/data/other")]);
+    let plant = json!(["symlink", f.text("secret"), f.text("theirs/data/other")]);
     assert_ok(&f.call("Planter", "run", &plant).result());
     let read = json!(["read", f.text("secret/key")]);
-    for name in ["home/data/other", "secret"] {
+    for name in ["theirs/data/other", "secret"] {
         in_project(&f, name, &read).run().failed("usage", 2);
     }
     untouched(&f);
-    fs::remove_file(f.path("home/data/other")).unwrap();
-    of_other(&f, "home/data/other");
-    let list = json!(["list", f.text("home/data/other")]);
-    assert_ok(&in_project(&f, "home/data/other", &list).run().result());
+    fs::remove_file(f.path("theirs/data/other")).unwrap();
+    of_other(&f, "theirs/data/other");
+    let list = json!(["list", f.text("theirs/data/other")]);
+    assert_ok(&in_project(&f, "theirs/data/other", &list).run().result());
 }
 
 /// The project is exchanged for a link and back while calls start: each call gets the project or nothing.
 #[rstest]
 fn a_project_exchanged_while_calls_start(#[values(Mode::Root, Mode::User)] mode: Mode) {
-    let head = "projects = [\"home/shop\"]\n";
+    let head = "projects = [\"theirs/shop\"]\n";
     let Some(f) = neighbour(mode, head, "write = [\"{project_root}\"]") else { return };
-    of_other(&f, "home/shop");
-    f.write("home/shop/key", "the project's");
-    link(&f, f.path("secret"), "home/other");
-    let (shop, other) = (f.path("home/shop"), f.path("home/other"));
+    of_other(&f, "theirs/shop");
+    f.write("theirs/shop/key", "the project's");
+    link(&f, f.path("secret"), "theirs/other");
+    let (shop, other) = (f.path("theirs/shop"), f.path("theirs/other"));
     let stop = std::sync::atomic::AtomicBool::new(false);
-    let read = json!(["read", f.text("home/shop/key")]);
+    let read = json!(["read", f.text("theirs/shop/key")]);
     let mut seen = [0; 2];
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -142,7 +142,7 @@ fn a_project_exchanged_while_calls_start(#[values(Mode::Root, Mode::User)] mode:
         });
         let end = Instant::now() + Duration::from_secs(2);
         while Instant::now() < end {
-            let answer = in_project(&f, "home/shop", &read).run();
+            let answer = in_project(&f, "theirs/shop", &read).run();
             if answer.exit == Some(0) {
                 let result = answer.result();
                 assert_eq!(result["text"], "the project's", "{result:#}");
@@ -168,8 +168,8 @@ fn plugins_behind_anothers_link(#[values(Mode::Root, Mode::User)] mode: Mode) {
         let table = "[plugins.Hello]\nmodule = \"hello\"\nallowed_methods = [\"hi\"]\n";
         f.write("upm_config.toml", format!("{head}{table}"));
     };
-    link(&f, f.path("plugins"), "home/alias");
-    tables("home/alias");
+    link(&f, f.path("plugins"), "theirs/alias");
+    tables("theirs/alias");
     let data = f.call("Hello", "hi", &json!([])).failed("config_invalid", 125);
     assert!(data["error"].as_str().unwrap().contains("chown"), "{data:#}");
     assert_eq!(f.upm(["check"]).run().exit, Some(1));
@@ -191,8 +191,8 @@ fn nothing_is_made_behind_a_link(#[values(Mode::Root, Mode::User)] mode: Mode) {
         let head = f.config_head().replace("\"project\"", &format!("\"{root}\""));
         f.write("upm_config.toml", format!("{head}{PROBE}write = [\"{{project_root}}\"]\n"));
     };
-    link(&f, f.path("secret"), "home/link");
-    tables("home/link/new/project");
+    link(&f, f.path("secret"), "theirs/link");
+    tables("theirs/link/new/project");
     let data = f.run("echo", json!([1])).failed("config_invalid", 125);
     assert!(data["error"].as_str().unwrap().contains("symbolic link"), "{data:#}");
     untouched(&f);

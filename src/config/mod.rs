@@ -325,6 +325,9 @@ fn protected(
             }
         }
     }
+    for dir in planted::record_dirs(is_root, env) {
+        add("the record of what plugins may write,", &dir, true);
+    }
     // what upm itself keeps from call to call; what lies below, as the packages' default project, may be written
     let kept = if is_root {
         Some("/var/lib/upm".into())
@@ -333,9 +336,6 @@ fn protected(
     };
     if let Some(kept) = kept {
         add("upm's state directory", &kept, false);
-    }
-    for dir in planted::record_dirs(is_root, env) {
-        add("the record of what plugins may write,", &dir, true);
     }
     add("the interpreter", Path::new(DEFAULT_INTERPRETER), false);
     let interpreter = |keys: &GrantKeys, cache: &Path| {

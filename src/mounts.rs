@@ -95,8 +95,10 @@ impl Mount {
     }
 }
 
-/// Octal escapes of space, tab, newline and backslash.
-fn unescape(word: &[u8]) -> PathBuf {
+/// A path as it is: the kernel writes space, tab, newline, `\\` and `#` of one as three octal digits
+/// (proc_pid_mountinfo(5)).
+#[must_use]
+pub fn unescape(word: &[u8]) -> PathBuf {
     let mut out = Vec::with_capacity(word.len());
     let mut at = 0;
     while at < word.len() {
@@ -234,6 +236,19 @@ mod tests {
         assert_eq!(mount.spot(Path::new(r"/mnt/a\b/c")).unwrap().path, Path::new("/mnt 1/c"));
         assert!(mount.spot(Path::new("/mnt/other")).is_err());
         assert!(Mount::parse(b"36 x 98:0 / / rw").is_none());
+    }
+
+    #[test]
+    fn paths_are_unescaped_once() {
+        for (written, path) in [
+            ("/a\\040b\\011c\\012d\\134e\\043", "/a b\tc\nd\\e#"),
+            ("/a\\134040", "/a\\040"),
+            ("/plain", "/plain"),
+            ("/\\999\\04", "/\\999\\04"),
+            ("/\\777", "/\\777"),
+        ] {
+            assert_eq!(unescape(written.as_bytes()), Path::new(path), "{written}");
+        }
     }
 
     #[test]

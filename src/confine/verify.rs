@@ -5,12 +5,12 @@ use super::enforced;
 use super::limits::Cgroup;
 use super::step::{Step, StepError};
 use crate::decide::plan::{INSIDE_ID, Plan, Source};
+use crate::mounts::unescape;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::io;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 /// The seven namespaces of a call.
 pub const NAMESPACES: [&str; 7] = ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup"];
@@ -110,28 +110,6 @@ pub fn namespace(name: &str) -> io::Result<u64> {
     Ok(std::fs::metadata(Path::new("/proc/self/ns").join(name))?.ino())
 }
 
-/// A path as it is: the kernel writes space, tab, newline, `\` and `#` of one as three octal digits (proc_pid_mountinfo(5)).
-fn unescaped(path: &Path) -> PathBuf {
-    let mut rest = path.as_os_str().as_bytes();
-    let mut bytes = Vec::with_capacity(rest.len());
-    while let Some((first, after)) = rest.split_first() {
-        let octal =
-            after.get(..3).filter(|digits| *first == b'\\' && digits.iter().all(|digit| (b'0'..=b'7').contains(digit)));
-        let code = octal.map(|digits| digits.iter().fold(0u32, |code, digit| code * 8 + u32::from(digit - b'0')));
-        match code.and_then(|code| u8::try_from(code).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &after[3..];
-            }
-            None => {
-                bytes.push(*first);
-                rest = after;
-            }
-        }
-    }
-    PathBuf::from(OsString::from_vec(bytes))
-}
-
 /// Every mount of the namespace must be one of the plan (or lie below one that was cloned with it), with its flags.
 fn mounts(plan: &Plan, myself: &procfs::process::Process) -> Result<usize, StepError> {
     let found = myself.mountinfo().map_err(|error| unreadable("/proc/self/mountinfo", error))?;
@@ -140,7 +118,7 @@ fn mounts(plan: &Plan, myself: &procfs::process::Process) -> Result<usize, StepE
     for mount in found {
         count += 1;
         let has = |flag: &str| mount.mount_options.contains_key(flag);
-        let mount_point = unescaped(&mount.mount_point);
+        let mount_point = unescape(mount.mount_point.as_os_str().as_bytes());
         let place = mount_point.display().to_string();
         if !has("nosuid") {
             return Err(differs(format!("{place}: nosuid")));
@@ -170,23 +148,5 @@ fn mounts(plan: &Plan, myself: &procfs::process::Process) -> Result<usize, StepE
     match missing {
         Some((planned, _)) => Err(differs(format!("{}: not mounted", planned.path.display()))),
         None => Ok(count),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn mount_points_are_unescaped_once() {
-        for (written, path) in [
-            ("/a\\040b\\011c\\012d\\134e\\043", "/a b\tc\nd\\e#"),
-            ("/a\\134040", "/a\\040"),
-            ("/plain", "/plain"),
-            ("/\\999\\04", "/\\999\\04"),
-            ("/\\777", "/\\777"),
-        ] {
-            assert_eq!(unescaped(Path::new(written)), Path::new(path), "{written}");
-        }
     }
 }

@@ -36,7 +36,9 @@ const KERNEL: [&[u8]; 18] = [
 pub(crate) struct Protected {
     /// What it is, for the message.
     pub what: String,
-    /// Its path, each link that leads from there to it, and their mount points, as they lie in their file systems.
+    /// Where it lies in its file system.
+    own: Spot,
+    /// The same, each link that leads there, and the mount points on the way: who may write above one decides what is found.
     spots: Vec<Spot>,
     /// It, its links, and every directory on the way.
     ids: Vec<Id>,
@@ -51,6 +53,7 @@ impl Protected {
             Some(walked) => walked,
             None => nearest(path)?,
         };
+        let own = table.spot(&walked)?;
         let mut spots = table.way(&walked.object, &walked.path())?;
         let mut ids: Vec<Id> = walked.object.chain().map(walk::Object::id).collect();
         for Link { parent, path, id, .. } in &walked.links {
@@ -58,14 +61,14 @@ impl Protected {
             ids.push(*id);
             ids.extend(parent.chain().map(walk::Object::id));
         }
-        Ok(Protected { what, spots, ids, below_too })
+        Ok(Protected { what, own, spots, ids, below_too })
     }
 
     /// Whether whoever may write there could change this.
     fn is_touched_by(&self, reach: &Reach) -> bool {
         reach.id.is_some_and(|id| self.ids.contains(&id))
             || reach.spots.iter().any(|reached| {
-                self.spots.iter().any(|own| reached.holds(own) || (self.below_too && own.holds(reached)))
+                self.spots.iter().any(|spot| reached.holds(spot)) || (self.below_too && self.own.holds(reached))
             })
     }
 

@@ -142,6 +142,15 @@ impl Object {
         self.fuse.clone().or_else(|| object_flaw(&self.stat, uid))
     }
 
+    /// Why somebody other than root could have put something else in this object's place: the directories above it are
+    /// looked at. Into one with the sticky bit anyone may move what root owns elsewhere.
+    #[must_use]
+    pub fn placed_by_others(&self) -> Option<(PathBuf, Flaw)> {
+        let parent = self.parent.as_deref()?;
+        let own = object_flaw(&parent.stat, 0).map(|flaw| (parent.path.clone(), flaw));
+        own.or_else(|| parent.flaw_but_for_root())
+    }
+
     /// As `flaw`, where root alone may change things.
     fn flaw_but_for_root(&self) -> Option<(PathBuf, Flaw)> {
         self.chain().find_map(|object| {

@@ -110,3 +110,39 @@ fn what_is_made_for_roots_call_is_the_plugins_users() {
     }
     assert_eq!(fs::read_dir(f.path("new")).unwrap().count(), 2, "nothing else is left there");
 }
+
+/// The owner of a directory above puts what root owns, and keeps there, in the place of what is granted for reading.
+#[test]
+fn what_root_owns_is_not_lent_where_others_could_have_placed_it() {
+    let Some(f) = Fixture::probe(Mode::Root, "read = [\"theirs/data\"]\n") else { return };
+    let root_only = |below: &str| {
+        f.mkdir(below);
+        f.write(&format!("{below}/key"), "root's own");
+        for path in [f.path(below), f.path(format!("{below}/key"))] {
+            chown(path, Some(0), Some(0)).unwrap();
+        }
+        fs::set_permissions(f.path(below), fs::Permissions::from_mode(0o700)).unwrap();
+        fs::set_permissions(f.path(format!("{below}/key")), fs::Permissions::from_mode(0o600)).unwrap();
+    };
+    f.mkdir("theirs/data");
+    f.write("theirs/data/key", "theirs");
+    for path in ["theirs", "theirs/data", "theirs/data/key"] {
+        chown(f.path(path), Some(45_678), Some(45_678)).unwrap();
+    }
+    let read = || f.run("read", json!([f.text("theirs/data/key")]));
+    assert_ok(&read().result());
+    root_only("theirs/kept");
+    let moved = Command::new("setpriv")
+        .args(["--reuid", "45678", "--regid", "45678", "--clear-groups", "sh", "-c", "mv data old && mv kept data"])
+        .current_dir(f.path("theirs"))
+        .status()
+        .unwrap();
+    assert!(moved.success());
+    let data = read().failed("config_invalid", 125);
+    let text = data["error"].as_str().unwrap();
+    assert!(text.contains(&f.text("theirs")) && text.contains("chown"), "{text}");
+    // the control: where root alone may write, the same directory is lent
+    root_only("data");
+    f.config(&format!("{PROBE}read = [\"data\"]\n"));
+    assert_ok(&f.act("read", json!([f.text("data/key")])));
+}

@@ -94,6 +94,19 @@ fn open_one(
              with `chown`, or set as_root_owner = true",
         ));
     }
+    // A plugin is lent what the owner may; the owner of a directory above could have exchanged what was meant for something
+    // of root's that lies beside it.
+    if mapped
+        && as_root
+        && (owner.0 == 0 || owner.1 == 0)
+        && let Some((above, _)) = object.placed_by_others()
+    {
+        return Err(other(&format!(
+            "root or its group owns it, but others than root may change {} and could have put it there; give it to an \
+             unprivileged user with `chown`, or move it to where root alone may write",
+            above.display()
+        )));
+    }
     if mapped && as_root && owner != outside {
         let namespace = match namespaces.entry(owner) {
             std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),

@@ -5,14 +5,21 @@ use crate::decide::plan::Facts;
 use crate::quote::shell;
 use crate::types::{Code, Failure};
 use crate::walk::{self, How};
+use std::path::Path;
 
-/// Refuses a path of `write` that root or root's group owns, when root calls: what the plugin writes there would be root's. The descriptor
+/// Refuses what root or its group owns where others than root could have placed it, and a path of `write` that root or root's group owns, when root calls: what the plugin writes there would be root's. The descriptor
 /// that is mounted is looked at once more, by `confine::trees`.
 ///
 /// # Errors
 /// `config_invalid`, naming the path, the line of the configuration, and what to do.
 pub fn refuse_roots(decision: &Decision, facts: &Facts) -> Result<(), Failure> {
-    if facts.caller_uid != 0 || decision.grant.as_root_owner {
+    if facts.caller_uid != 0 {
+        return Ok(());
+    }
+    let grant = &decision.grant;
+    grant.read.iter().try_for_each(|path| refuse_placed(decision, "read", path))?;
+    grant.write.iter().try_for_each(|path| refuse_placed(decision, "write", path))?;
+    if grant.as_root_owner {
         return Ok(());
     }
     for path in &decision.grant.write {
@@ -48,4 +55,32 @@ pub fn refuse_roots(decision: &Decision, facts: &Facts) -> Result<(), Failure> {
         .detail("remedy", remedy));
     }
     Ok(())
+}
+
+/// Refuses what root or its group owns where somebody else could have put it in the place of what was meant: a plugin is lent
+/// what the owner of a granted path may.
+fn refuse_placed(decision: &Decision, key: &'static str, path: &Path) -> Result<(), Failure> {
+    let Ok(found) = walk::find(path, How::NoLinks) else { return Ok(()) };
+    if found.stat().st_uid != 0 && found.stat().st_gid != 0 {
+        return Ok(());
+    }
+    let Some((above, _)) = found.placed_by_others() else { return Ok(()) };
+    let line = decision.grant.origins.get(key).and_then(|origin| origin.line);
+    let place = line.map_or_else(String::new, |line| format!(":{line}"));
+    let remedy =
+        format!("give {} to an unprivileged user with `chown`, or move it to where root alone may write", shell(path));
+    Err(Failure::new(
+        Code::ConfigInvalid,
+        format!(
+            "{}: {key} ({}{place}): root or its group owns it, but others than root may change {} and could have put it there; \
+             {remedy}",
+            path.display(),
+            decision.config.display(),
+            above.display(),
+        ),
+    )
+    .detail("key", key)
+    .detail("path", path.to_string_lossy().into_owned())
+    .detail("line", line)
+    .detail("remedy", remedy))
 }

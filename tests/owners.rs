@@ -146,3 +146,54 @@ fn what_root_owns_is_not_lent_where_others_could_have_placed_it() {
     f.config(&format!("{PROBE}read = [\"data\"]\n"));
     assert_ok(&f.act("read", json!([f.text("data/key")])));
 }
+
+/// While upm makes the project, the owner of the directory above puts another one in its place before it is given away.
+#[test]
+fn no_other_directory_is_given_away() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let Some(f) = Fixture::bare(Mode::Root) else { return };
+    let head = f.config_head().replace("\"project\"", "\"theirs/project\"");
+    f.write("upm_config.toml", format!("{head}{PROBE}write = [\"{{project_root}}\"]\nrun_as = \"54321\"\n"));
+    f.mkdir("theirs/kept");
+    chown(f.path("theirs"), Some(45_678), Some(45_678)).unwrap();
+    // root without capabilities makes something there
+    fs::set_permissions(f.path("theirs"), fs::Permissions::from_mode(0o777)).unwrap();
+    fs::set_permissions(f.path("theirs/kept"), fs::Permissions::from_mode(0o700)).unwrap();
+    let kept = fs::metadata(f.path("theirs/kept")).unwrap().ino();
+    let owner = |path: &Path| fs::metadata(path).map(|data| data.uid()).ok();
+    let (theirs, stop) = (f.path("theirs"), AtomicBool::new(false));
+    let (mut exchanged, mut given) = (0, false);
+    std::thread::scope(|scope| {
+        let neighbour = scope.spawn(|| {
+            let mut exchanged = 0;
+            while !stop.load(Ordering::Relaxed) {
+                for entry in fs::read_dir(&theirs).unwrap().flatten() {
+                    if entry.file_name().to_string_lossy().starts_with(".upm-") {
+                        let flags = nix::fcntl::RenameFlags::RENAME_EXCHANGE;
+                        let (here, kept) = (nix::fcntl::AT_FDCWD, theirs.join("kept"));
+                        exchanged += i32::from(nix::fcntl::renameat2(here, &entry.path(), here, &kept, flags).is_ok());
+                    }
+                }
+            }
+            exchanged
+        });
+        for _ in 0..100 {
+            f.run("echo", Value::Null);
+            for entry in fs::read_dir(&theirs).unwrap().flatten() {
+                let Ok(data) = entry.metadata() else { continue };
+                given |= data.ino() == kept && data.uid() != 0;
+                if data.ino() != kept {
+                    fs::remove_dir_all(entry.path()).ok();
+                } else if entry.file_name() != "kept" {
+                    fs::rename(entry.path(), theirs.join("kept")).ok();
+                }
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+        exchanged = neighbour.join().unwrap();
+    });
+    assert!(!given, "root's directory was given away");
+    assert!(exchanged > 0, "the attack was made");
+    assert_ok(&f.act("echo", Value::Null));
+    assert_eq!(owner(&theirs.join("project")), Some(54321), "the control: it is made and given");
+}

@@ -49,18 +49,36 @@ pub fn make(path: &Path, mode: u32, owner: Option<(u32, u32)>) -> io::Result<()>
 }
 
 fn make_last(above: &Rc<Object>, name: &OsStr, mode: u32, owner: Option<(u32, u32)>) -> rustix::io::Result<()> {
-    let partial = OsString::from(format!(".upm-{}", uuid::Uuid::now_v7()));
-    mkdirat(above.fd(), &partial, Mode::from_raw_mode(mode))?;
-    let made = || {
-        if let Some((uid, gid)) = owner {
-            let made = walk::child(above, &partial).map_err(|error| error.errno())?;
-            let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
-            chownat(made.fd(), "", uid, gid, AtFlags::EMPTY_PATH)?;
-        }
-        renameat_with(above.fd(), &partial, above.fd(), name, RenameFlags::NOREPLACE)
+    let Some((uid, gid)) = owner else {
+        return mkdirat(above.fd(), name, Mode::from_raw_mode(mode));
     };
-    made().inspect_err(|_| {
-        // Whatever it is that is left there is empty, or not this call's.
-        unlinkat(above.fd(), &partial, AtFlags::REMOVEDIR).ok();
-    })
+    let partial = OsString::from(format!(".upm-{}", uuid::Uuid::now_v7()));
+    mkdirat(above.fd(), &partial, Mode::RWXU)?;
+    let made = || {
+        let own = walk::child(above, &partial).map_err(|error| error.errno())?;
+        // The owner of `above` may have put another directory in its place. What is made in one of root's that nobody else
+        // may enter is exchanged by nobody, wherever that lies.
+        let stat = own.stat();
+        if !own.is_dir() || stat.st_uid != rustix::process::geteuid().as_raw() || stat.st_mode & 0o077 != 0 {
+            return Err(Errno::STALE);
+        }
+        mkdirat(own.fd(), &partial, Mode::from_raw_mode(mode))?;
+        let made = walk::child(&own, &partial).map_err(|error| error.errno())?;
+        // Out first: to move a directory elsewhere its own owner's rights are needed.
+        let outer = OsString::from(format!(".upm-{}", uuid::Uuid::now_v7()));
+        renameat_with(own.fd(), &partial, above.fd(), &outer, RenameFlags::NOREPLACE).inspect_err(|_| {
+            unlinkat(own.fd(), &partial, AtFlags::REMOVEDIR).ok();
+        })?;
+        let given = || {
+            chownat(made.fd(), "", Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::EMPTY_PATH)?;
+            renameat_with(above.fd(), &outer, above.fd(), name, RenameFlags::NOREPLACE)
+        };
+        given().inspect_err(|_| {
+            unlinkat(above.fd(), &outer, AtFlags::REMOVEDIR).ok();
+        })
+    };
+    let made = made();
+    // Whatever it is that is left there is empty, or not this call's.
+    unlinkat(above.fd(), &partial, AtFlags::REMOVEDIR).ok();
+    made
 }

@@ -282,3 +282,41 @@ fn no_plugin_may_write_the_record(#[values(Mode::Root, Mode::User)] mode: Mode) 
         assert!(data["error"].as_str().unwrap().contains("the record of what plugins may write"), "{data:#}");
     }
 }
+
+/// Overlayfs copies a directory when something is first written there, and the copy was born later.
+#[test]
+fn a_copy_made_by_overlayfs_is_on_record() {
+    if !is_root() {
+        return skip("needs root to mount");
+    }
+    let Some(f) = writable(Mode::User, "") else { return };
+    for dir in ["low", "up", "low/sub", "low/apart"] {
+        f.mkdir_writable(dir);
+        chown(f.path(dir), Some(f.uid), Some(f.uid)).unwrap();
+    }
+    f.mkdir("work");
+    fs::write(f.path("low/apart/upm_config.toml"), policy(&f)).unwrap();
+    fs::write(f.path("low/apart/evil.py"), PROGRAM).unwrap();
+    for file in ["low/apart/upm_config.toml", "low/apart/evil.py"] {
+        chown(f.path(file), Some(f.uid), Some(f.uid)).unwrap();
+    }
+    // the kernel's clock for files goes by ticks
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    f.config(&format!("{PROBE}write = [\"project/sub\"]\n"));
+    let overlay = |words: &[&str], cwd: &str| {
+        let script = format!(
+            "cd {} && mount -t overlay -o lowerdir=low,upperdir=up,workdir=work none project && cd {cwd} && exec \"$@\"",
+            f.dir().display()
+        );
+        f.upm(words).mounting_script(&script).run()
+    };
+    let sub = f.text("project/sub");
+    let policy = json!(["write", format!("{sub}/upm_config.toml"), policy(&f)]);
+    let acts = json!({ "args": ["batch", policy, ["write", format!("{sub}/evil.py"), PROGRAM]] });
+    let config = f.text("upm_config.toml");
+    overlay(&["--config", &config, "Probe", "run", &acts.to_string()], "/").result();
+    assert!(f.path("up/sub/evil.py").exists(), "it was copied and written");
+    assert_refused(&overlay(&["Evil", "run"], "project/sub"), &f.path("project/sub/upm_config.toml"));
+    let control = overlay(&["Evil", "run"], "project/apart");
+    assert_eq!(control.result(), "the planted program", "the control: not granted");
+}

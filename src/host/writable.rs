@@ -24,6 +24,9 @@ const MAX_RECORDS: usize = 16_384;
 /// Bytes of a link's target: what `PATH_MAX` leaves.
 const MAX_TARGET: usize = 4095;
 
+/// `f_type` of overlayfs (statfs(2)).
+const OVERLAYFS: i64 = 0x794c_7630;
+
 /// The records of this user, open to be added to.
 pub struct Writable {
     path: PathBuf,
@@ -72,6 +75,7 @@ impl Writable {
     /// Adds one record, unless it is there.
     fn add(&self, object: BorrowedFd<'_>, path: &Path) -> Result<(), Failure> {
         let stored = || -> Result<(), Errno> {
+            copy_up(object)?;
             let key = config::record_key(object)?;
             match rustix::fs::readlinkat(&self.dir, &key, Vec::new()) {
                 Err(Errno::NOENT) => {}
@@ -136,6 +140,19 @@ impl Writable {
 
     fn fail(&self, why: &str) -> Failure {
         unusable(&self.path, why)
+    }
+}
+
+/// Has overlayfs make its own copy of what only a lower layer has: it does so when something is first written there, and the
+/// copy has another time of birth than what was recorded. To change the owner to nobody changes nothing else, and anyone may.
+fn copy_up(object: BorrowedFd<'_>) -> Result<(), Errno> {
+    if rustix::fs::fstatfs(object)?.f_type != OVERLAYFS {
+        return Ok(());
+    }
+    match rustix::fs::chownat(object, "", None, None, AtFlags::EMPTY_PATH) {
+        // Then no plugin writes there either.
+        Err(Errno::ROFS) => Ok(()),
+        other => other,
     }
 }
 

@@ -320,3 +320,44 @@ fn a_copy_made_by_overlayfs_is_on_record() {
     let control = overlay(&["Evil", "run"], "project/apart");
     assert_eq!(control.result(), "the planted program", "the control: not granted");
 }
+
+/// A file of the caller's, with what somebody else likes in it, is moved to where everybody may add files.
+#[rstest]
+fn a_policy_in_a_shared_directory_is_not_found(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let Some(f) = writable(mode, "") else { return };
+    if !is_root() {
+        return skip("needs root to be two users");
+    }
+    for dir in ["shared", "shared/own", "links"] {
+        f.mkdir(dir);
+        f.write(&format!("{dir}/evil.py"), PROGRAM);
+    }
+    let sticky = fs::Permissions::from_mode(0o1777);
+    chown(f.path("shared"), Some(0), Some(0)).unwrap();
+    fs::set_permissions(f.path("shared"), sticky).unwrap();
+    f.write("shared/own/upm_config.toml", policy(&f));
+    // Of the caller, in a directory of the neighbour, who moves it.
+    let theirs = f.mkdir("theirs");
+    f.write("theirs/left", policy(&f));
+    chown(f.path("theirs/left"), Some(f.uid), Some(f.uid)).unwrap();
+    chown(&theirs, Some(45_678), Some(45_678)).unwrap();
+    let planted = f.path("shared/upm_config.toml");
+    let moved = Command::new("setpriv")
+        .args(["--reuid", "45678", "--regid", "45678", "--clear-groups", "mv"])
+        .args([f.path("theirs/left"), planted.clone()])
+        .status()
+        .unwrap();
+    assert!(moved.success());
+    symlink(&planted, f.path("links/upm_config.toml")).unwrap();
+    for dir in ["shared", "links"] {
+        assert_refused(&evil(&f, dir), &f.path(dir).join("upm_config.toml"));
+    }
+    // the controls: below it, and named
+    assert_eq!(evil(&f, "shared/own").result(), "the planted program");
+    let text = policy(&f).replace("[\".\"]", "[\"own\"]");
+    fs::remove_file(&planted).unwrap();
+    fs::write(&planted, text).unwrap();
+    chown(&planted, Some(f.uid), Some(f.uid)).unwrap();
+    let named = f.upm(["--config", "upm_config.toml", "Evil", "run"]).cwd(f.path("shared")).run();
+    assert_eq!(named.result(), "the planted program");
+}

@@ -95,6 +95,7 @@ pub(super) fn refuse(path: &Path, env: &dyn Fn(&str) -> Option<OsString>, is_roo
         );
         ConfigError::new(ConfigErrorKind::Io, path, message)
     };
+    refuse_shared(path)?;
     let mut search = Search::new(env, is_root).map_err(io)?;
     if search.records.is_empty() {
         return Ok(());
@@ -103,6 +104,28 @@ pub(super) fn refuse(path: &Path, env: &dyn Fn(&str) -> Option<OsString>, is_roo
         None => Ok(()),
         Some(record) => Err(planted(path, &record)),
     }
+}
+
+/// Refuses `path` where it, or a link to it, lies directly in a directory such as `/tmp`. Nobody can exchange there what belongs
+/// to another, but whoever has a file of another in a directory of his own, a plugin's of that user or a log of root, can move
+/// it there.
+fn refuse_shared(path: &Path) -> Result<(), ConfigError> {
+    // What cannot be walked is not read either, and the reading says why.
+    let Ok(walked) = walk::walk(path, How::Trusted) else { return Ok(()) };
+    let uid = rustix::process::getuid().as_raw();
+    let looked_in = walked.links.iter().map(|link| &link.parent).chain(walked.object.parent());
+    let Some(shared) = looked_in.into_iter().find(|parent| parent.own_flaw(uid).is_some()) else { return Ok(()) };
+    let named = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    Err(ConfigError::new(
+        ConfigErrorKind::Untrusted,
+        path,
+        format!(
+            "was found, not named, and lies in {}, where others may put files; it is not used. Read it, then name it: \
+             --config {} (or UPM_CONFIG_PATH), or call upm in another directory",
+            shell(shared.path()),
+            shell(&named)
+        ),
+    ))
 }
 
 /// What is said of a planted configuration.

@@ -80,7 +80,8 @@ impl Mount {
     /// The user who mounted a FUSE file system (`user_id=`, fuse(4)).
     #[must_use]
     pub fn fuse_user(&self) -> Option<u32> {
-        let option = self.super_options.split(|byte| *byte == b',').find_map(|one| one.strip_prefix(b"user_id="))?;
+        // The last: what a security module's options say before may be that user's words.
+        let option = self.super_options.rsplit(|byte| *byte == b',').find_map(|one| one.strip_prefix(b"user_id="))?;
         std::str::from_utf8(option).ok()?.parse().ok()
     }
 

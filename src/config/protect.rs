@@ -148,7 +148,11 @@ impl Reach {
 
 /// `/run`, where it is a mount: elsewhere its file system holds everything else as well.
 fn run(table: &Table) -> io::Result<Option<Spot>> {
-    let Ok(walked) = walk::walk(Path::new("/run"), How::NoLinks) else { return Ok(None) };
+    let walked = match walk::walk(Path::new("/run"), How::NoLinks) {
+        Ok(walked) => walked,
+        Err(error) if error.errno() == Errno::LOOP => return Ok(None),
+        Err(error) => return Err(error.errno().into()),
+    };
     let shown = table.mount_of(&walked.object)?;
     Ok((shown.point() == walked.path()).then(|| shown.shows()))
 }

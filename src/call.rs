@@ -178,6 +178,9 @@ fn go(
     if by_socket {
         check_caller(&config, args, &peer.caller)?;
     }
+    if by_socket && args.project.as_ref().is_some_and(|project| !config.spells_project(project)) {
+        return Err(unseen(Failure::new(Code::Usage, ""), args));
+    }
     let decision = decide(&config, &args.plugin, &args.method, args.project.as_deref())
         .map_err(|failure| if by_socket { unseen(failure, args) } else { failure })?;
     let timeout = args.timeout.map_or(decision.grant.timeout, |shorter| shorter.min(decision.grant.timeout));

@@ -287,3 +287,82 @@ fn a_storm_of_connections_ends(#[values(Mode::Root, Mode::User)] mode: Mode) {
     drop(kept);
     f.assert_clean();
 }
+
+/// A caller's `project` is looked up by the service's eyes: neither its answer nor the time that it takes tells what lies
+/// where the caller cannot look. `..` through a directory told that by the call's success, and many of them by the time.
+#[rstest]
+fn a_project_is_no_way_to_look_around(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    if !is_root() {
+        return skip("needs root to call as another user");
+    }
+    let callers = format!("callers = [\"user:{}\"]\n", OTHER.uid);
+    let Some(f) = Fixture::bare(mode) else { return };
+    f.mkdir("work");
+    f.mkdir_writable("work/shop");
+    let head = f.config_head();
+    let projects = format!("projects = [\"{}\"]\n", f.text("work/*"));
+    f.write("upm_config.toml", format!("{projects}{head}{}{callers}", common::PROBE));
+    let secret = f.mkdir("secret");
+    f.mkdir("secret/inner");
+    std::os::unix::fs::symlink(f.path("work"), secret.join("link")).unwrap();
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o700)).unwrap();
+    let service = Service::start(&f);
+    // the request as it is: `--via` follows what its own user can
+    let ask = |project: &str| {
+        let script = "import socket, sys\n\
+            s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); s.sendall(sys.argv[2].encode() + b'\\n')\n\
+            answer = b''\n\
+            while not answer.endswith(b'\\n'): answer += s.recv(65536)\n\
+            print(answer.decode())\n";
+        let request = json!({"plugin": "Probe", "method": "run", "args": ["echo"], "project": project}).to_string();
+        let id = OTHER.uid.to_string();
+        let output = Command::new("setpriv")
+            .args(["--reuid", &id, "--regid", &id, "--clear-groups", "--", "/usr/bin/python3", "-c", script])
+            .args([&service.socket, &request])
+            .output()
+            .unwrap();
+        let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}"));
+        (answer["success"] == true, answer["data"]["error"].as_str().unwrap_or_default().to_owned())
+    };
+    for there in ["project", "work/shop", "work//./shop/"] {
+        assert!(ask(&f.text(there)).0, "{there}: {}", ask(&f.text(there)).1);
+    }
+    for through in ["secret/inner/../../work/shop", "secret/../project", "secret/link/shop", "work/shop/../shop"] {
+        let (made, error) = ask(&f.text(through));
+        let words = "no directory that the service's configuration names as a project";
+        assert!(!made && error.ends_with(words), "{through}: {error}");
+        let nothing = through.replace("secret", "nothing").replace("work/shop/..", "work/none/..");
+        let (made, other) = ask(&f.text(&nothing));
+        assert!(!made, "{nothing}: {other}");
+        assert_eq!(
+            error.replace("secret", "nothing").replace("work/shop/..", "work/none/.."),
+            other,
+            "one answer for what is there and what is not"
+        );
+    }
+    // as before, `--via` names the same directory by a link and by `..` where its own user can look
+    std::os::unix::fs::symlink(f.path("work/shop"), f.path("alias")).unwrap();
+    for own in [f.text("alias"), f.text("work/../work/shop")] {
+        let call = ["--via", &service.socket, "Probe", "run", r#"{"args":["echo"]}"#, "--project", &own];
+        let (exit, envelope) = answered(&as_other(&f, &OTHER, &call));
+        assert_eq!(exit, Some(0), "{own}: {envelope:#}");
+    }
+}
+
+/// Who hangs up before the answer costs the journal nothing. For one who stays and does not read there is a line:
+/// `tests/serve.rs::a_client_that_does_not_read_is_left`.
+#[rstest]
+fn hanging_up_early_writes_no_line(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    use std::io::Write as _;
+    let Some(f) = Fixture::probe(mode, "") else { return };
+    let service = Service::start(&f);
+    for n in 0..20 {
+        let mut stream = service.connect();
+        let request: &[u8] = if n % 2 == 0 { b"{\n" } else { b"" };
+        stream.write_all(request).unwrap();
+        drop(stream);
+    }
+    let ended = service.ended(std::time::Duration::from_secs(20));
+    assert!(ended.iter().all(|status| *status == Some(0)), "{ended:?}");
+    assert_eq!(fs::read_to_string(f.path("service.log")).unwrap(), "");
+}

@@ -193,8 +193,11 @@ pub(super) fn request(
         let wrong = |why: String| {
             Failure::new(Code::Usage, format!("--project {}: {why}", quote(&project.to_string_lossy(), 400)))
         };
-        // The service works elsewhere.
-        let absolute = std::path::absolute(project).map_err(|error| wrong(error.to_string()))?;
+        // The service works elsewhere, and follows no link and no `..` of its callers: they are followed here, as far as
+        // this user can.
+        let absolute = std::fs::canonicalize(project)
+            .or_else(|_| std::path::absolute(project))
+            .map_err(|error| wrong(error.to_string()))?;
         let text = absolute.to_str().ok_or_else(|| wrong("is not UTF-8, which a request must be".to_owned()))?;
         members.insert("project".into(), text.into());
     }

@@ -36,7 +36,7 @@ use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
 
 /// Bytes that a configuration may have.
@@ -118,6 +118,14 @@ impl Config {
         };
         let named = || is_root() || self.projects.iter().any(|pattern| pattern.matches(&dir.0));
         !is_reserved(dir.path()) && named()
+    }
+
+    /// Whether `path` could be `project_root` or one of `projects` by its names alone, with neither `..` nor a link of
+    /// somebody else's in them. Nothing of it is looked up: how far a walk comes tells what is there.
+    pub(crate) fn spells_project(&self, path: &Path) -> bool {
+        !path.components().any(|part| part == Component::ParentDir)
+            && (path::leads_to(&self.project_root, path)
+                || self.projects.iter().any(|pattern| pattern.is_spelled(path)))
     }
 
     /// The lines that say `change`, in this file's format.

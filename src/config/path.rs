@@ -154,6 +154,23 @@ impl ProjectPattern {
         }
         walk::find(&self.fixed(), How::RootLinks).is_ok_and(|fixed| fixed.id() == at.id())
     }
+
+    /// Whether `path` could be one of those by its names alone. Nothing of it is looked up.
+    pub(crate) fn is_spelled(&self, path: &Path) -> bool {
+        let open: Vec<Component<'_>> = self.path.components().skip_while(|part| !is_open(part)).collect();
+        let Some(length) = path.components().count().checked_sub(open.len()) else { return false };
+        let mut names = path.components();
+        let above: PathBuf = names.by_ref().take(length).collect();
+        let matches = |(pattern, name): (&Component<'_>, Component<'_>)| {
+            component_matches(pattern.as_os_str().as_bytes(), name.as_os_str().as_bytes())
+        };
+        open.iter().zip(names).all(matches) && leads_to(&self.fixed(), &above)
+    }
+}
+
+/// Whether `path` is what the configuration names `named`, or that without symbolic links. Only `named` is looked up.
+pub(crate) fn leads_to(named: &Path, path: &Path) -> bool {
+    path == named || walk::find(named, How::RootLinks).is_ok_and(|found| found.path() == path)
 }
 
 fn is_open(part: &Component<'_>) -> bool {

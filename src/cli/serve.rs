@@ -50,7 +50,11 @@ pub(super) fn run(config: Option<&Path>) -> i32 {
         let failure = Failure::new(Code::Internal, "upm serve: internal error; the service's journal says where");
         call::refuse(&failure, None)
     });
-    if let Err(error) = wire.finish(&answer) {
+    // Who hangs up early does not choose what the journal is filled with; a call has its record.
+    let gone = |error: &io::Error| matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset);
+    if let Err(error) = wire.finish(&answer)
+        && !gone(&error)
+    {
         complain(format_args!("the answer could not be written: {error}"));
     }
     // What the engine could not do is the service's failure; all else is the caller's to know.

@@ -366,3 +366,39 @@ fn hanging_up_early_writes_no_line(#[values(Mode::Root, Mode::User)] mode: Mode)
     assert!(ended.iter().all(|status| *status == Some(0)), "{ended:?}");
     assert_eq!(fs::read_to_string(f.path("service.log")).unwrap(), "");
 }
+
+/// What is read of who may call nothing is little, as JSON takes many times its length in memory: 1 MiB of `[[[[]]]]` took
+/// 120 MiB, as often as one user may connect at once. Whoever may call has what the method may have.
+#[rstest]
+fn a_stranger_is_not_read_for_long(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    if !is_root() {
+        return skip("needs root to call as another user");
+    }
+    let callers = format!("callers = [\"user:{}\"]", OTHER.uid);
+    let Some(f) = Fixture::probe(mode, &callers) else { return };
+    let service = Service::start(&f);
+    let ask = |who: &Other, length: usize| {
+        let words = json!({"args": ["echo", "x".repeat(length)]}).to_string();
+        let path = f.path("home/words.json");
+        fs::write(&path, words).unwrap();
+        let program = f.text("bin/upm");
+        let (uid, gid) = (who.uid.to_string(), who.gid.to_string());
+        let output = Command::new("setpriv")
+            .args(["--reuid", &uid, "--regid", &gid, "--groups", who.groups, "--", &program])
+            .args(["--via", &service.socket, "Probe", "run", "-"])
+            .stdin(fs::File::open(&path).unwrap())
+            .current_dir(f.dir())
+            .output()
+            .unwrap();
+        let (exit, envelope) = answered(&output);
+        let text = |name: &str| envelope["data"][name].as_str().unwrap_or_default().to_owned();
+        (exit, text("code"), text("error"))
+    };
+    for length in [1000, 100_000, 900_000] {
+        assert_eq!(ask(&OTHER, length).0, Some(0), "{length}: {:?}", ask(&OTHER, length));
+        let (exit, code, error) = ask(&THIRD, length);
+        assert_eq!((exit, code.as_str()), (Some(126), "caller_not_allowed"), "{length}: {error}");
+        assert_eq!(error.contains("longer than 32768 bytes"), length > 1000, "{length}: {error}");
+    }
+    assert_eq!(of(&f.audit(), THIRD.uid, "call_refused").len(), 3);
+}

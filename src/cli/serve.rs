@@ -28,10 +28,10 @@ const REQUEST_TIME: Duration = Duration::from_secs(5);
 const STALLED: Duration = Duration::from_secs(10);
 /// How long it may take the whole.
 const DELIVERY: Duration = Duration::from_secs(60);
-/// Bytes of a request besides its arguments.
-const HEAD: u64 = 32 << 10;
-/// Bytes of arguments that are read before the configuration is asked whether any method may have more.
+/// Bytes of arguments that a method may have where the configuration does not say.
 const ARGUMENTS: u64 = 1 << 20;
+/// Bytes of a request besides its arguments, and all that is read of who may call nothing.
+const HEAD: u64 = 32 << 10;
 /// Bytes that wait for a caller that is slow to read while its call runs.
 const BACKLOG: usize = 256 << 10;
 /// Bytes of stderr in one line.
@@ -131,7 +131,7 @@ fn asked(connection: &OwnedFd, config: Option<&Path>, caller: Caller, wire: &mut
         failure: Failure::new(Code::Internal, format!("upm serve: {what}: {error}")),
         request_id: None,
     };
-    let mut line = read_line(connection.as_fd(), config)?;
+    let mut line = read_line(connection.as_fd(), config, &caller)?;
     let end = line.iter().position(|byte| *byte == b'\n').unwrap_or(line.len());
     let rest = line.split_off((end + 1).min(line.len()));
     line.truncate(end);
@@ -170,14 +170,14 @@ fn take_apart(line: &[u8]) -> Result<wire::Texts, Refused> {
 }
 
 /// Reads up to the first newline, and what came with it.
-fn read_line(connection: BorrowedFd<'_>, config: Option<&Path>) -> Result<Vec<u8>, Refused> {
+fn read_line(connection: BorrowedFd<'_>, config: Option<&Path>, caller: &Caller) -> Result<Vec<u8>, Refused> {
     let failed = |error: io::Error| Refused {
         failure: Failure::new(Code::Internal, format!("upm serve: the request cannot be read: {error}")),
         request_id: None,
     };
     let signals = signals::take().map_err(failed)?;
     let until = Instant::now() + REQUEST_TIME;
-    let mut limit = ARGUMENTS + HEAD;
+    let mut limit = HEAD;
     let mut asked = false;
     let mut line = Vec::new();
     let mut buffer = vec![0u8; 64 << 10];
@@ -211,7 +211,7 @@ fn read_line(connection: BorrowedFd<'_>, config: Option<&Path>) -> Result<Vec<u8
         let length = (line.len() - end.map_or(0, |end| count - end)) as u64;
         if length > limit && !asked {
             asked = true;
-            limit = limit.max(largest_arguments(config).saturating_add(HEAD));
+            limit = longest(config, caller)?;
         }
         if length > limit {
             let message = format!(
@@ -226,14 +226,24 @@ fn read_line(connection: BorrowedFd<'_>, config: Option<&Path>) -> Result<Vec<u8
     }
 }
 
-/// The most that any method may be given. A configuration that cannot be used allows no more than usual; the call then says
-/// what is wrong with it.
-fn largest_arguments(config: Option<&Path>) -> u64 {
-    let Ok(config) = config::load(config) else { return 0 };
+/// Bytes that a request of this caller may have. JSON takes a hundred times its length in memory while it is read: of who
+/// may call nothing at all no more than [`HEAD`] is.
+fn longest(config: Option<&Path>, caller: &Caller) -> Result<u64, Refused> {
+    let refused = |failure| Refused { failure, request_id: None };
+    let config = config::load(config).map_err(|error| refused(error.into()))?;
     let plugins =
         config.plugins.values().flat_map(|plugin| std::iter::once(&plugin.keys).chain(plugin.methods.values()));
-    let keys = std::iter::once(&config.defaults).chain(plugins);
-    keys.filter_map(|keys| keys.arguments.as_ref()).map(|at| at.value).max().unwrap_or(0)
+    let keys: Vec<_> = std::iter::once(&config.defaults).chain(plugins).collect();
+    let own = [0, nix::unistd::getuid().as_raw()].contains(&caller.uid);
+    if !own && !keys.iter().filter_map(|keys| keys.callers.as_ref()).any(|at| callers::names(&at.value, caller)) {
+        let message = format!(
+            "the request is longer than {HEAD} bytes, and no method has user {} among its `callers`",
+            callers::shown(caller.uid)
+        );
+        return Err(refused(Failure::new(Code::CallerNotAllowed, message).detail("max_bytes", HEAD)));
+    }
+    let most = keys.iter().filter_map(|keys| keys.arguments.as_ref()).map(|at| at.value).max();
+    Ok(most.unwrap_or(0).max(ARGUMENTS).saturating_add(HEAD))
 }
 
 fn timespec(wait: Duration) -> Timespec {

@@ -260,7 +260,14 @@ mod tests {
         }
         let matches = |pattern: &str, path: &str| {
             let found = walk::find(&root.join(path), How::NoLinks).unwrap();
-            ProjectPattern::parse(pattern, &root).unwrap().matches(&found)
+            let pattern = ProjectPattern::parse(pattern, &root).unwrap();
+            let matches = pattern.matches(&found);
+            assert_eq!(
+                pattern.is_spelled(&root.join(path)),
+                matches,
+                "its names alone say the same: {pattern:?} {path}"
+            );
+            matches
         };
         for (pattern, path) in [
             ("srv/*", "srv/a"),
@@ -285,6 +292,18 @@ mod tests {
         ] {
             assert!(!matches(pattern, path), "{pattern} {path}");
         }
+        let pattern = ProjectPattern::parse("srv/*/x", &root).unwrap();
+        for (path, spelled) in [
+            ("srv/none/x", true),
+            ("srv//none/./x/", true),
+            ("srv/a/../a/x", false),
+            ("srv/../srv/none/x", false),
+            ("srv/.a/x", false),
+            ("srv", false),
+        ] {
+            assert_eq!(pattern.is_spelled(&root.join(path)), spelled, "whatever is there: {path}");
+        }
+        assert!(!pattern.is_spelled(Path::new("/")) && !pattern.is_spelled(Path::new("srv/a/x")));
         for pattern in ["/a/**", "/a/?", "/a/[b]", "~/x", ""] {
             assert!(ProjectPattern::parse(pattern, Path::new("/")).is_err(), "{pattern}");
         }

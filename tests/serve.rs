@@ -659,13 +659,14 @@ fn root_connects_to_anyones_socket() {
 
 /// A server that says something else, or nothing: `MaxConnections=` closes at once what is too many.
 #[rstest]
-#[case("", "hung up without an answer: it may take no more connections now")]
-#[case("{\"success\":true", "hung up before its answer was whole")]
-#[case("{\"type\":\"progress\",\"message\":\"m\",\"fraction\":null}\n", "hung up before its answer was whole")]
-#[case("what\n", "what is no answer of upm")]
-#[case("{\"type\":\"verdict\"}\n", "what is no answer of upm")]
-#[case("{\"success\":true,\"data\":{}}\n{}", "said more after its answer")]
-fn a_server_that_breaks_off_is_explained(#[case] says: &str, #[case] why: &str) {
+#[case(b"", "hung up without an answer: it may take no more connections now")]
+#[case(b"{\"success\":true", "hung up before its answer was whole")]
+#[case(b"{\"type\":\"progress\",\"message\":\"m\",\"fraction\":null}\n", "hung up before its answer was whole")]
+#[case(b"what\n", "what is no answer of upm")]
+#[case(b"{\"success\":true,\"x\":\"\xff\"}\n", "what is no answer of upm")]
+#[case(b"{\"type\":\"verdict\"}\n", "what is no answer of upm")]
+#[case(b"{\"success\":true,\"data\":{}}\n{}", "said more after its answer")]
+fn a_server_that_breaks_off_is_explained(#[case] says: &[u8], #[case] why: &str) {
     let mode = if is_root() { Mode::Root } else { Mode::User };
     let Some(f) = Fixture::bare(mode) else { return };
     let socket = f.text("odd.sock");
@@ -676,7 +677,7 @@ fn a_server_that_breaks_off_is_explained(#[case] says: &str, #[case] why: &str) 
         if !said.is_empty() {
             let mut line = String::new();
             BufReader::new(stream.try_clone().unwrap()).read_line(&mut line).unwrap();
-            stream.write_all(said.as_bytes()).unwrap();
+            stream.write_all(&said).unwrap();
         }
     });
     let data = f.upm(["--via", &socket, "Probe", "run"]).run().failed("internal", 125);

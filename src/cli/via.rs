@@ -298,9 +298,9 @@ impl Exchange<'_> {
 
     /// Takes the line; the exit status when it was the envelope.
     fn take(&mut self) -> Result<Option<i32>, Failure> {
-        let Ok(line) = serde_json::from_slice::<Line<'_>>(&self.line) else {
-            return Err(self.failure("answered what is no answer of upm"));
-        };
+        // As a whole: of what is skipped nothing looks whether it is UTF-8, and the line is printed as it came.
+        let line = std::str::from_utf8(&self.line).ok().and_then(|text| serde_json::from_str::<Line<'_>>(text).ok());
+        let Some(line) = line else { return Err(self.failure("answered what is no answer of upm")) };
         match (line.kind.as_deref(), line.success) {
             (Some("progress"), None) => {
                 self.progress.progress(line.message.as_deref().unwrap_or_default(), line.fraction);

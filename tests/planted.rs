@@ -361,3 +361,17 @@ fn a_policy_in_a_shared_directory_is_not_found(#[values(Mode::Root, Mode::User)]
     let named = f.upm(["--config", "upm_config.toml", "Evil", "run"]).cwd(f.path("shared")).run();
     assert_eq!(named.result(), "the planted program");
 }
+
+/// A login has `XDG_STATE_HOME`, a timer `HOME` alone: what calls of the one may write is known to the other.
+#[rstest]
+fn other_variables_find_the_record() {
+    let Some(f) = writable(Mode::User, "") else { return };
+    plant(&f, &["project/sub"]);
+    let refused = f.upm(["Evil", "run"]).through(["env", "-u", "XDG_STATE_HOME"]).cwd(f.path("project/sub")).run();
+    assert_refused(&refused, &f.path("project/sub/upm_config.toml"));
+    // the control: without any record it is found
+    fs::remove_dir_all(f.path("home")).unwrap();
+    f.mkdir("home");
+    let found = f.upm(["Evil", "run"]).through(["env", "-u", "XDG_STATE_HOME"]).cwd(f.path("project/sub")).run();
+    assert_eq!(found.result(), "the planted program");
+}

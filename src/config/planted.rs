@@ -32,8 +32,8 @@ const MAX_LOOKS: usize = 10_000;
 /// Looking, never reading.
 const LOOK: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-/// The directories that records are kept in, root's for root. Of a user's the first is where records are made; the
-/// others are looked in too, for variables differ between a login and a timer.
+/// The directories that records are kept in, root's for root. A user's are made in each and looked for in each, for
+/// variables differ between a login and a timer; the first must take them.
 pub fn record_dirs(is_root: bool, env: &dyn Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
     if is_root {
         return vec![Path::new(ROOT_STATE).join(RECORDS)];

@@ -32,6 +32,8 @@ pub struct Writable {
     path: PathBuf,
     dir: OwnedFd,
     most: usize,
+    /// Where the same is recorded for a search that has other variables.
+    others: Vec<Writable>,
 }
 
 impl Writable {
@@ -43,7 +45,12 @@ impl Writable {
     pub fn open() -> Result<Writable, Failure> {
         let path = place()?;
         let dir = open(&path).map_err(|why| unusable(&path, &why))?;
-        Ok(Writable { dir, path, most: MAX_RECORDS })
+        // One that cannot be had is none that a search would find records in: whoever has such a HOME makes none there.
+        let others = places().into_iter().skip(1).filter_map(|path| {
+            let dir = open(&path).ok()?;
+            Some(Writable { dir, path, most: MAX_RECORDS, others: Vec::new() })
+        });
+        Ok(Writable { dir, path, most: MAX_RECORDS, others: others.collect() })
     }
 
     /// Records every path of the host that the plan grants to be written, as it was opened, and what is mounted below.
@@ -72,8 +79,9 @@ impl Writable {
         Ok(())
     }
 
-    /// Adds one record, unless it is there.
+    /// Adds one record everywhere, unless it is there.
     fn add(&self, object: BorrowedFd<'_>, path: &Path) -> Result<(), Failure> {
+        self.others.iter().try_for_each(|other| other.add(object, path))?;
         let stored = || -> Result<(), Errno> {
             copy_up(object)?;
             let key = config::record_key(object)?;
@@ -179,9 +187,13 @@ pub fn look() -> Result<PathBuf, Failure> {
     Ok(path)
 }
 
+/// Where records are made: the first place must take them.
+fn places() -> Vec<PathBuf> {
+    config::record_dirs(rustix::process::getuid().is_root(), &|name| std::env::var_os(name))
+}
+
 fn place() -> Result<PathBuf, Failure> {
-    let is_root = rustix::process::getuid().is_root();
-    let mut dirs = config::record_dirs(is_root, &|name| std::env::var_os(name));
+    let mut dirs = places();
     if dirs.is_empty() {
         let why = "neither XDG_STATE_HOME nor HOME says where, and the user database knows no home directory";
         return Err(unusable(Path::new("the record of writable paths"), why));
@@ -236,7 +248,12 @@ mod tests {
 
     fn state(dir: &Path, most: usize) -> Writable {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        Writable { path: dir.to_owned(), dir: rustix::fs::open(dir, flags, Mode::empty()).unwrap(), most }
+        Writable {
+            path: dir.to_owned(),
+            dir: rustix::fs::open(dir, flags, Mode::empty()).unwrap(),
+            most,
+            others: Vec::new(),
+        }
     }
 
     fn add(state: &Writable, path: &Path) -> Result<(), Failure> {

@@ -8,6 +8,7 @@ use crate::types::{Code, Entry, Failure, Grant};
 use crate::walk;
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// What programs need of `/etc` to start: nothing here tells anything of the host's users or secrets.
@@ -29,6 +30,11 @@ const ETC: [&str; 11] = [
 const ROOT: [&str; 7] = ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32"];
 /// The user that plugins run as when root calls and nothing else is said: upm's own, else the kernel's overflow user.
 const OWN_USER: &str = "upm";
+/// Where [`OWN_USER`] is looked up. Other sources of nsswitch.conf(5) are not asked: where the user is missing, each call
+/// would load their libraries and wait for their servers.
+const PASSWD: &str = "/etc/passwd";
+/// Bytes of [`PASSWD`] that are read.
+const MAX_PASSWD: u64 = 4 << 20;
 const OVERFLOW_ID: u32 = 65534;
 
 /// What to know of a plugin that is this user outside: that others are it too. `None` for every other user.
@@ -121,10 +127,7 @@ fn entries(directory: &Path, names: &[&str]) -> BTreeMap<String, Option<PathBuf>
 pub(super) fn run_as(named: Option<&str>) -> Result<(u32, u32), Failure> {
     let invalid = |why: String| Failure::new(Code::ConfigInvalid, format!("run_as: {why}")).detail("key", "run_as");
     let user = match named {
-        None => match nix::unistd::User::from_name(OWN_USER) {
-            Ok(Some(user)) => (user.uid.as_raw(), user.gid.as_raw()),
-            _ => (OVERFLOW_ID, OVERFLOW_ID),
-        },
+        None => own_user().unwrap_or((OVERFLOW_ID, OVERFLOW_ID)),
         Some(text) => match text.parse::<u32>() {
             Ok(uid) => {
                 let known = nix::unistd::User::from_uid(uid.into()).ok().flatten();
@@ -142,6 +145,19 @@ pub(super) fn run_as(named: Option<&str>) -> Result<(u32, u32), Failure> {
         return Err(invalid("a plugin never runs as root; name an unprivileged user".to_owned()));
     }
     Ok(user)
+}
+
+/// User and group of [`OWN_USER`], as passwd(5) has them.
+fn own_user() -> Option<(u32, u32)> {
+    let mut text = Vec::new();
+    fs::File::open(PASSWD).ok()?.take(MAX_PASSWD).read_to_end(&mut text).ok()?;
+    let number = |field: Option<&[u8]>| std::str::from_utf8(field?).ok()?.parse().ok();
+    text.split(|byte| *byte == b'\n').find_map(|line| {
+        let mut fields = line.split(|byte| *byte == b':');
+        let is_own = fields.next() == Some(OWN_USER.as_bytes());
+        let (uid, gid) = (number(fields.nth(1)), number(fields.next()));
+        is_own.then_some((uid?, gid?))
+    })
 }
 
 /// Directories besides `/usr` that the interpreter needs: its own prefix, and for a virtual environment the one of the

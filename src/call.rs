@@ -551,7 +551,7 @@ impl Log {
     }
 
     fn planned(&mut self, plan: &Plan) -> Result<(), Failure> {
-        self.record.policy_sha256 = Some(plan.sha256());
+        self.record.policy_sha256 = Some(plan.sha256().to_owned());
         let digest = digest::tree(&plan.code)
             .map_err(|error| Failure::new(Code::ModuleNotFound, format!("{}: {error}", plan.code.display())))?;
         self.record.plugin_sha256 = Some(digest);

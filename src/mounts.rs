@@ -40,6 +40,7 @@ pub struct Mount {
     device: Vec<u8>,
     root: PathBuf,
     point: PathBuf,
+    options: Vec<u8>,
     file_system: Vec<u8>,
     super_options: Vec<u8>,
 }
@@ -52,17 +53,24 @@ impl Mount {
         let (id, parent) = (number(word()?)?, number(word()?)?);
         let device = word()?.to_vec();
         let (root, point) = (unescape(word()?), unescape(word()?));
+        let options = word()?.to_vec();
         // Optional fields end with a hyphen.
         let mut after = words.skip_while(|word| *word != b"-").skip(1);
         let file_system = after.next()?.to_vec();
         let super_options = after.nth(1)?.to_vec();
-        Some(Mount { id, parent, device, root, point, file_system, super_options })
+        Some(Mount { id, parent, device, root, point, options, file_system, super_options })
     }
 
     /// Where the mount is.
     #[must_use]
     pub fn point(&self) -> &Path {
         &self.point
+    }
+
+    /// Whether it has a mount option, such as `ro` (mount(8), "FILESYSTEM-INDEPENDENT MOUNT OPTIONS").
+    #[must_use]
+    pub fn has(&self, option: &str) -> bool {
+        self.options.split(|byte| *byte == b',').any(|one| one == option.as_bytes())
     }
 
     /// The type of its file system (filesystems(5)).
@@ -135,6 +143,11 @@ impl Table {
         let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
         let mounts: Option<Vec<Mount>> = lines.map(Mount::parse).collect();
         mounts.map(Table).ok_or_else(|| io::Error::other("/proc/self/mountinfo has a line that is not known"))
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Mount> {
+        self.0.iter()
     }
 
     fn by_id(&self, id: u64) -> Option<&Mount> {
@@ -233,6 +246,7 @@ mod tests {
         assert_eq!((mount.id, mount.parent), (36, 35));
         assert_eq!(mount.root, Path::new("/mnt 1"));
         assert_eq!(mount.point(), Path::new(r"/mnt/a\b"));
+        assert!(mount.has("rw") && mount.has("noatime") && !mount.has("r") && !mount.has("user_id=1000"));
         assert_eq!((mount.file_system(), mount.fuse_user()), (&b"fuse.x"[..], Some(1000)));
         assert_eq!(mount.spot(Path::new(r"/mnt/a\b/c")).unwrap().path, Path::new("/mnt 1/c"));
         assert!(mount.spot(Path::new("/mnt/other")).is_err());

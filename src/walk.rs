@@ -13,7 +13,7 @@
 
 use rustix::fs::{FileType, Mode, OFlags, Stat, fstat, openat, readlinkat};
 use rustix::io::Errno;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -219,6 +219,8 @@ pub enum How {
     NoLinks,
     /// Links that root or the calling user alone could have placed. Directories may be anybody's.
     SafeLinks,
+    /// Any link: for what is compared alone, never for what is opened for a plugin or gone by.
+    AnyLinks,
     /// Links that root alone could have placed: a plugin of a user's own call is that user, and places links too.
     RootLinks,
     /// As [`How::SafeLinks`], and each directory on the way, and the object itself, must be one that root and the calling user alone
@@ -282,25 +284,32 @@ impl WalkError {
     }
 }
 
-/// Descriptors of this call: what a walk has found, by path.
+/// Descriptors of this call: what a walk has found, by path (as a string: the hash of a path looks for its components).
 #[derive(Default)]
 struct Found {
     /// Directories on the way, so that paths with a common beginning are walked once. At most [`MAX_KEPT`].
-    kept: HashMap<PathBuf, Rc<Object>>,
+    kept: HashMap<OsString, Rc<Object>>,
     /// What was decided on and is to be used.
-    held: HashMap<PathBuf, Rc<Object>>,
+    held: HashMap<OsString, Rc<Object>>,
     /// Which objects these were, when their descriptors had to be given up ([`enter_namespace`]).
-    expected: HashMap<PathBuf, Id>,
+    expected: HashMap<OsString, Id>,
 }
 
 impl Found {
     fn get(&self, path: &Path) -> Option<Rc<Object>> {
-        self.held.get(path).or_else(|| self.kept.get(path)).cloned()
+        self.held.get(path.as_os_str()).or_else(|| self.kept.get(path.as_os_str())).cloned()
     }
 }
 
 thread_local! {
     static FOUND: RefCell<Found> = RefCell::default();
+    /// Whether this process is in a user namespace of its own, where most owners have no number.
+    static ENTERED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether it can be seen who owns what: not any more once this process has entered a user namespace.
+pub fn owners_are_known() -> bool {
+    !ENTERED.get()
 }
 
 /// Forgets everything that walks have found and closes its descriptors. The next walk starts from `/` again.
@@ -308,10 +317,11 @@ pub fn forget() {
     FOUND.with_borrow_mut(|found| *found = Found::default());
 }
 
-/// To be called when this process has entered another mount namespace: the kernel clones no mount from a descriptor of the
+/// To be called when this process has entered another user and mount namespace: the kernel clones no mount from a descriptor of the
 /// one before. Descriptors are given up, and later walks open each path again; one that was held must be the same object,
 /// or the walk ends with `ESTALE`.
 pub fn enter_namespace() {
+    ENTERED.set(true);
     FOUND.with_borrow_mut(|found| {
         let expected = found.held.iter().map(|(path, object)| (path.clone(), object.id())).collect();
         *found = Found { expected, ..Found::default() };
@@ -320,7 +330,7 @@ pub fn enter_namespace() {
 
 /// Keeps `object` until [`forget`]: each later walk to its path gives this one.
 pub fn hold(object: &Rc<Object>) {
-    FOUND.with_borrow_mut(|found| found.held.insert(object.path.clone(), Rc::clone(object)));
+    FOUND.with_borrow_mut(|found| found.held.insert(object.path.clone().into(), Rc::clone(object)));
 }
 
 /// Walks `path`, absolute or relative to the working directory, as far as there is something. `.` and doubled slashes go;
@@ -450,7 +460,7 @@ impl Walker {
             Ok((fd, stat))
         };
         let (fd, stat) = open().map_err(|errno| WalkError::Io { path: path.clone(), errno })?;
-        let expected = FOUND.with_borrow(|found| found.expected.get(&path).copied());
+        let expected = FOUND.with_borrow(|found| found.expected.get(path.as_os_str()).copied());
         if expected.is_some_and(|expected| expected != Id::of(&stat)) {
             return Err(WalkError::Io { path, errno: Errno::STALE });
         }
@@ -477,7 +487,11 @@ impl Walker {
             return Err(WalkError::Link { path });
         }
         // The flaw of a link is its own owner, or what lies above it.
-        let flaw = if self.how == How::RootLinks { link.flaw_but_for_root() } else { link.flaw.clone() };
+        let flaw = match self.how {
+            How::AnyLinks => None,
+            How::RootLinks => link.flaw_but_for_root(),
+            _ => link.flaw.clone(),
+        };
         if let Some((by, flaw)) = flaw {
             return Err(match self.how {
                 How::Trusted => WalkError::Untrusted { path: by, flaw },
@@ -514,7 +528,7 @@ fn components(path: &Path) -> VecDeque<OsString> {
 fn keep(object: Rc<Object>) -> Rc<Object> {
     FOUND.with_borrow_mut(|found| {
         if found.kept.len() < MAX_KEPT {
-            found.kept.insert(object.path.clone(), Rc::clone(&object));
+            found.kept.insert(object.path.clone().into(), Rc::clone(&object));
         }
     });
     object

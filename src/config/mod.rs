@@ -34,6 +34,7 @@ use crate::walk::{self, How, Id, Object, WalkError};
 use protect::{Protected, Reach};
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsString;
 use std::path::{Component, Path, PathBuf};
@@ -74,7 +75,17 @@ pub struct Config {
     pub plugins: BTreeMap<String, Plugin>,
     /// The lines of all of it.
     pub outline: Outline,
-    /// What rules plugins, the configuration itself first.
+    /// The configuration file and every directory on the way to it.
+    own: Vec<Id>,
+    /// What rules plugins: its name in messages, its path, whether a writable path below it is as bad as one above it.
+    ruling: Vec<(String, PathBuf, bool)>,
+    /// The same on this host, from when it is first asked for: most configurations grant no path.
+    rules: OnceCell<Rules>,
+}
+
+/// Where what rules plugins lies on this host.
+#[derive(Debug, Clone)]
+struct Rules {
     protected: Vec<Protected>,
     mounts: Table,
 }
@@ -83,11 +94,26 @@ impl Config {
     /// What `write`, an absolute path, would let a plugin change of what rules plugins: a sentence's subject such as `the
     /// configuration /etc/upm/upm_config.toml`. Another name of such a thing is the same thing.
     pub(crate) fn ruled_by(&self, write: &Path) -> Option<String> {
-        match self.reach(write) {
-            Ok(Some(reach)) => reach.rules(&self.protected).map(str::to_owned),
-            Ok(None) => None,
-            Err(error) => Some(format!("what it cannot be held against ({error})")),
+        let ruled = || match self.reach(write)? {
+            Some(reach) => Ok(reach.rules(&self.rules()?.protected).map(str::to_owned)),
+            None => Ok(None),
+        };
+        ruled().unwrap_or_else(|error: std::io::Error| Some(format!("what it cannot be held against ({error})")))
+    }
+
+    /// Looks up where what rules plugins lies, when it is first asked for.
+    ///
+    /// # Errors
+    /// A path cannot be followed, or the host's mounts cannot be read.
+    fn rules(&self) -> std::io::Result<&Rules> {
+        if let Some(rules) = self.rules.get() {
+            return Ok(rules);
         }
+        let mounts = Table::read()?;
+        let protected =
+            |(what, path, below_too): &(String, PathBuf, bool)| Protected::new(what.clone(), path, *below_too, &mounts);
+        let protected = self.ruling.iter().map(protected).collect::<std::io::Result<_>>()?;
+        Ok(self.rules.get_or_init(|| Rules { protected, mounts }))
     }
 
     /// Where a granted path shows a file system of the kernel, or `/run`: itself, or what is mounted below it.
@@ -102,12 +128,12 @@ impl Config {
     fn reach(&self, path: &Path) -> std::io::Result<Option<Reach>> {
         let Some(walked) = protect::reachable(path)? else { return Ok(None) };
         // Once a user's call was started, its supervisor is in a mount namespace of its own.
-        Reach::of(&walked, &self.mounts).or_else(|_| Reach::of(&walked, &Table::read()?)).map(Some)
+        Reach::of(&walked, &self.rules()?.mounts).or_else(|_| Reach::of(&walked, &Table::read()?)).map(Some)
     }
 
     /// The configuration file and every directory on the way to it: no plugin is shown one of them with what it holds.
     pub(crate) fn own_ids(&self) -> Vec<Id> {
-        self.protected.first().map_or_else(Vec::new, |own| own.ids().to_vec())
+        self.own.clone()
     }
 
     /// Whether `dir` is `project_root`, or one of `projects`, and may be granted at all.
@@ -277,9 +303,8 @@ fn understand(
     let is_json = path.extension().is_some_and(|extension| extension == "json");
     let root = if is_json { source.parse_json()? } else { source.parse_toml()? };
     let model = model::read(&source, &root, dir)?;
-    let unknown = |error: std::io::Error| {
-        ConfigError::new(ConfigErrorKind::Io, path, format!("the host's mounts cannot be told: {error}"))
-    };
+    let unknown =
+        |error: std::io::Error| ConfigError::new(ConfigErrorKind::Io, path, format!("cannot be followed: {error}"));
     let mut config = Config {
         path: path.to_owned(),
         dir: dir.to_owned(),
@@ -293,20 +318,17 @@ fn understand(
         egress: model.egress,
         plugins: model.plugins,
         outline: Outline::new(source, root),
-        protected: Vec::new(),
-        mounts: Table::read().map_err(unknown)?,
+        own: protect::on_the_way(path).map_err(unknown)?,
+        ruling: Vec::new(),
+        rules: OnceCell::new(),
     };
-    config.protected = protected(&config, env, is_root).map_err(unknown)?;
+    config.ruling = ruling(&config, env, is_root);
     check_writes(&config)?;
     Ok(config)
 }
 
 /// Everything that rules plugins.
-fn protected(
-    config: &Config,
-    env: &dyn Fn(&str) -> Option<OsString>,
-    is_root: bool,
-) -> std::io::Result<Vec<Protected>> {
+fn ruling(config: &Config, env: &dyn Fn(&str) -> Option<OsString>, is_root: bool) -> Vec<(String, PathBuf, bool)> {
     let what = format!("the configuration {}", config.path.display());
     let mut wanted = vec![(what, config.path.clone(), false)];
     let mut known = HashSet::new();
@@ -369,7 +391,7 @@ fn protected(
             }
         }
     }
-    wanted.into_iter().map(|(what, path, below)| Protected::new(what, &path, below, &config.mounts)).collect()
+    wanted
 }
 
 /// Refuses a `write` anywhere, in use or overridden, by which some plugin could change what rules it.

@@ -49,19 +49,15 @@ pub(crate) struct Protected {
 impl Protected {
     /// `path` with everything that leads to it, as far as there is something.
     pub(crate) fn new(what: String, path: &Path, below_too: bool, table: &Table) -> io::Result<Self> {
-        let walked = match reachable(path)? {
-            Some(walked) => walked,
-            None => nearest(path)?,
-        };
+        // Without owners no link can be told to be safe: each is taken for one that counts.
+        let how = if walk::owners_are_known() { How::SafeLinks } else { How::AnyLinks };
+        let walked = follow(path, how)?;
         let own = table.spot(&walked)?;
         let mut spots = table.way(&walked.object, &walked.path())?;
-        let mut ids: Vec<Id> = walked.object.chain().map(walk::Object::id).collect();
-        for Link { parent, path, id, .. } in &walked.links {
+        for Link { parent, path, .. } in &walked.links {
             spots.extend(table.way(parent, path)?);
-            ids.push(*id);
-            ids.extend(parent.chain().map(walk::Object::id));
         }
-        Ok(Protected { what, own, spots, ids, below_too })
+        Ok(Protected { what, own, spots, ids: ids(&walked), below_too })
     }
 
     /// Whether whoever may write there could change this.
@@ -71,11 +67,33 @@ impl Protected {
                 self.spots.iter().any(|spot| reached.holds(spot)) || (self.below_too && self.own.holds(reached))
             })
     }
+}
 
-    /// It, its links, and every directory on the way.
-    pub(crate) fn ids(&self) -> &[Id] {
-        &self.ids
+/// The objects of `path`: itself, its links, and every directory on the way.
+///
+/// # Errors
+/// As [`reachable`].
+pub(crate) fn on_the_way(path: &Path) -> io::Result<Vec<Id>> {
+    follow(path, How::SafeLinks).map(|walked| ids(&walked))
+}
+
+fn ids(walked: &Walked) -> Vec<Id> {
+    let mut ids: Vec<Id> = walked.object.chain().map(walk::Object::id).collect();
+    for Link { parent, id, .. } in &walked.links {
+        ids.push(*id);
+        ids.extend(parent.chain().map(walk::Object::id));
     }
+    ids
+}
+
+/// `path`, or the last part of it that can be followed.
+fn follow(path: &Path, how: How) -> io::Result<Walked> {
+    for part in path.ancestors() {
+        if let Some(walked) = reached(part, how)? {
+            return Ok(walked);
+        }
+    }
+    Err(Errno::NOENT.into())
 }
 
 /// Where a path leads; `None` where no call can follow it: a link that is not followed, or what may not be entered, lies on
@@ -84,23 +102,17 @@ impl Protected {
 /// # Errors
 /// It cannot be told.
 pub(crate) fn reachable(path: &Path) -> io::Result<Option<Walked>> {
-    match walk::walk(path, How::SafeLinks) {
+    reached(path, How::SafeLinks)
+}
+
+fn reached(path: &Path, how: How) -> io::Result<Option<Walked>> {
+    match walk::walk(path, how) {
         Ok(walked) => Ok(Some(walked)),
         Err(error) => match error.errno() {
             Errno::LOOP | Errno::NOTDIR | Errno::ACCESS | Errno::NAMETOOLONG => Ok(None),
             errno => Err(errno.into()),
         },
     }
-}
-
-/// The last part of a path that can be followed.
-fn nearest(path: &Path) -> io::Result<Walked> {
-    for above in path.ancestors().skip(1) {
-        if let Some(walked) = reachable(above)? {
-            return Ok(walked);
-        }
-    }
-    Err(Errno::NOENT.into())
 }
 
 /// What a granted path shows: the object, and each mount below it, which comes along.

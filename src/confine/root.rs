@@ -148,8 +148,13 @@ fn open_place(root: BorrowedFd<'_>, place: &Path) -> rustix::io::Result<OwnedFd>
 /// the one that was opened before.
 fn parent<'a>(root: BorrowedFd<'_>, target: &'a Path) -> rustix::io::Result<(OwnedFd, &'a OsStr)> {
     let name = target.file_name().ok_or(rustix::io::Errno::INVAL)?;
+    let above = target.parent().unwrap_or(Path::new(""));
+    match open_place(root, above) {
+        Err(rustix::io::Errno::NOENT) => {}
+        found => return Ok((found?, name)),
+    }
     let mut directory = rustix::io::fcntl_dupfd_cloexec(root, 0)?;
-    for component in target.parent().into_iter().flat_map(Path::components) {
+    for component in above.components() {
         let Component::Normal(name) = component else { continue };
         let next = match open_place(directory.as_fd(), Path::new(name)) {
             Err(rustix::io::Errno::NOENT) => {
@@ -171,10 +176,7 @@ fn place(plan: &Plan, root: BorrowedFd<'_>, target: &Path, directory: bool) -> r
         other => return other,
     }
     let full = Path::new("/").join(target);
-    let holder =
-        plan.mounts.iter().filter(|mount| mount.is_mount() && mount.path != full && full.starts_with(&mount.path));
-    let deepest = holder.max_by_key(|mount| mount.path.components().count());
-    if deepest.is_some_and(|mount| matches!(mount.source, Source::Host { .. })) {
+    if plan.around(&full).is_some_and(|mount| matches!(mount.source, Source::Host { .. })) {
         return Err(rustix::io::Errno::NOENT);
     }
     let (parent, name) = parent(root, target)?;

@@ -5,11 +5,10 @@ use super::enforced;
 use super::limits::Cgroup;
 use super::step::{Step, StepError};
 use crate::decide::plan::{INSIDE_ID, Plan, Source};
-use crate::mounts::unescape;
+use crate::mounts::Table;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 /// The seven namespaces of a call.
@@ -77,7 +76,7 @@ pub fn step(plan: &Plan, as_root: bool, cgroup: Cgroup, counters: &Counters) -> 
     for name in NAMESPACES {
         namespaces.insert(name.to_owned(), namespace(name).map_err(|error| unreadable("/proc/self/ns", error))?);
     }
-    let mounts = mounts(plan, &myself)?;
+    let mounts = mounts(plan)?;
     enforced::check(&myself, &plan.limits, cgroup)?;
     let uid_map =
         std::fs::read_to_string("/proc/self/uid_map").map_err(|error| unreadable("/proc/self/uid_map", error))?;
@@ -111,15 +110,15 @@ pub fn namespace(name: &str) -> io::Result<u64> {
 }
 
 /// Every mount of the namespace must be one of the plan (or lie below one that was cloned with it), with its flags.
-fn mounts(plan: &Plan, myself: &procfs::process::Process) -> Result<usize, StepError> {
-    let found = myself.mountinfo().map_err(|error| unreadable("/proc/self/mountinfo", error))?;
+fn mounts(plan: &Plan) -> Result<usize, StepError> {
+    let found = Table::read().map_err(|error| unreadable("/proc/self/mountinfo", error))?;
     let mut count = 0;
     let mut seen = vec![false; plan.mounts.len()];
-    for mount in found {
+    for mount in found.iter() {
         count += 1;
-        let has = |flag: &str| mount.mount_options.contains_key(flag);
-        let mount_point = unescape(mount.mount_point.as_os_str().as_bytes());
-        let place = mount_point.display().to_string();
+        let has = |flag: &str| mount.has(flag);
+        let mount_point = mount.point();
+        let place = mount_point.display();
         if !has("nosuid") {
             return Err(differs(format!("{place}: nosuid")));
         }
@@ -134,8 +133,8 @@ fn mounts(plan: &Plan, myself: &procfs::process::Process) -> Result<usize, StepE
             .iter()
             .enumerate()
             .rev()
-            .filter(|(_, planned)| planned.is_mount() && mount_point.starts_with(&planned.path))
-            .max_by_key(|(_, planned)| planned.path.components().count());
+            .filter(|(_, planned)| planned.is_mount() && planned.holds(mount_point))
+            .max_by_key(|(_, planned)| planned.path.as_os_str().len());
         let Some((index, planned)) = planned else { return Err(differs(format!("{place}: unplanned mount"))) };
         seen[index] |= mount_point == planned.path;
         let device = planned.source == Source::Device;

@@ -79,8 +79,7 @@ fn open_root(plan: &Plan, mount: &Mount, as_root: bool, made: &[&Path]) -> Resul
         return Ok(None);
     }
     if as_root {
-        let alone = Plan { mounts: vec![mount.clone()], ..plan.clone() };
-        return Ok(trees::open(&alone, true)?.pop().map(|tree| tree.mount));
+        return Ok(trees::open(&plan.of_mount(mount), true)?.pop().map(|tree| tree.mount));
     }
     let open = || walk::find(&mount.path, How::NoLinks).map_err(|error| error.errno())?.share();
     let object = open().map_err(|errno: Errno| {

@@ -164,6 +164,11 @@ pub fn run(job: Job<'_>, watcher: &mut dyn Watcher) -> Result<Outcome, Failure> 
         drop(parent);
         confine::enter(job.plan, prepared, child);
     };
+    // First of all: the child waits for it.
+    let begun = id_map::write_maps(pid, (INSIDE_ID, INSIDE_ID), job.plan.outside).and_then(|()| {
+        channels::send(parent.status.as_fd(), Tag::Go, b"", &[])
+            .map_err(|error| StepError::new(Step::IdMap, "status channel", error))
+    });
     drop(child);
     drop(prepared);
     drop(reserve);
@@ -213,9 +218,7 @@ pub fn run(job: Job<'_>, watcher: &mut dyn Watcher) -> Result<Outcome, Failure> 
         tmp: Tmp::default(),
         buffer: vec![0; CHUNK],
     };
-    let written =
-        id_map::write_maps(pid, (INSIDE_ID, INSIDE_ID), job.plan.outside).and_then(|()| supervision.send(Tag::Go));
-    supervision.finish(written)
+    supervision.finish(begun)
 }
 
 /// The child, in its cgroup where that can be had; the kernel may still refuse to put it there (a threaded part of the
@@ -329,12 +332,6 @@ impl Source {
 }
 
 impl Supervision<'_> {
-    fn send(&self, tag: Tag) -> Result<(), StepError> {
-        let status = self.status.as_ref().ok_or_else(|| StepError::new(Step::IdMap, "status channel", Errno::PIPE))?;
-        channels::send(status.as_fd(), tag, b"", &[])
-            .map_err(|error| StepError::new(Step::IdMap, "status channel", error))
-    }
-
     /// Polls until pid 1 is gone, then gathers what is left.
     fn finish(mut self, begun: Result<(), StepError>) -> Result<Outcome, Failure> {
         if let Err(error) = begun {

@@ -21,11 +21,13 @@ use crate::report::text::{complain, quote};
 use crate::supervise::client::Client;
 use crate::supervise::signals::{self, Signals};
 use crate::supervise::{self, Job, Watcher};
-use crate::types::{Caller, Change, Code, Failure, Observed, Outcome, sha256_hex};
+use crate::types::{
+    Caller, Change, Code, Denial, Denied, Details, Explained, Failure, Key, Note, Observed, Outcome, sha256_hex,
+};
 use crate::walk::{self, How};
 use chrono::{DateTime, Utc};
 use rustix::event::{PollFd, PollFlags, poll};
-use serde_json::{Map, Value, json};
+use serde_json::Map;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use uuid::Uuid;
@@ -86,6 +88,8 @@ pub struct Answer {
     pub exit: i32,
     /// What the plugin looked for, of an observed call that was started.
     pub observed: Option<Observed>,
+    /// What was denied.
+    pub denials: Vec<Explained>,
 }
 
 /// One call, from its words to its answer.
@@ -113,13 +117,19 @@ fn run(args: &CallArgs, peer: Peer, observe: bool, watcher: &mut dyn Watcher) ->
                 Ok(_) => (envelope::success(&outcome, &meta), 0),
                 Err(failure) => (envelope::error(failure, Some(&outcome), &meta), exit_code(failure)),
             };
-            Answer { envelope, exit, observed }
+            Answer { envelope, exit, observed, denials: outcome.denials }
         }
         Err(failure) => {
             log.refused(&failure);
-            Answer { envelope: envelope::error(&failure, None, &meta), exit: exit_code(&failure), observed: None }
+            answer_of(&failure, &meta)
         }
     }
+}
+
+/// The answer of a call whose plugin was not started.
+fn answer_of(failure: &Failure, meta: &Metadata) -> Answer {
+    let envelope = envelope::error(failure, None, meta);
+    Answer { envelope, exit: exit_code(failure), observed: None, denials: Vec::new() }
 }
 
 /// The answer to a command line that is no call.
@@ -150,8 +160,7 @@ fn refusal(
         complain(format_args!("{}", error.message));
     }
     log.refused(failure);
-    let envelope = envelope::error(failure, None, &Metadata::now(&request_id));
-    Answer { envelope, exit: exit_code(failure), observed: None }
+    answer_of(failure, &Metadata::now(&request_id))
 }
 
 /// config → decide → audit → supervise → audit. Nothing of the plugin runs before decide and audit have said yes.
@@ -205,14 +214,14 @@ fn go(
     };
     let job = Job { plan: &plan, frame, runner: plugin::RUNNER, signals, deadline: started + timeout, observe };
     tracing::debug!(plan = %plan.sha256(), "decided");
-    let mut outcome = supervise::run(job, watcher)?;
+    let outcome = supervise::run(job, watcher)?;
     let fits = |change: &Change| match told {
         true => grantable::paths(&decision, change),
         false => grantable::untold(change),
     };
     let view =
         View { config: &config, decision: &decision, plan: &plan, filter: &filter::standing_and_reason, fits: &fits };
-    explain(&view, learn, &mut outcome);
+    let outcome = explain(&view, learn, outcome);
     log.finished(&outcome).map_err(unrecorded)?;
     Ok(outcome)
 }
@@ -220,7 +229,7 @@ fn go(
 /// The method has run, and what came of it is on no record: it is not told either, but that it has run is.
 fn unrecorded(failure: Failure) -> Failure {
     let message = format!("the method has run, but its end could not be put on record: {}", failure.message);
-    Failure { message, ..failure }.detail("started", true)
+    Failure { message, note: Some(Note::Started), ..failure }
 }
 
 /// Over the socket root may call, and whom `callers` names; without that key the service's own user. Looked at before
@@ -243,15 +252,14 @@ fn check_caller(config: &Config, args: &CallArgs, caller: &Caller) -> Result<(),
             callers::shown(caller.uid)
         ),
     )
-    .detail("uid", caller.uid)
-    .detail("gid", caller.gid))
+    .with(Details::Caller { uid: caller.uid, gid: caller.gid }))
 }
 
 /// The service may see directories that its caller cannot: whatever is no project of the configuration, or is not there, is
 /// answered in the same words.
 fn unseen(failure: Failure, args: &CallArgs) -> Failure {
     match &args.project {
-        Some(project) if failure.code == Code::Usage && !failure.details.contains_key("would_write") => {
+        Some(project) if failure.code == Code::Usage && !matches!(failure.details, Details::ProjectRules { .. }) => {
             let project = quote(&project.to_string_lossy(), 400);
             Failure::new(
                 Code::Usage,
@@ -285,7 +293,7 @@ fn hold_grants(config: &Config, decision: &Decision) -> Result<(), Failure> {
     {
         let Ok(found) = walk::find(path, How::NoLinks) else { continue };
         walk::hold(&found);
-        let refuse = |message: String| Err(Failure::new(Code::ConfigInvalid, message).detail("key", "write"));
+        let refuse = |message: String| Err(Failure::new(Code::ConfigInvalid, message).with(Details::Key(Key::Write)));
         if let Some(shown) = config.reserved(path) {
             return refuse(config::shows_reserved(path, &shown));
         }
@@ -322,7 +330,7 @@ pub fn trusted_facts(decision: &Decision) -> Result<Facts, Failure> {
                     decision.grant.interpreter.display()
                 ),
             )
-            .detail("key", "write"));
+            .with(Details::Key(Key::Write)));
         }
     }
     Ok(facts)
@@ -381,27 +389,22 @@ fn read_arguments(
 }
 
 /// The grant that decided each denial, and what would have allowed it; whether a path that the plugin failed on is granted.
-fn explain(view: &View<'_>, learn: String, outcome: &mut Outcome) {
-    for denial in &mut outcome.denials {
-        view.explain(denial);
-    }
+fn explain(view: &View<'_>, learn: String, outcome: Outcome<Denial>) -> Outcome {
+    let mut outcome = outcome.explained(|denial| view.explain(denial));
     if let Err(failure) = &mut outcome.result {
-        match failure.code {
-            Code::PluginRaised => view.path_details(&mut failure.details, &learn),
-            Code::Violation => {
-                // The one that ended the call is the filter's last of its operation; the gateway has a `connect` too.
-                let ended = failure.details.get("operation").and_then(Value::as_str);
-                let of_filter = outcome.denials.iter().filter(|denial| denial.layer == "seccomp");
-                let denial = of_filter.rev().find(|denial| Some(denial.operation.as_str()) == ended);
-                if let Some(denial) = denial {
-                    failure.details.insert("denial".into(), json!(denial));
-                }
+        match &mut failure.details {
+            Details::Plugin(said) if failure.code == Code::PluginRaised => view.seek(said, &learn),
+            Details::Violation { number, denial, .. } => {
+                // The one that ended the call is the last of its number.
+                let ended = |known: &&Explained| matches!(&known.denial.denied, Denied::Syscall(call) if call.number == *number);
+                *denial = outcome.denials.iter().rfind(ended).cloned().map(Box::new);
             }
             _ => {}
         }
     }
     outcome.denials_complete.learn = learn;
     outcome.sandbox["config_sha256"] = view.config.sha256.clone().into();
+    outcome
 }
 
 /// The command line that observes this call, for a shell.
@@ -570,11 +573,12 @@ impl Log {
 
     /// Every denial, then the end. A record that no sink takes fails the call: what it did would go unrecorded.
     fn finished(&mut self, outcome: &Outcome) -> Result<(), Failure> {
-        for denial in &outcome.denials {
-            self.store(&Record { event: Event::Denial(Box::new(denial.clone())), ..self.record.clone() })?;
+        for explained in &outcome.denials {
+            self.store(&Record { event: Event::Denial(Box::new(explained.clone())), ..self.record.clone() })?;
         }
         let failure = outcome.result.as_ref().err();
-        let denials = outcome.denials.iter().map(|denial| denial.count).sum::<u64>() + outcome.denials_dropped;
+        let denials =
+            outcome.denials.iter().map(|explained| explained.denial.count).sum::<u64>() + outcome.denials_dropped;
         self.end(Event::CallFinished, failure.map(|failure| failure.code), Some(denials))
     }
 

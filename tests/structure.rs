@@ -270,7 +270,7 @@ fn every_dependency_says_what_it_is_for() {
 
 /// The variants of `types::Code`, as `data.code` shows them.
 fn codes() -> Vec<String> {
-    let text = code(&read("src/types.rs"));
+    let text = code(&read("src/types/failure.rs"));
     let body = text.split("pub enum Code").nth(1).unwrap().split('{').nth(1).unwrap().split('}').next().unwrap();
     let codes: Vec<String> = body
         .split(',')

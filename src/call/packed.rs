@@ -3,15 +3,12 @@
 
 use crate::quote::shorten;
 use crate::report::code;
-use crate::types::{Code, Failure};
-use serde_json::Value;
+use crate::types::{Code, Details, Failure};
 
 /// A length that stands for no text.
 const NONE: u32 = u32::MAX;
 /// Characters of a failure's texts.
 const SHOWN: usize = 2000;
-/// Members of a failure's details.
-const DETAILS: usize = 8;
 
 /// Puts texts behind one another.
 #[derive(Debug, Default)]
@@ -35,20 +32,19 @@ impl Packer {
     pub fn failure(&mut self, failure: &Failure) {
         self.text(Some(code::name(failure.code)));
         self.text(Some(&failure.message));
-        for (key, value) in failure.details.iter().take(DETAILS) {
-            self.text(Some(key));
-            match value {
-                Value::String(text) => {
-                    self.text(Some("text"));
-                    self.text(Some(text));
-                }
-                other => {
-                    self.text(Some("number"));
-                    self.text(Some(&other.to_string()));
-                }
+        let number = |number: &dyn ToString| number.to_string();
+        let (kind, texts) = match &failure.details {
+            Details::MaxBytes(bytes) => ("max_bytes", vec![number(bytes)]),
+            Details::Json { line, column } => ("json", vec![number(line), number(column)]),
+            Details::Mismatch { instance_path, schema_path, value } => {
+                ("mismatch", vec![instance_path.clone(), schema_path.clone(), value.clone()])
             }
-        }
-        self.text(None);
+            Details::File { path, place: None } => ("file", vec![path.clone()]),
+            // No failure of reading has others.
+            _ => ("none", Vec::new()),
+        };
+        self.text(Some(kind));
+        texts.iter().for_each(|text| self.text(Some(text)));
     }
 
     /// All of it.
@@ -101,21 +97,18 @@ impl<'a> Unpacker<'a> {
         let named = self.some()?;
         let allowed = [Code::Usage, Code::ArgumentsInvalid, Code::ConfigInvalid];
         let code = allowed.into_iter().find(|one| code::name(*one) == named).ok_or_else(torn)?;
-        let mut failure = Failure::new(code, shorten(&self.some()?, SHOWN));
-        while let Some(key) = self.text()? {
-            if failure.details.len() == DETAILS {
-                return Err(torn());
-            }
-            let kind = self.some()?;
-            let text = self.some()?;
-            let value = match (kind.as_str(), text.parse::<u64>()) {
-                ("text", _) => Value::from(shorten(&text, SHOWN)),
-                (_, Ok(number)) => Value::from(number),
-                _ => return Err(torn()),
-            };
-            failure = failure.detail(&shorten(&key, 40), value);
-        }
-        Ok(failure)
+        let message = shorten(&self.some()?, SHOWN);
+        let kind = self.some()?;
+        let mut text = || -> Result<String, Failure> { Ok(shorten(&self.some()?, SHOWN)) };
+        let details = match kind.as_str() {
+            "max_bytes" => Details::MaxBytes(number(&text()?)?),
+            "json" => Details::Json { line: number(&text()?)?, column: number(&text()?)? },
+            "mismatch" => Details::Mismatch { instance_path: text()?, schema_path: text()?, value: text()? },
+            "file" => Details::File { path: text()?, place: None },
+            "none" => Details::None,
+            _ => return Err(torn()),
+        };
+        Ok(Failure::new(code, message).with(details))
     }
 
     /// That nothing is left.
@@ -125,6 +118,10 @@ impl<'a> Unpacker<'a> {
     pub fn end(self) -> Result<(), Failure> {
         if self.0.is_empty() { Ok(()) } else { Err(torn()) }
     }
+}
+
+fn number<T: std::str::FromStr>(text: &str) -> Result<T, Failure> {
+    text.parse().map_err(|_| torn())
 }
 
 /// What the reader answers with is not what it should be.
@@ -140,21 +137,41 @@ mod tests {
 
     #[test]
     fn what_was_packed_comes_out() {
-        let failure = Failure::new(Code::ArgumentsInvalid, "bad\u{1b}[2J")
-            .detail("line", 7)
-            .detail("value", "7")
-            .detail("instance_path", "/args/0");
-        let mut packer = Packer::default();
-        packer.text(Some("é\n"));
-        packer.text(None);
-        packer.failure(&failure);
-        let bytes = packer.into_bytes();
-        let mut unpacker = Unpacker::new(&bytes);
-        assert_eq!((unpacker.some().unwrap(), unpacker.text().unwrap()), ("é\n".to_owned(), None));
-        let read = unpacker.failure().unwrap();
-        unpacker.end().unwrap();
-        assert_eq!((read.code, &read.details), (failure.code, &failure.details));
-        assert_eq!(read.message, "bad\\u{1b}[2J", "nothing of it reaches a terminal");
+        for details in [
+            Details::None,
+            Details::MaxBytes(u64::MAX),
+            Details::Json { line: 7, column: 0 },
+            Details::Mismatch { instance_path: "/args/0".into(), schema_path: "m.json#/".into(), value: "7".into() },
+            Details::File { path: "/s/m.json".into(), place: None },
+        ] {
+            let failure = Failure::new(Code::ArgumentsInvalid, "bad\u{1b}[2J").with(details);
+            let mut packer = Packer::default();
+            packer.text(Some("é\n"));
+            packer.text(None);
+            packer.failure(&failure);
+            let bytes = packer.into_bytes();
+            let mut unpacker = Unpacker::new(&bytes);
+            assert_eq!((unpacker.some().unwrap(), unpacker.text().unwrap()), ("é\n".to_owned(), None));
+            let read = unpacker.failure().unwrap();
+            unpacker.end().unwrap();
+            assert_eq!((read.code, &read.details), (failure.code, &failure.details));
+            assert_eq!(read.message, "bad\\u{1b}[2J", "nothing of it reaches a terminal");
+        }
+    }
+
+    #[test]
+    fn details_are_bounded_and_of_their_kind() {
+        let read = |texts: &[&str]| {
+            let mut packer = Packer::default();
+            ["arguments_invalid", "x"].iter().chain(texts).for_each(|text| packer.text(Some(text)));
+            Unpacker::new(&packer.into_bytes()).failure().map(|failure| failure.details)
+        };
+        let long = "\u{1b}".repeat(5000);
+        let Ok(Details::File { path, .. }) = read(&["file", &long]) else { panic!("a file") };
+        assert!(path.chars().count() <= 10 * SHOWN + 1 && !path.contains('\u{1b}'));
+        for wrong in [&["json", "1", "x"][..], &["json", "1"], &["max_bytes", "-1"], &["step"], &[]] {
+            assert!(read(wrong).unwrap_err().message.contains("should not"), "{wrong:?}");
+        }
     }
 
     #[test]

@@ -73,19 +73,21 @@ fn may(
         _ => view.verdict(act),
     };
     let place = view.place(verdict.key);
-    let remedy = verdict.remedy.as_ref().filter(|_| !verdict.yes).map(|remedy| view.text(remedy));
+    let remedy = verdict.remedy.as_ref().filter(|_| !verdict.yes);
     let text = if as_json {
+        let remedy = remedy.map(|remedy| view.text(remedy));
         let (yes, layer, why, key) = (verdict.yes, verdict.layer, verdict.why, verdict.key);
         json!({ "may": yes, "layer": layer, "why": why, "key": key, "place": place, "remedy": remedy }).to_string()
     } else {
         let word = if verdict.yes { "yes" } else { "no" };
-        let remedy = remedy.map_or_else(String::new, |remedy| match remedy.strip_prefix("nothing: ") {
-            Some(why) if verdict.why.contains(why) => String::new(),
-            Some(why) => format!("\nno line of the configuration is proposed: {}", escape(why, false)),
-            None => format!(
+        let remedy = remedy.map_or_else(String::new, |remedy| match view.lines(remedy) {
+            // It is in the sentence already.
+            Err(why) if verdict.why.contains(&why) => String::new(),
+            Err(why) => format!("\nno line of the configuration is proposed: {}", escape(&why, false)),
+            Ok(lines) => format!(
                 "\nto allow it, in {}:\n{}",
                 escape(&config.path.display().to_string(), false),
-                escape(&remedy, true)
+                escape(&lines, true)
             ),
         });
         let place = escape(&place, false);
@@ -160,12 +162,11 @@ impl Counts {
     }
 
     fn json(&self) -> Value {
-        let by = match (self.cgroup, self.required) {
-            (true, _) => "cgroup",
-            (false, false) => "watch",
-            (false, true) => "refused",
+        let (by, not_counted) = match (self.cgroup, self.required) {
+            (true, _) => ("cgroup", None),
+            (false, false) => ("watch", Some(cgroup::NOT_COUNTED)),
+            (false, true) => ("refused", None),
         };
-        let not_counted = (by == "watch").then_some(cgroup::NOT_COUNTED);
         json!({ "by": by, "found": self.found, "remedy": self.remedy, "not_counted": not_counted })
     }
 }

@@ -16,7 +16,7 @@ use crate::plugin::client::Patience;
 use crate::report::envelope::Envelope;
 use crate::supervise::signals::{self, Signals};
 use crate::supervise::{self, Job, Unwatched, apart};
-use crate::types::{Change, Code, Entry, Failure, Look, LookFor, Observed};
+use crate::types::{Change, Code, Denial, Denied, Entry, Explained, Failure, Look, LookFor, Observed};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -48,17 +48,20 @@ pub fn run(args: &CallArgs, as_json: bool, screen: &mut Screen) -> Result<String
     let apart::Told { bytes, .. } = apart::run(ANSWER, Some(&signals), || {
         let answer = call::observed(args, screen);
         screen.progress.finish();
-        let Answer { envelope: Envelope { document, result }, exit, observed } = answer;
+        let Answer { envelope: Envelope { document, result }, exit, observed, denials } = answer;
+        let (names, others) = (refused_names(&denials), others(&denials));
         // Values and texts: there is nothing that JSON cannot say.
-        serde_json::to_vec(&Told { document, result, exit, observed }).unwrap_or_default()
+        serde_json::to_vec(&Told { document, result, exit, observed, names, others }).unwrap_or_default()
     })
     .map_err(internal)?;
     let told: Told = serde_json::from_slice(&bytes).map_err(|error| internal(error.into()))?;
     drop(bytes);
-    let Told { document, result, exit, observed } = told;
+    let Told { document, result, exit, observed, names, others } = told;
     let envelope = Envelope { document, result };
-    let Some(observed) = observed else { return Err(Answer { envelope, exit, observed: None }) };
-    report(args, as_json, &signals, (envelope, exit), observed).map_err(failed)
+    let Some(observed) = observed else {
+        return Err(Answer { envelope, exit, observed: None, denials: Vec::new() });
+    };
+    report(args, as_json, &signals, (envelope, exit), observed, (names, others)).map_err(failed)
 }
 
 /// What the child tells of its call.
@@ -68,6 +71,8 @@ struct Told {
     result: Option<Raw>,
     exit: i32,
     observed: Option<Observed>,
+    names: Vec<((String, u16), u64)>,
+    others: Vec<String>,
 }
 
 fn report(
@@ -76,6 +81,7 @@ fn report(
     signals: &Signals,
     (envelope, exit): (Envelope, i32),
     observed: Observed,
+    (names, others): (Vec<((String, u16), u64)>, Vec<String>),
 ) -> Result<String, Failure> {
     let config = config::load(args.config.as_deref())?;
     let decision = call::decide(&config, &args.plugin, &args.method, args.project.as_deref())?;
@@ -93,7 +99,7 @@ fn report(
     };
     let (ordinary, looks): (Vec<Look>, Vec<Look>) =
         observed.looks.into_iter().partition(|look| start.contains(&(look.act, look.object.clone())));
-    let names = refused_names(&envelope.document);
+    let names = names.into_iter().collect();
     let suggestion = suggest(&view, &looks, &names);
     let (change, refused) = allowed(&view, suggestion);
     let diff = match &change {
@@ -105,7 +111,7 @@ fn report(
         }
         None => None,
     };
-    let seen = Seen { looks, names, left_out: ordinary.len(), unmeasured, dropped: observed.dropped, refused };
+    let seen = Seen { looks, names, others, left_out: ordinary.len(), unmeasured, dropped: observed.dropped, refused };
     Ok(if as_json {
         seen.json(&config, &envelope, exit, change, diff)
     } else {
@@ -141,20 +147,28 @@ fn start_alone(view: &View<'_>, facts: &Facts, signals: &Signals) -> std::io::Re
     }
 }
 
-/// Names that the stub or the gateway refused, with the port where it is known.
-fn refused_names(envelope: &Value) -> BTreeMap<(String, u16), u64> {
+/// Names that the stub or the gateway refused, with the port where it is known, and how often.
+fn refused_names(denials: &[Explained]) -> Vec<((String, u16), u64)> {
     let mut names = BTreeMap::new();
-    for denial in envelope["data"]["denials"].as_array().into_iter().flatten() {
-        let (operation, object) = (denial["operation"].as_str(), &denial["object"]);
-        if denial["layer"] != "egress" || !matches!(operation, Some("resolve" | "connect")) {
-            continue;
-        }
-        let Some(name) = object["name"].as_str() else { continue };
-        // A look-up says no port; nearly all that is fetched by name is on this one.
-        let port = object["port"].as_u64().and_then(|port| u16::try_from(port).ok()).unwrap_or(443);
-        *names.entry((name.to_owned(), port)).or_default() += denial["count"].as_u64().unwrap_or(1);
+    for Explained { denial, .. } in denials {
+        let named = match &denial.denied {
+            // A look-up says no port; nearly all that is fetched by name is on this one.
+            Denied::Resolve { name } | Denied::Names { name, .. } => (name.clone(), 443),
+            Denied::Connect { name, port } => (name.clone(), *port),
+            _ => continue,
+        };
+        *names.entry(named).or_default() += denial.count;
     }
-    names
+    names.into_iter().collect()
+}
+
+/// What else was denied, a line each.
+fn others(denials: &[Explained]) -> Vec<String> {
+    let line = |Explained { denial: Denial { denied, .. }, remedy, .. }: &Explained| match denied {
+        Denied::Resolve { .. } | Denied::Names { .. } => None,
+        _ => Some(format!("{} {}: {}", denied.layer().name(), denied.operation(), remedy.replace('\n', " "))),
+    };
+    denials.iter().filter_map(line).collect()
 }
 
 fn suggest(view: &View<'_>, looks: &[Look], names: &BTreeMap<(String, u16), u64>) -> Suggestion {
@@ -283,6 +297,7 @@ fn copy(of: &Suggestion) -> Suggestion {
 struct Seen {
     looks: Vec<Look>,
     names: BTreeMap<(String, u16), u64>,
+    others: Vec<String>,
     left_out: usize,
     unmeasured: Option<String>,
     dropped: u64,
@@ -388,15 +403,11 @@ impl Seen {
             }
             None => {}
         }
-        let denials = envelope["data"]["denials"].as_array().into_iter().flatten();
-        let mut others = denials.filter(|denial| !matches!(denial["operation"].as_str(), Some("resolve"))).peekable();
-        if others.peek().is_some() {
+        if !self.others.is_empty() {
             line(format_args!("\ndenied otherwise (a decision of yours, not part of the change):"));
         }
-        for denial in others {
-            let text = |member: &str| escape(&denial[member].as_str().unwrap_or_default().replace('\n', " "), false);
-            let remedy = text("remedy");
-            line(format_args!("  {} {}: {remedy}", text("layer"), text("operation")));
+        for other in &self.others {
+            line(format_args!("  {}", escape(other, false)));
         }
         if !self.refused.is_empty() {
             line(format_args!("\nnot suggested:"));

@@ -27,7 +27,7 @@ use crate::decide::verdict::Act;
 use crate::host::doctor::inside;
 use crate::report::text::{complain, quote};
 use crate::supervise::Watcher;
-use crate::types::{Code, Failure};
+use crate::types::{Code, Details, Failure};
 use low::Low;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -150,11 +150,8 @@ impl std::error::Error for UsageError {}
 
 impl From<UsageError> for Failure {
     fn from(error: UsageError) -> Self {
-        let failure = Failure::new(Code::Usage, error.message).detail("usage", USAGE);
-        match error.suggestion {
-            Some(suggestion) => failure.detail("suggestion", suggestion),
-            None => failure,
-        }
+        let details = Details::Usage { usage: USAGE.to_owned(), suggestion: error.suggestion };
+        Failure::new(Code::Usage, error.message).with(details)
     }
 }
 
@@ -654,7 +651,7 @@ mod tests {
         }
         let failure = Failure::from(parsed(&["PipPlugin"]).unwrap_err());
         assert_eq!((failure.code, crate::report::code::exit_code(&failure)), (Code::Usage, 2));
-        assert_eq!(failure.details["usage"], USAGE);
+        assert_eq!(failure.details, Details::Usage { usage: USAGE.to_owned(), suggestion: None });
     }
 
     #[test]
@@ -782,7 +779,8 @@ mod tests {
             let error = parsed(&[word, "install"]).unwrap_err();
             assert_eq!(error.suggestion.as_deref(), Some(suggestion));
             assert!(error.message.starts_with(&format!("{word}: no command")), "{error}");
-            assert_eq!(Failure::from(error).details["suggestion"], suggestion);
+            let details = Details::Usage { usage: USAGE.to_owned(), suggestion: Some(suggestion.to_owned()) };
+            assert_eq!(Failure::from(error).details, details);
         }
         assert!(
             message(&["P", "m", "--timout", "1s"]).starts_with("--timout: unknown option; did you mean --timeout?")

@@ -11,7 +11,7 @@ use crate::report::render;
 use crate::report::text::complain;
 use crate::supervise::client::{self, Client};
 use crate::supervise::{Watcher, outcome, signals};
-use crate::types::{Caller, Code, Failure};
+use crate::types::{Caller, Code, Details, Failure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -71,7 +71,7 @@ fn connection() -> Result<OwnedFd, Failure> {
                  Accept=yes and StandardInput=socket) or as descriptor 3"
             ),
         )
-        .detail("usage", "Usage: upm serve [--config FILE]")
+        .with(Details::Usage { usage: "Usage: upm serve [--config FILE]".to_owned(), suggestion: None })
     };
     let internal = |what: &str, error: io::Error| Failure::new(Code::Internal, format!("upm serve: {what}: {error}"));
     let stdin = rustix::stdio::stdin();
@@ -217,7 +217,7 @@ fn read_line(connection: BorrowedFd<'_>, config: Option<&Path>, caller: &Caller)
             let message = format!(
                 "the request is longer than {limit} bytes; pass less, or raise `arguments` in the service's configuration"
             );
-            let failure = Failure::new(Code::ArgumentsInvalid, message).detail("max_bytes", limit);
+            let failure = Failure::new(Code::ArgumentsInvalid, message).with(Details::MaxBytes(limit));
             return Err(Refused { failure, request_id: None });
         }
         if end.is_some() {
@@ -240,7 +240,7 @@ fn longest(config: Option<&Path>, caller: &Caller) -> Result<u64, Refused> {
             "the request is longer than {HEAD} bytes, and no method has user {} among its `callers`",
             callers::shown(caller.uid)
         );
-        return Err(refused(Failure::new(Code::CallerNotAllowed, message).detail("max_bytes", HEAD)));
+        return Err(refused(Failure::new(Code::CallerNotAllowed, message).with(Details::MaxBytes(HEAD))));
     }
     let most = keys.iter().filter_map(|keys| keys.arguments.as_ref()).map(|at| at.value).max();
     Ok(most.unwrap_or(0).max(ARGUMENTS).saturating_add(HEAD))
@@ -408,6 +408,7 @@ mod tests {
             envelope: Envelope { document: json!({"success": true}), result: None },
             exit: 0,
             observed: None,
+            denials: Vec::new(),
         })
         .unwrap();
         drop(socket);
@@ -466,8 +467,13 @@ mod tests {
         wire.flush();
         assert!(wire.broken && !wire.wants_ticks());
         assert!(
-            wire.finish(&Answer { envelope: Envelope { document: json!({}), result: None }, exit: 0, observed: None })
-                .is_err()
+            wire.finish(&Answer {
+                envelope: Envelope { document: json!({}), result: None },
+                exit: 0,
+                observed: None,
+                denials: Vec::new()
+            })
+            .is_err()
         );
     }
 }

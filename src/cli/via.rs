@@ -13,7 +13,7 @@ use crate::report::render;
 use crate::report::text::{complain, escape_json};
 use crate::supervise::signals::{self, Signals};
 use crate::supervise::{client, outcome};
-use crate::types::{Code, Failure};
+use crate::types::{Code, Details, Failure};
 use nix::sys::signal::Signal;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -59,11 +59,11 @@ struct Line<'a> {
 struct Data<'a> {
     code: Option<String>,
     #[serde(borrow)]
-    details: Option<Details<'a>>,
+    details: Option<Signalled<'a>>,
 }
 
 #[derive(Deserialize)]
-struct Details<'a> {
+struct Signalled<'a> {
     #[serde(borrow)]
     signal: Option<&'a RawValue>,
 }
@@ -151,8 +151,7 @@ fn ask(socket: &Path, args: &CallArgs, request_id: Uuid, progress: &mut Progress
 fn connect(path: &Path, signals: &Signals) -> Result<OwnedFd, Failure> {
     let refused = |code: Code, why: &str, remedy: &str| {
         Failure::new(code, format!("--via {}: {why}; {remedy}", shell(path)))
-            .detail("socket", path.to_string_lossy().into_owned())
-            .detail("remedy", remedy)
+            .with(Details::Socket { socket: Details::path(path), remedy: remedy.to_owned() })
     };
     let start = "start the service's socket (`systemctl start upm.socket`), or name the right path";
     let other = |errno: Errno| {
@@ -332,8 +331,7 @@ impl Exchange<'_> {
     fn failure(&self, what: &str) -> Failure {
         let remedy = "`journalctl -u upm.socket -u 'upm@*'` on that host tells more";
         Failure::new(Code::Internal, format!("{}: the service {what}; {remedy}", shell(self.socket)))
-            .detail("socket", self.socket.to_string_lossy().into_owned())
-            .detail("remedy", remedy)
+            .with(Details::Socket { socket: Details::path(self.socket), remedy: remedy.to_owned() })
     }
 }
 

@@ -1,6 +1,6 @@
 //! What can be wrong with a configuration, and with who may write it.
 
-use crate::types::{Code, Failure};
+use crate::types::{Code, Details, Failure};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -59,11 +59,7 @@ impl std::error::Error for ConfigError {}
 
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Self {
-        let failure = Failure::new(Code::ConfigInvalid, error.to_string())
-            .detail("path", error.path.to_string_lossy().into_owned());
-        match error.place {
-            Some((line, column)) => failure.detail("line", line).detail("column", column),
-            None => failure,
-        }
+        let details = Details::File { path: Details::path(&error.path), place: error.place };
+        Failure::new(Code::ConfigInvalid, error.to_string()).with(details)
     }
 }

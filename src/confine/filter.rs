@@ -6,7 +6,7 @@ mod profile;
 
 use crate::sys::seccomp::Instruction;
 pub use crate::sys::syscalls::{fixed_reason, syscall_name, syscall_number};
-use crate::types::{Code, Failure, OnViolation, Standing};
+use crate::types::{Code, Details, Failure, Key, OnViolation, Standing};
 use sha2::{Digest, Sha256};
 use std::fmt;
 
@@ -75,7 +75,7 @@ impl std::error::Error for FilterError {}
 
 impl From<FilterError> for Failure {
     fn from(e: FilterError) -> Failure {
-        Failure::new(Code::ConfigInvalid, e.to_string()).detail("key", "syscalls")
+        Failure::new(Code::ConfigInvalid, e.to_string()).with(Details::Key(Key::Syscalls))
     }
 }
 

@@ -3,7 +3,7 @@
 
 use super::step::{Step, StepError};
 use crate::sys::process::{Disposition, set_disposition};
-use crate::types::{Code, Failure};
+use crate::types::{Cause, Code, Details, Failure, Layer};
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{getegid, geteuid, getgid, getuid, setresgid, setresuid};
@@ -83,8 +83,10 @@ fn all_ambient(permitted: CapabilitySet) -> rustix::io::Result<bool> {
 }
 
 fn refusal(reason: &str, remedy: &str) -> Failure {
-    Failure::new(Code::SandboxUnavailable, format!("upm: {reason}: {remedy}"))
-        .detail("layer", "capabilities")
-        .detail("reason", reason)
-        .detail("remedy", remedy)
+    let cause = Some(Cause::Reason(reason.to_owned()));
+    Failure::new(Code::SandboxUnavailable, format!("upm: {reason}: {remedy}")).with(Details::Layer {
+        layer: Layer::Capabilities,
+        cause,
+        remedy: Some(remedy.to_owned()),
+    })
 }

@@ -1,7 +1,7 @@
 //! What the engine itself keeps of root. Not a step: it is done in the engine's first lines, before there is a call.
 
 use super::step::{Step, StepError};
-use crate::types::{Code, Failure};
+use crate::types::{Cause, Code, Details, Failure, Layer};
 use rustix::io::Errno;
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, capability_is_in_bounding_set, clear_ambient_capability_set,
@@ -104,8 +104,11 @@ fn missing(names: &str) -> Failure {
         "as root upm needs {all}, and CAP_SETPCAP where the bounding set has more: give it these (systemd: \
          `CapabilityBoundingSet=`), or call it as an ordinary user"
     );
-    Failure::new(Code::SandboxUnavailable, format!("{names}: not among upm's capabilities; {remedy}"))
-        .detail("layer", "capabilities")
-        .detail("object", names)
-        .detail("remedy", remedy)
+    Failure::new(Code::SandboxUnavailable, format!("{names}: not among upm's capabilities; {remedy}")).with(
+        Details::Layer {
+            layer: Layer::Capabilities,
+            cause: Some(Cause::Object(names.to_owned())),
+            remedy: Some(remedy),
+        },
+    )
 }

@@ -1,105 +1,11 @@
-//! The stable names of the steps of confinement, in their order, and how a failed one is told.
+//! How a failed step of confinement is told.
 
 use super::remedy::remedy;
-use crate::types::{Code, Failure};
+pub use crate::types::Step;
+use crate::types::{Code, Details, Failure};
 use nix::errno::Errno;
 use std::fmt;
 use std::io;
-
-/// One act of confinement. The order of the variants is the order of enforcement.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
-pub enum Step {
-    /// Before the clone: paths, trees, rules, filter, channels.
-    Prepare,
-    /// The clone itself, with all namespaces.
-    Clone,
-    /// Default signals, own session and keyring, parent-death signal.
-    Session,
-    /// Ids inside and outside.
-    IdMap,
-    /// Loopback, host name, the gateway's sockets.
-    Network,
-    /// The root that the plugin sees.
-    Root,
-    /// Resource limits.
-    Limits,
-    /// Every capability set emptied.
-    Capabilities,
-    /// `PR_SET_NO_NEW_PRIVS`.
-    NoNewPrivs,
-    /// The landlock ruleset.
-    Landlock,
-    /// What is active is read back.
-    Verify,
-    /// Pid 1 stays behind, the plugin goes on.
-    Init,
-    /// The system call filter.
-    Seccomp,
-    /// The plugin's program.
-    Exec,
-}
-
-impl Step {
-    /// Every step, in order.
-    pub const ALL: [Step; 14] = [
-        Step::Prepare,
-        Step::Clone,
-        Step::Session,
-        Step::IdMap,
-        Step::Network,
-        Step::Root,
-        Step::Limits,
-        Step::Capabilities,
-        Step::NoNewPrivs,
-        Step::Landlock,
-        Step::Verify,
-        Step::Init,
-        Step::Seccomp,
-        Step::Exec,
-    ];
-
-    /// The step's stable name.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Step::Prepare => "prepare",
-            Step::Clone => "clone",
-            Step::Session => "session",
-            Step::IdMap => "id_map",
-            Step::Network => "network",
-            Step::Root => "root",
-            Step::Limits => "limits",
-            Step::Capabilities => "capabilities",
-            Step::NoNewPrivs => "no_new_privs",
-            Step::Landlock => "landlock",
-            Step::Verify => "verify",
-            Step::Init => "init",
-            Step::Seccomp => "seccomp",
-            Step::Exec => "exec",
-        }
-    }
-
-    /// The layer that the step is part of.
-    #[must_use]
-    pub fn layer(self) -> &'static str {
-        match self {
-            Step::Clone | Step::Session | Step::IdMap | Step::Verify | Step::Init => "namespaces",
-            Step::Prepare | Step::Root | Step::Exec => "root",
-            Step::Network => "egress",
-            Step::Limits => "limits",
-            Step::Capabilities | Step::NoNewPrivs => "capabilities",
-            Step::Landlock => "landlock",
-            Step::Seccomp => "seccomp",
-        }
-    }
-
-    /// The step with this number, as a failed child sends it.
-    #[must_use]
-    pub fn from_number(number: u8) -> Option<Step> {
-        Step::ALL.get(usize::from(number)).copied()
-    }
-}
 
 /// A step that did not succeed.
 #[derive(Debug)]
@@ -164,24 +70,13 @@ impl From<StepError> for Failure {
                 format!(
                     "{}: the {} layer cannot be had here: {}; {remedy}",
                     error.object,
-                    error.step.layer(),
+                    error.step.layer().name(),
                     error.source
                 )
             }
             None => error.to_string(),
         };
-        let failure = Failure::new(code, message)
-            .detail("step", error.step.name())
-            .detail("layer", error.step.layer())
-            .detail("object", error.object);
-        let failure = match errno {
-            Some(errno) => failure.detail("errno", Errno::from_raw(errno).to_string()),
-            None => failure,
-        };
-        match remedy {
-            Some(remedy) => failure.detail("remedy", remedy),
-            None => failure,
-        }
+        Failure::new(code, message).with(Details::Step { step: error.step, object: error.object, errno, remedy })
     }
 }
 
@@ -222,7 +117,7 @@ mod tests {
         ] {
             let failure = Failure::from(StepError::new(step, object, errno));
             assert_eq!(failure.code, Code::SandboxFailed, "{step:?} {object} {errno}: {}", failure.message);
-            assert!(!failure.details.contains_key("remedy"), "{}", failure.message);
+            assert_eq!(failure.details.remedy(), None, "{}", failure.message);
         }
     }
 }

@@ -3,7 +3,7 @@
 use crate::config::Schema;
 use crate::json::{StrictError, parse_strict};
 use crate::quote::{quote, shorten};
-use crate::types::{Code, Failure};
+use crate::types::{Code, Details, Failure};
 use jsonschema::{Draft, PatternOptions, Registry, ValidationError};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
@@ -173,18 +173,20 @@ impl std::error::Error for ArgumentsError {}
 impl From<ArgumentsError> for Failure {
     fn from(error: ArgumentsError) -> Self {
         let message = error.to_string();
-        let failure = Failure::new(Code::ArgumentsInvalid, message);
-        match error {
-            ArgumentsError::TooLong { max_bytes } => failure.detail("max_bytes", max_bytes),
-            ArgumentsError::Json(error) => failure.detail("line", error.line).detail("column", error.column),
-            ArgumentsError::Shape(_) => failure,
+        let (code, details) = match error {
+            ArgumentsError::TooLong { max_bytes } => (Code::ArgumentsInvalid, Details::MaxBytes(max_bytes)),
+            ArgumentsError::Json(StrictError { line, column, .. }) => {
+                (Code::ArgumentsInvalid, Details::Json { line, column })
+            }
+            ArgumentsError::Shape(_) => (Code::ArgumentsInvalid, Details::None),
             ArgumentsError::Mismatch { instance_path, schema_path, value, .. } => {
-                failure.detail("instance_path", instance_path).detail("schema_path", schema_path).detail("value", value)
+                (Code::ArgumentsInvalid, Details::Mismatch { instance_path, schema_path, value })
             }
             ArgumentsError::Schema { path, .. } => {
-                Failure { code: Code::ConfigInvalid, ..failure }.detail("path", path.to_string_lossy().into_owned())
+                (Code::ConfigInvalid, Details::File { path: Details::path(&path), place: None })
             }
-        }
+        };
+        Failure::new(code, message).with(details)
     }
 }
 
@@ -372,7 +374,7 @@ mod tests {
         assert!(refused(nested(400_000)).contains("nested deeper than 64 levels"));
         assert!(parse(b"{}", 2).is_ok());
         let failure = Failure::from(parse(b"{} ", 2).unwrap_err());
-        assert_eq!((failure.code, &failure.details["max_bytes"]), (Code::ArgumentsInvalid, &json!(2)));
+        assert_eq!((failure.code, failure.details), (Code::ArgumentsInvalid, Details::MaxBytes(2)));
     }
 
     #[test]
@@ -387,9 +389,14 @@ mod tests {
             failure.message,
             "/args/0: 7 is not of type \"string\" (schema m.json#/properties/args/prefixItems/0/type)"
         );
-        assert_eq!(failure.details["instance_path"], "/args/0");
-        assert_eq!(failure.details["schema_path"], "m.json#/properties/args/prefixItems/0/type");
-        assert_eq!(failure.details["value"], "7");
+        assert_eq!(
+            failure.details,
+            Details::Mismatch {
+                instance_path: "/args/0".into(),
+                schema_path: "m.json#/properties/args/prefixItems/0/type".into(),
+                value: "7".into()
+            }
+        );
         assert!(mismatch("{}").message.starts_with("the arguments: \"args\" is a required property"));
         assert!(
             mismatch(r#"{"args":["--index-url=x"]}"#).message.contains("/args/0: \"--index-url=x\" does not match")

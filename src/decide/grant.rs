@@ -2,7 +2,7 @@
 
 use crate::config::{At, Config, DEFAULT_INTERPRETER, EntrySpec, GrantKeys, Plugin, ProjectDir};
 use crate::quote::quote;
-use crate::types::{CallerSpec, Code, EgressGroup, Entry, Failure, Grant, OnViolation, Origin};
+use crate::types::{CallerSpec, Code, Details, EgressGroup, Entry, Failure, Grant, OnViolation, Origin};
 use crate::walk::Id;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -121,23 +121,21 @@ impl std::error::Error for DecideError {}
 impl From<DecideError> for Failure {
     fn from(error: DecideError) -> Self {
         let message = error.to_string();
-        match error {
+        let (code, details) = match error {
             DecideError::PluginNotAllowed { plugin, allowed, .. } => {
-                Failure::new(Code::PluginNotAllowed, message).detail("plugin", cut(&plugin)).detail("allowed", allowed)
+                (Code::PluginNotAllowed, Details::NotAllowed { plugin: cut(&plugin), method: None, allowed })
             }
             DecideError::MethodNotAllowed { plugin, method, allowed, .. } => {
-                Failure::new(Code::MethodNotAllowed, message)
-                    .detail("plugin", plugin)
-                    .detail("method", cut(&method))
-                    .detail("allowed", allowed)
+                (Code::MethodNotAllowed, Details::NotAllowed { plugin, method: Some(cut(&method)), allowed })
             }
-            DecideError::ProjectNotAllowed { project, allowed } => Failure::new(Code::Usage, message)
-                .detail("project", project.to_string_lossy().into_owned())
-                .detail("allowed", allowed),
-            DecideError::ProjectRules { project, what } => Failure::new(Code::Usage, message)
-                .detail("project", project.to_string_lossy().into_owned())
-                .detail("would_write", what),
-        }
+            DecideError::ProjectNotAllowed { project, allowed } => {
+                (Code::Usage, Details::Project { project: Details::path(&project), allowed })
+            }
+            DecideError::ProjectRules { project, what } => {
+                (Code::Usage, Details::ProjectRules { project: Details::path(&project), would_write: what })
+            }
+        };
+        Failure::new(code, message).with(details)
     }
 }
 

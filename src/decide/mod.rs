@@ -7,4 +7,5 @@ pub mod learn;
 pub mod names;
 pub mod places;
 pub mod plan;
+mod remedies;
 pub mod verdict;

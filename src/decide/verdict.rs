@@ -6,11 +6,10 @@ use super::names;
 use super::places;
 use super::plan::{Mount, Plan, Source, WATCH_CALLS};
 use crate::config::{self, At, Config, GrantKeys};
-use crate::types::{Change, Denial, Setting, Standing};
-use crate::units;
-use serde_json::{Map, Value, json};
+use crate::types::{Change, Exception, Said, Setting, Sought, Standing};
+use nix::errno::Errno;
+use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// Watches that a remedy proposes.
 const WATCHES: u64 = 64;
@@ -91,73 +90,48 @@ impl View<'_> {
         }
     }
 
-    /// Fills in which grant decided and what would have allowed it.
-    pub fn explain(&self, denial: &mut Denial) {
-        let (key, remedy) = match denial.layer.as_str() {
-            "seccomp" if denial.operation == "epoll_ctl" => {
-                let why = "a call may add so many descriptors to epoll sets, which are counted for its user on the whole host";
-                ("syscalls".to_owned(), Some(Remedy::Nothing(why.to_owned())))
-            }
-            "seccomp" => {
-                let verdict = self.syscall(&denial.operation);
-                (verdict.key.to_owned(), verdict.remedy)
-            }
-            "limits" => (denial.operation.clone(), Some(self.limit(&denial.operation))),
-            "egress" => self.egress(denial),
-            _ => return,
-        };
-        denial.rule = self.rule(&key);
-        let remedy = remedy.unwrap_or_else(|| Remedy::Nothing("the plan allows it: the kernel itself refused".into()));
-        denial.remedy = self.text(&remedy);
-    }
-
     /// The key and the place of its value.
-    #[must_use]
-    pub fn rule(&self, key: &str) -> String {
+    pub(super) fn rule(&self, key: &str) -> String {
         format!("{key} ({})", self.place(key))
     }
 
-    /// Where the value of a grant key, or of a group's (`egress.pip.tls`), was written: `FILE:LINE`, or `built-in`.
+    /// Where the value of a grant key was written: `FILE:LINE`, or `built-in`.
     #[must_use]
     pub fn place(&self, key: &str) -> String {
-        let path: Vec<&str> = key.split('.').collect();
-        let line = match path.as_slice() {
-            [_, group, _] => {
-                let outline = &self.config.outline;
-                outline.line(&path).or_else(|| outline.line(&["egress", group]))
-            }
-            _ => self.decision.grant.origins.get(key).and_then(|origin| origin.line),
-        };
-        match line {
-            Some(line) => format!("{}:{line}", self.config.path.display()),
-            None => "built-in".to_owned(),
-        }
+        self.at(self.decision.grant.origins.get(key).and_then(|origin| origin.line))
     }
 
-    /// A remedy as denials write it: no change that this host would refuse.
+    /// A line of the configuration.
+    pub(super) fn at(&self, line: Option<usize>) -> String {
+        line.map_or_else(|| "built-in".to_owned(), |line| format!("{}:{line}", self.config.path.display()))
+    }
+
+    /// A remedy as denials write it.
     #[must_use]
     pub fn text(&self, remedy: &Remedy) -> String {
+        self.lines(remedy).unwrap_or_else(|why| format!("nothing: {why}"))
+    }
+
+    /// The lines of the configuration that a remedy is: no change that this host would refuse. Else why there are none.
+    pub(crate) fn lines(&self, remedy: &Remedy) -> Result<String, String> {
         match remedy {
-            Remedy::Change(change) => match (self.fits)(change) {
-                Ok(()) => self.config.lines(change),
-                Err(why) => format!("nothing: {why}"),
-            },
-            Remedy::Nothing(why) => format!("nothing: {why}"),
+            Remedy::Change(change) => (self.fits)(change).map(|()| self.config.lines(change)),
+            Remedy::Nothing(why) => Err(why.clone()),
         }
     }
 
     /// The grant key's value in the method's own table: the narrowest place.
-    fn set(&self, key: &str, value: Value) -> Remedy {
+    pub(super) fn set(&self, key: &str, value: Value) -> Remedy {
         Remedy::Change(Change(vec![self.setting(key, value)]))
     }
 
-    fn setting(&self, key: &str, value: Value) -> Setting {
+    pub(super) fn setting(&self, key: &str, value: Value) -> Setting {
         let table = ["plugins", &self.decision.plugin, "methods", &self.decision.method];
         Setting { table: table.map(str::to_owned).to_vec(), key: key.to_owned(), value }
     }
 
     /// A list as the configuration writes it, with one more item: in the method's own table it replaces what it inherits.
-    fn with<T>(&self, get: impl Fn(&GrantKeys) -> Option<&At<Vec<T>>>, more: &[String]) -> Value
+    pub(super) fn with<T>(&self, get: impl Fn(&GrantKeys) -> Option<&At<Vec<T>>>, more: &[String]) -> Value
     where
         T: ToString,
     {
@@ -271,99 +245,12 @@ impl View<'_> {
             None => verdict(
                 false,
                 format!("no granted group has {host}:{port}; addresses are never dialled directly"),
-                Some(self.host(name.as_deref().unwrap_or(host), port)),
+                Some(self.grant_hosts(&[(name.unwrap_or_else(|| host.to_owned()), port)])),
             ),
         }
     }
 
-    /// The change that grants a host: the group of that name alone where there is one, else a new one.
-    fn host(&self, name: &str, port: u16) -> Remedy {
-        self.grant_hosts(&[(name.to_owned(), port)])
-    }
-
-    /// The change that grants these hosts.
-    #[must_use]
-    pub fn grant_hosts(&self, hosts: &[(String, u16)]) -> Remedy {
-        let mut change = Change::default();
-        let mut groups: Vec<String> = Vec::new();
-        for (name, port) in hosts {
-            let text = format!("{name}:{port}");
-            let pattern = match config::parse_host(&text) {
-                Ok(pattern) => pattern,
-                Err(why) => return Remedy::Nothing(format!("{}: {why}", text.escape_default())),
-            };
-            let only_it = self.config.egress.values().find(|group| {
-                matches!(&group.source, crate::types::EgressSource::Hosts(hosts) if *hosts == [pattern.clone()])
-            });
-            if let Some(group) = only_it {
-                groups.push(group.name.clone());
-                continue;
-            }
-            // One group for all new hosts, named after the first.
-            match change.0.first_mut().map(|setting: &mut Setting| &mut setting.value) {
-                Some(Value::Array(hosts)) => hosts.push(text.into()),
-                _ => {
-                    let group = self.new_group(name);
-                    let table = vec!["egress".to_owned(), group.clone()];
-                    change.0.push(Setting { table, key: "hosts".into(), value: json!([text]) });
-                    groups.push(group);
-                }
-            }
-        }
-        let egress = self.with(|keys| keys.egress.as_ref(), &groups);
-        change.0.push(self.setting("egress", egress));
-        Remedy::Change(change)
-    }
-
-    /// A name for a group that there is not yet: the host's first label, as `[egress.NAME]` takes it.
-    fn new_group(&self, host: &str) -> String {
-        let label: String = host.split('.').next().unwrap_or_default().chars().take(32).collect();
-        let stem = if label.starts_with(|c: char| c.is_ascii_alphabetic()) { label } else { format!("host_{label}") };
-        let taken = |name: &str| self.config.egress.contains_key(name);
-        if !taken(&stem) {
-            return stem;
-        }
-        (2..).map(|number| format!("{stem}-{number}")).find(|name| !taken(name)).unwrap_or(stem)
-    }
-
-    /// The key and remedy of what the stub or the gateway refused.
-    fn egress(&self, denial: &Denial) -> (String, Option<Remedy>) {
-        let text = |member: &str| denial.object[member].as_str().unwrap_or_default();
-        let port = denial.object["port"].as_u64().and_then(|port| u16::try_from(port).ok());
-        let name = names::normalize(text("name"));
-        let group = match (&name, port) {
-            (Some(name), Some(port)) => names::rule_for(&self.plan.egress, name, port).map(|rule| rule.group.as_str()),
-            _ => None,
-        };
-        let of_group = |key: &str, remedy: &dyn Fn(&str) -> Remedy| match group {
-            Some(group) => (format!("egress.{group}.{key}"), Some(remedy(group))),
-            None => ("egress".to_owned(), Some(Remedy::Nothing("its group is not in the plan".to_owned()))),
-        };
-        let set = |group: &str, key: &str, value: bool| {
-            let table = vec!["egress".to_owned(), group.to_owned()];
-            Remedy::Change(Change(vec![Setting { table, key: key.to_owned(), value: value.into() }]))
-        };
-        let nothing = |why: &str| ("egress".to_owned(), Some(Remedy::Nothing(why.to_owned())));
-        match denial.operation.as_str() {
-            "resolve" if !denial.object["names"].is_null() => {
-                nothing("a call may ask for so many names; grant the names themselves in place of a wildcard")
-            }
-            "resolve" | "connect" => match name {
-                Some(name) => ("egress".to_owned(), Some(self.host(&name, port.unwrap_or(443)))),
-                None if denial.operation == "resolve" => nothing("this is no host name"),
-                // Counted, not seen.
-                None => nothing("hosts are granted by name: connect to a granted name, not to an address"),
-            },
-            "address" if matches!(text("kind"), "public" | "unspecified, multicast or reserved") => {
-                nothing("addresses of this kind are never dialled")
-            }
-            "address" => of_group("allow_private", &|group| set(group, "allow_private", true)),
-            "tls_name" | "tls_missing" => of_group("tls", &|group| set(group, "tls", false)),
-            _ => nothing("no key of the configuration decides this"),
-        }
-    }
-
-    fn syscall(&self, name: &str) -> Verdict {
+    pub(super) fn syscall(&self, name: &str) -> Verdict {
         let verdict =
             |yes, why: &str, remedy| Verdict { yes, layer: "seccomp", why: why.to_owned(), key: "syscalls", remedy };
         let add = || self.set("syscalls", self.with(|keys| keys.syscalls.as_ref(), &[name.to_owned()]));
@@ -406,63 +293,27 @@ impl View<'_> {
         }
     }
 
-    /// The change that doubles a limit, as far as the configuration takes it.
-    fn limit(&self, key: &str) -> Remedy {
-        let grant = &self.decision.grant;
-        let bytes = |now: u64, most: u64| twice(now, most).map(size);
-        let count = |now: u64, most: u64| twice(now, most).map(Value::from);
-        let period = |now: Duration| (now < units::MAX_TIME).then(|| time((now * 2).min(units::MAX_TIME)));
-        let value = match key {
-            "timeout" if Duration::from_millis(self.plan.limits.timeout_ms) < grant.timeout => {
-                return Remedy::Nothing("the caller's own --timeout was shorter than the grant's".to_owned());
-            }
-            "timeout" => period(grant.timeout),
-            "cpu_time" => period(grant.cpu_time),
-            "memory" => bytes(grant.memory, units::MAX_SIZE),
-            "processes" => count(grant.processes, units::MAX_PROCESSES),
-            "open_files" => count(grant.open_files, units::MAX_OPEN_FILES),
-            "file_size" => bytes(grant.file_size, units::MAX_SIZE),
-            "tmp" => bytes(grant.tmp, units::MAX_SIZE),
-            "output" => bytes(grant.output, units::MAX_HELD),
-            "result" => bytes(grant.result, units::MAX_HELD),
-            "egress_bytes" => bytes(grant.egress_bytes, units::MAX_SIZE),
-            _ => return Remedy::Nothing("no key of the configuration decides this".to_owned()),
-        };
-        match value {
-            Some(value) => self.set(key, value),
-            None => Remedy::Nothing(format!("`{key}` is as large as a configuration takes it")),
-        }
+    /// Whether the plan grants the paths that the exception of a plugin and its cause name. `learn` is the command that tells
+    /// what else the call looks for.
+    pub(crate) fn seek(&self, said: &mut Said, learn: &str) {
+        said.cause_path = said.cause().and_then(|cause| self.sought(cause, learn));
+        said.path = self.sought(said.exception(), learn);
     }
 
-    /// What the failure of a plugin says more when its exception named a path: whether the plan grants it. `learn` is the
-    /// command that tells what else the call looks for.
-    pub fn path_details(&self, details: &mut Map<String, Value>, learn: &str) {
-        if let Some(Value::Object(cause)) = details.get_mut("cause") {
-            self.path_of(cause, learn);
-        }
-        self.path_of(details, learn);
-    }
-
-    fn path_of(&self, details: &mut Map<String, Value>, learn: &str) {
-        let Some(name) = details.get("filename").and_then(Value::as_str) else { return };
-        if name.is_empty() || name.len() > 4096 || name.contains('\0') {
-            return;
-        }
+    fn sought(&self, exception: Exception<'_>, learn: &str) -> Option<Sought> {
+        let name = exception.filename.filter(|name| !name.is_empty() && name.len() <= 4096 && !name.contains('\0'))?;
         // A plugin starts in `/`.
         let path = config::normalize(&Path::new("/").join(name));
         let (read, write) = (self.path(&path, false), self.path(&path, true));
-        let refused = match details.get("errno_name").and_then(Value::as_str) {
-            _ if !read.yes => Some(&read),
-            Some("EROFS" | "EACCES" | "EPERM") if !write.yes => Some(&write),
+        let writing = matches!(exception.errno, Some(Errno::EROFS | Errno::EACCES | Errno::EPERM));
+        let refused = match (read.yes, write.yes) {
+            (false, _) => Some((read.key, false)),
+            (true, false) if writing => Some((write.key, true)),
             _ => None,
         };
-        if let Some(verdict) = refused {
-            let remedy = self.grant_for(&path, &self.nearest(&path), verdict.key == "write");
-            details.insert("rule".into(), self.rule(verdict.key).into());
-            details.insert("remedy".into(), self.text(&remedy).into());
-        }
-        details.insert("granted".into(), json!({ "read": read.yes, "write": write.yes }));
-        details.insert("learn".into(), learn.into());
+        let refused = refused
+            .map(|(key, write)| (self.rule(key), self.text(&self.grant_for(&path, &self.nearest(&path), write))));
+        Some(Sought { refused, read: read.yes, write: write.yes, learn: learn.to_owned() })
     }
 }
 
@@ -492,69 +343,4 @@ fn holder<'p>(plan: &'p Plan, path: &Path) -> Option<&'p Mount> {
     // Nothing lies below a file or a device.
     let leaf = matches!(found.source, Source::File(_) | Source::Device);
     (!leaf || found.path == path).then_some(found)
-}
-
-/// Twice a limit, at most what a configuration takes; `None` where it is that already.
-fn twice(now: u64, most: u64) -> Option<u64> {
-    (now < most).then(|| now.saturating_mul(2).min(most))
-}
-
-/// A size in the largest unit that it is whole in.
-fn size(bytes: u64) -> Value {
-    let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
-    let unit = units.iter().find(|(_, bits)| bytes > 0 && bytes.trailing_zeros() >= *bits);
-    match unit {
-        Some((unit, bits)) => format!("{}{unit}", bytes >> bits).into(),
-        None => format!("{bytes}B").into(),
-    }
-}
-
-/// A time as the configuration writes it.
-fn time(time: Duration) -> Value {
-    let ms = time.as_millis();
-    let units = [("h", 3_600_000), ("m", 60_000), ("s", 1000)];
-    match units.iter().find(|(_, length)| ms.is_multiple_of(*length)) {
-        Some((unit, length)) => format!("{}{unit}", ms / length).into(),
-        None => format!("{ms}ms").into(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_limit_at_its_most_is_not_doubled() {
-        for (now, twofold) in [(1, Some(2)), (600, Some(1000)), (999, Some(1000)), (1000, None), (u64::MAX, None)] {
-            assert_eq!(twice(now, 1000), twofold);
-        }
-        // what the file's reader takes, and not one more
-        let reads = |line: &str| {
-            let text = format!("[plugins.P]\nmodule = \"p\"\nallowed_methods = []\n{line}\n");
-            crate::config::read_unchecked(Path::new("/nowhere/c.toml"), text.into_bytes()).is_ok()
-        };
-        for (key, most) in [("processes", units::MAX_PROCESSES), ("open_files", units::MAX_OPEN_FILES)] {
-            assert!(reads(&format!("{key} = {most}")) && !reads(&format!("{key} = {}", most + 1)), "{key}");
-        }
-        for (key, most) in [("memory", units::MAX_SIZE), ("result", units::MAX_HELD), ("output", units::MAX_HELD)] {
-            assert!(
-                reads(&format!("{key} = {}", size(most))) && !reads(&format!("{key} = \"{}B\"", most + 1)),
-                "{key}"
-            );
-        }
-        assert!(reads(&format!("timeout = {}", time(units::MAX_TIME))));
-    }
-
-    #[test]
-    fn limits_are_written_in_their_largest_unit() {
-        for (bytes, text) in [(2 << 30, "2GiB"), (1 << 20, "1MiB"), (6 << 20, "6MiB"), (2000, "2000B"), (1024, "1KiB")]
-        {
-            assert_eq!(size(bytes), text);
-            assert_eq!(units::size(text, u64::MAX).unwrap(), bytes);
-        }
-        for (ms, text) in [(500, "500ms"), (2000, "2s"), (120_000, "2m"), (7_200_000, "2h"), (90_000, "90s")] {
-            assert_eq!(time(Duration::from_millis(ms)), text);
-            assert_eq!(units::time(text).unwrap(), Duration::from_millis(ms));
-        }
-    }
 }

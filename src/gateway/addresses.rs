@@ -1,6 +1,7 @@
 //! Addresses, inside and outside: which local address stands for which granted name, and which outside addresses the
 //! gateway may dial.
 
+pub use crate::types::Class;
 use crate::types::EgressRule;
 use nix::ifaddrs::getifaddrs;
 use std::collections::HashMap;
@@ -52,35 +53,7 @@ impl AddressBook {
     }
 }
 
-/// What an address is, from harmless to never. Of an address that embeds others the worst counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Class {
-    /// Reachable by anyone. Documentation ranges (RFC 5737, RFC 3849) count as public: refusing them protects nothing,
-    /// and laboratories resolve to them.
-    Public,
-    /// Private (RFC 1918), ULA, CGNAT, site-local, benchmarking, protocol assignments, and whatever IPv6 space is
-    /// neither global unicast nor one of the other classes.
-    Private,
-    /// Link-local, and the metadata services of clouds, which hand out the host's credentials to whoever asks.
-    LinkLocal,
-    /// Loopback, and every address of this host's own interfaces.
-    Local,
-    /// Unspecified, 0.0.0.0/8, multicast, broadcast, reserved: nothing allows these.
-    Never,
-}
-
 impl Class {
-    /// For people and for the refusal's object.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Class::Public => "public",
-            Class::Private => "private",
-            Class::LinkLocal => "link-local or metadata",
-            Class::Local => "loopback or this host",
-            Class::Never => "unspecified, multicast or reserved",
-        }
-    }
-
     /// Whether `rule` lets the gateway dial an address of this class.
     ///
     /// `allow_private` may come from a client's own configuration (a private index); `allow_loopback` is set only by

@@ -1,16 +1,14 @@
 //! What the gateway tells the supervisor, and the supervisor's reading of it.
 //!
 //! The channel is a `SOCK_SEQPACKET` pair; a packet is one JSON document of at most [`MAX_EVENT`] bytes:
-//! `{"event":"refused","operation":…,"object":{…},"count":n}`,
+//! `{"event":"refused","denied":{…},"count":n}`,
 //! `{"event":"connection",…}` with the fields of [`EgressRecord`], and `{"event":"dropped","count":n}` for refusals
 //! beyond [`MAX_DISTINCT`]. The same refusal may come again with the count of what was added since.
 
-use super::addresses::Class;
-use crate::types::{Denial, EgressRecord};
+use crate::types::{Class, Denied, EgressRecord, NoHello};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, send};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -64,60 +62,56 @@ impl Event {
 /// call is over (`decide::verdict`).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Refusal {
-    /// `resolve`, `connect`, `address`, `tls_name`, `tls_missing` or `egress_bytes`.
-    pub operation: String,
-    /// What it was done to.
-    pub object: Value,
+    /// What.
+    pub denied: Denied,
     /// How often, since this refusal was last told.
     pub count: u64,
 }
 
 impl Refusal {
-    fn new(operation: &str, object: Value) -> Refusal {
-        Refusal { operation: operation.into(), object, count: 1 }
+    fn new(denied: Denied) -> Refusal {
+        Refusal { denied, count: 1 }
     }
 
     /// A name that nothing grants. `asked` is what [`super::stub::answer`] hands to its closure. The supervisor uses
     /// this too, for calls without egress.
     pub fn resolve(asked: &str) -> Refusal {
-        Refusal::new("resolve", json!({ "name": shorten(asked) }))
+        Refusal::new(Denied::Resolve { name: shorten(asked) })
     }
 
     /// A granted name, after [`super::addresses::MAX_NAMES`] others.
     pub fn too_many_names(name: &str) -> Refusal {
-        Refusal::new("resolve", json!({ "name": name, "names": super::addresses::MAX_NAMES }))
+        Refusal::new(Denied::Names { name: name.to_owned(), most: super::addresses::MAX_NAMES })
     }
 
     /// A granted name on a port that it is not granted on.
     pub fn connect(name: &str, port: u16) -> Refusal {
-        Refusal::new("connect", json!({ "name": name, "port": port }))
+        Refusal::new(Denied::Connect { name: name.to_owned(), port })
     }
 
     /// A local address that stands for no name.
     pub fn connect_address(address: SocketAddrV4) -> Refusal {
-        Refusal::new("connect", json!({ "address": address.ip().to_string(), "port": address.port() }))
+        Refusal::new(Denied::ConnectAddress { address: *address.ip(), port: address.port() })
     }
 
     /// A granted name of which every answer is an address that may not be dialled.
     pub fn address(name: &str, port: u16, address: IpAddr, class: Class) -> Refusal {
-        let object = json!({ "name": name, "port": port, "address": address.to_string(), "kind": class.as_str() });
-        Refusal::new("address", object)
+        Refusal::new(Denied::Address { name: name.to_owned(), port, address, class })
     }
 
     /// A ClientHello for another name.
     pub fn tls_name(name: &str, port: u16, found: &str) -> Refusal {
-        Refusal::new("tls_name", json!({ "name": name, "port": port, "tls_name": found }))
+        Refusal::new(Denied::TlsName { name: name.to_owned(), port, found: found.to_owned() })
     }
 
     /// No ClientHello that names a host.
-    pub fn tls_missing(name: &str, port: u16, reason: &str) -> Refusal {
-        Refusal::new("tls_missing", json!({ "name": name, "port": port, "reason": reason }))
+    pub fn tls_missing(name: &str, port: u16, why: NoHello) -> Refusal {
+        Refusal::new(Denied::TlsMissing { name: name.to_owned(), port, why })
     }
 
     /// The call's bytes are used up.
-    pub fn limit(name: &str, port: u16, limit_bytes: u64) -> Refusal {
-        let object = json!({ "limit": limit_bytes, "used": limit_bytes, "unit": "B", "name": name, "port": port });
-        Refusal::new("egress_bytes", object)
+    pub fn limit(name: &str, port: u16, limit: u64) -> Refusal {
+        Refusal::new(Denied::EgressBytes { name: name.to_owned(), port, limit })
     }
 }
 
@@ -127,12 +121,6 @@ fn shorten(name: &str) -> String {
         Some(start) if name.len() > MAX_SHOWN_NAME => format!("{start}…"),
         _ => name.to_owned(),
     }
-}
-
-/// A refusal as a denial.
-pub fn denial(refusal: Refusal) -> Denial {
-    let layer = if refusal.operation == "egress_bytes" { "limits" } else { "egress" };
-    Denial { count: refusal.count, ..Denial::new(layer, &refusal.operation, refusal.object) }
 }
 
 /// The gateway's end of the channel: never blocks, never grows past its bounds.
@@ -145,8 +133,8 @@ pub struct Outbox {
 #[derive(Debug, Default)]
 struct Waiting {
     records: VecDeque<Vec<u8>>,
-    /// By operation and object; `count` is what was not yet told.
-    refusals: HashMap<(String, String), Refusal>,
+    /// How often each was refused since it was last told.
+    refusals: HashMap<Denied, u64>,
     untold: bool,
     dropped: u64,
 }
@@ -170,21 +158,17 @@ impl Outbox {
     /// Tells a refusal: at once when it is new, else with the next [`Outbox::flush`].
     pub fn refuse(&self, refusal: Refusal) {
         let mut waiting = self.lock();
-        let key = (refusal.operation.clone(), refusal.object.to_string());
-        if let Some(known) = waiting.refusals.get_mut(&key) {
-            known.count += 1;
+        if let Some(count) = waiting.refusals.get_mut(&refusal.denied) {
+            *count += 1;
             waiting.untold = true;
         } else if waiting.refusals.len() >= MAX_DISTINCT {
             waiting.dropped += 1;
             waiting.untold = true;
         } else {
-            let mut refusal = refusal;
-            if self.send(&Event::Refused(refusal.clone())) {
-                refusal.count = 0;
-            } else {
-                waiting.untold = true;
-            }
-            waiting.refusals.insert(key, refusal);
+            let denied = refusal.denied.clone();
+            let count = u64::from(!self.send(&Event::Refused(refusal)));
+            waiting.untold |= count > 0;
+            waiting.refusals.insert(denied, count);
         }
     }
 
@@ -215,11 +199,11 @@ impl Outbox {
         if !waiting.untold {
             return true;
         }
-        for refusal in waiting.refusals.values_mut().filter(|r| r.count > 0) {
-            if !self.send(&Event::Refused(refusal.clone())) {
+        for (denied, count) in waiting.refusals.iter_mut().filter(|(_, count)| **count > 0) {
+            if !self.send(&Event::Refused(Refusal { denied: denied.clone(), count: *count })) {
                 return false;
             }
-            refusal.count = 0;
+            *count = 0;
         }
         if waiting.dropped > 0 {
             if !self.send(&Event::Dropped { count: waiting.dropped }) {
@@ -302,11 +286,12 @@ mod tests {
             r#"{"event":"connection","host":"a.org","port":443,"bytes_sent":1,"bytes_received":2,"duration_us":3,"end":"closed"}"#
         );
         let text = serde_json::to_string(&Event::Refused(Refusal::resolve("files.example.org"))).unwrap();
-        assert_eq!(
-            text,
-            r#"{"event":"refused","operation":"resolve","object":{"name":"files.example.org"},"count":1}"#
-        );
-        assert!(Event::parse(b"{}").is_err());
+        assert_eq!(text, r#"{"event":"refused","denied":{"resolve":{"name":"files.example.org"}},"count":1}"#);
+        assert!(Event::parse(text.as_bytes()).is_ok() && Event::parse(b"{}").is_err());
+        // What others deny is not the gateway's to tell.
+        for denied in [r#"{"syscall":{}}"#, r#"{"limit":{}}"#, r#""unroutable""#] {
+            assert!(Event::parse(format!(r#"{{"event":"refused","denied":{denied},"count":1}}"#).as_bytes()).is_err());
+        }
         assert!(Event::parse(&[b' '; MAX_EVENT + 1]).is_err());
     }
 
@@ -376,20 +361,19 @@ mod tests {
     #[test]
     fn the_longest_events_fit() {
         let name = "x".repeat(253);
-        for refusal in
-            [Refusal::resolve(&r"\255".repeat(253)), Refusal::tls_name(&name, 443, &name), Refusal::connect(&name, 443)]
-        {
+        let address = IpAddr::from([0xffff; 8]);
+        for refusal in [
+            Refusal::resolve(&r"\255".repeat(253)),
+            Refusal::too_many_names(&name),
+            Refusal::connect(&name, 443),
+            Refusal::connect_address(SocketAddrV4::new(Ipv4Addr::new(127, 64, 0, 9), 443)),
+            Refusal::address(&name, 443, address, Class::LinkLocal),
+            Refusal::tls_name(&name, 443, &name),
+            Refusal::tls_missing(&name, 443, NoHello::TooSlow),
+            Refusal::limit(&name, 443, u64::MAX),
+        ] {
             let bytes = packet(&Event::Refused(refusal.clone()));
             assert_eq!(Event::parse(&bytes), Ok(Event::Refused(refusal)));
         }
-    }
-
-    #[test]
-    fn a_refusal_is_a_denial_of_its_layer() {
-        let told = denial(Refusal { count: 3, ..Refusal::resolve("Files.Example.org") });
-        assert_eq!((told.layer.as_str(), told.operation.as_str(), told.count), ("egress", "resolve", 3));
-        let told = denial(Refusal::limit("a.org", 443, 1000));
-        assert_eq!((told.layer.as_str(), told.operation.as_str()), ("limits", "egress_bytes"));
-        assert_eq!(told.object, json!({ "limit": 1000, "used": 1000, "unit": "B", "name": "a.org", "port": 443 }));
     }
 }

@@ -6,6 +6,7 @@
 //! another site on the same server) stays between client and server; TLS is end to end.
 
 use crate::decide::names;
+pub use crate::types::NoHello as Missing;
 use std::io::{self, Read};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
@@ -20,37 +21,6 @@ const MAX_RECORD: usize = 1 << 14;
 const HANDSHAKE: u8 = 22;
 const CLIENT_HELLO: u8 = 1;
 const SERVER_NAME: u16 = 0;
-
-/// Why there is no name to compare. The text is for people.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Missing {
-    /// The first bytes are not those of a TLS handshake record.
-    NotTls,
-    /// It is TLS, and malformed.
-    Malformed,
-    /// A ClientHello without a server name, with several, or with one that is no host name.
-    NoName,
-    /// Over [`MAX_HELLO`].
-    TooLong,
-    /// Not there after [`TIMEOUT`].
-    TooSlow,
-    /// The client closed its side before.
-    Closed,
-}
-
-impl Missing {
-    /// For the refusal's object.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Missing::NotTls => "not TLS",
-            Missing::Malformed => "malformed ClientHello",
-            Missing::NoName => "no single server name in the ClientHello",
-            Missing::TooLong => "ClientHello over 64 KiB",
-            Missing::TooSlow => "no ClientHello within 10 s",
-            Missing::Closed => "closed before a ClientHello",
-        }
-    }
-}
 
 /// Puts a ClientHello together from bytes as they come. Each byte is looked at once, so that single bytes in single
 /// records cost no more than one long record.

@@ -57,7 +57,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-pub use events::{Event, denial};
+pub use events::Event;
 pub use proxy::{ProxyEnv, connect_ports, parse_proxy};
 
 /// Connections at once.
@@ -661,7 +661,7 @@ fn settled(
                     Refused { end: "tls_name".into(), alert: true }
                 }
                 retry::Stopped::Missing(why) => {
-                    shared.outbox.refuse(Refusal::tls_missing(name, port, why.as_str()));
+                    shared.outbox.refuse(Refusal::tls_missing(name, port, why));
                     Refused { end: "tls_missing".into(), alert: why == Missing::NoName }
                 }
                 retry::Stopped::Closed => "closed".to_owned().into(),
@@ -688,7 +688,7 @@ fn checked_hello(
         // A client that went away by itself: nothing was tried that had to be stopped.
         Err(HelloError::Missing(Missing::Closed)) => Err("tls_missing".to_owned().into()),
         Err(HelloError::Missing(why)) => {
-            shared.outbox.refuse(Refusal::tls_missing(name, port, why.as_str()));
+            shared.outbox.refuse(Refusal::tls_missing(name, port, why));
             Err(Refused { end: "tls_missing".into(), alert: why == Missing::NoName })
         }
         Err(HelloError::Io(e)) => Err(format!("error: plugin: {e}").into()),

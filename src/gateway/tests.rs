@@ -2,7 +2,7 @@
 
 use super::hello::sample;
 use super::*;
-use crate::types::{HostPattern, Proxy};
+use crate::types::{Denied, HostPattern, Proxy};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, shutdown, socketpair};
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
@@ -259,11 +259,9 @@ fn names_granted_and_refused() {
             let reply = gate.ask(&Gate::query(labels, qtype));
             assert_eq!((reply[3] & 15, reply[7]), (3, 0), "{shown}");
         }
-        let mut refused = gate.refused();
-        assert_eq!((refused.operation.as_str(), refused.object["name"].as_str()), ("resolve", Some(shown)));
-        assert_eq!(refused.count, 1);
-        refused = gate.refused();
-        assert_eq!((refused.object["name"].as_str(), refused.count), (Some(shown), 1));
+        for _ in 0..2 {
+            assert_eq!(gate.refused(), Refusal::resolve(shown));
+        }
     }
     // The trailing dot is the root label on the wire; a written one comes from names in a ClientHello.
     let reply = gate.ask(&Gate::query(&[b"example", b"org"], 28));
@@ -291,7 +289,7 @@ fn names_over_tcp() {
     assert_eq!(reply.last_chunk::<4>(), Some(&[127, 64, 0, 1]));
     let reply = ask(&mut stream, &Gate::query(&[b"evil", b"org"], 1), 9);
     assert_eq!(reply[3] & 15, 3);
-    assert_eq!(gate.refused().object["name"], "evil.org");
+    assert_eq!(gate.refused(), Refusal::resolve("evil.org"));
     // Longer than is read: the client is sent away.
     stream.write_all(&[0xff, 0xff, 0]).unwrap();
     assert_eq!(drained(&mut stream), b"");
@@ -305,10 +303,9 @@ fn an_address_that_stands_for_nothing() {
     for address in [[127, 0, 0, 1], [127, 64, 0, 1], [127, 127, 255, 1]] {
         let mut stream = gate.connect_to(Ipv4Addr::from(address));
         assert_eq!(drained(&mut stream), b"");
-        let shown = Ipv4Addr::from(address).to_string();
-        let refused = gate.refused();
-        assert_eq!((refused.operation.as_str(), &refused.object["address"]), ("connect", &shown.clone().into()));
-        assert_eq!(refused.object["port"], gate.port);
+        let address = Ipv4Addr::from(address);
+        let shown = address.to_string();
+        assert_eq!(gate.refused().denied, Denied::ConnectAddress { address, port: gate.port });
         let record = gate.record();
         assert_eq!((record.host, record.end.as_str()), (shown, "refused"));
     }
@@ -331,8 +328,7 @@ fn a_name_on_a_port_of_another() {
     let (host, asked) = resolving(|_| vec![]);
     let gate = Gate::start(host, 1 << 20, |p| vec![rule("example.org", 9), rule("other.org", p)]);
     drained(&mut gate.connect("example.org"));
-    let refused = gate.refused();
-    assert_eq!((refused.operation.as_str(), &refused.object["name"]), ("connect", &"example.org".into()));
+    assert_eq!(gate.refused(), Refusal::connect("example.org", gate.port));
     assert_eq!(gate.record().end, "refused");
     assert_eq!(asked.load(Ordering::SeqCst), 0);
 }
@@ -362,21 +358,25 @@ fn other_hellos_never_leave() {
     let (host, asked) = resolving(|_| vec![]);
     let gate = Gate::start(host, 1 << 20, |p| vec![tls_rule("example.org", p)]);
     let long = sample::records(&sample::message(&sample::extension(21, &[0; 65000])), 7);
-    for (bytes, operation, key, value, alert) in [
-        (sample::hello("evil.net"), "tls_name", "tls_name", "evil.net", true),
-        (sample::hello("www.example.org"), "tls_name", "tls_name", "www.example.org", true),
-        (sample::records(&sample::message(&[]), 100), "tls_missing", "reason", Missing::NoName.as_str(), true),
-        (b"GET / HTTP/1.1\r\nHost: example.org\r\n\r\n".to_vec(), "tls_missing", "reason", "not TLS", false),
-        (long, "tls_missing", "reason", "ClientHello over 64 KiB", false),
+    let (other, missing) = (
+        |found: &str| Refusal::tls_name("example.org", gate.port, found),
+        |why| Refusal::tls_missing("example.org", gate.port, why),
+    );
+    for (bytes, expected, alert) in [
+        (sample::hello("evil.net"), other("evil.net"), true),
+        (sample::hello("www.example.org"), other("www.example.org"), true),
+        (sample::records(&sample::message(&[]), 100), missing(Missing::NoName), true),
+        (b"GET / HTTP/1.1\r\nHost: example.org\r\n\r\n".to_vec(), missing(Missing::NotTls), false),
+        (long, missing(Missing::TooLong), false),
     ] {
         let mut stream = gate.connect("example.org");
         // A refusal may come while the rest is being written.
         stream.write_all(&bytes).ok();
         let got = drained(&mut stream);
-        assert_eq!(got, if alert { &ALERT_UNRECOGNIZED_NAME[..] } else { b"" }, "{value}");
-        let refused = gate.refused();
-        assert_eq!((refused.operation.as_str(), &refused.object[key]), (operation, &value.into()));
+        assert_eq!(got, if alert { &ALERT_UNRECOGNIZED_NAME[..] } else { b"" }, "{expected:?}");
+        assert_eq!(gate.refused(), expected);
         let record = gate.record();
+        let operation = expected.denied.operation();
         assert_eq!((record.end.as_str(), record.bytes_sent, record.bytes_received), (operation, 0, 0));
     }
     // Gone before a word: recorded, not a denial.
@@ -400,7 +400,7 @@ fn a_hello_that_does_not_come() {
     }
     drained(&mut stream);
     assert!(before.elapsed() < Duration::from_secs(15));
-    assert_eq!(gate.refused().object["reason"], Missing::TooSlow.as_str());
+    assert_eq!(gate.refused(), Refusal::tls_missing("example.org", gate.port, Missing::TooSlow));
     let record = gate.record();
     assert_eq!(record.end, "tls_missing");
     assert!((10_000_000..11_500_000).contains(&record.duration_us), "{}", record.duration_us);
@@ -410,24 +410,22 @@ fn a_hello_that_does_not_come() {
 fn answers_that_may_not_be_dialled() {
     let server = echo();
     for (answer, private, loopback, kind) in [
-        ("10.1.2.3:1", false, false, "private"),
-        ("169.254.169.254:1", false, false, "link-local or metadata"),
-        ("169.254.169.254:1", true, false, "link-local or metadata"),
-        ("127.0.0.1:1", true, false, "loopback or this host"),
-        ("[::1]:1", false, true, "loopback or this host"),
-        ("[::ffff:127.0.0.1]:1", true, false, "loopback or this host"),
-        ("[64:ff9b::a9fe:a9fe]:1", true, false, "link-local or metadata"),
-        ("[fd00::1]:1", false, false, "private"),
-        ("0.0.0.0:1", true, true, "unspecified, multicast or reserved"),
+        ("10.1.2.3:1", false, false, Class::Private),
+        ("169.254.169.254:1", false, false, Class::LinkLocal),
+        ("169.254.169.254:1", true, false, Class::LinkLocal),
+        ("127.0.0.1:1", true, false, Class::Local),
+        ("[::1]:1", false, true, Class::Local),
+        ("[::ffff:127.0.0.1]:1", true, false, Class::Local),
+        ("[64:ff9b::a9fe:a9fe]:1", true, false, Class::LinkLocal),
+        ("[fd00::1]:1", false, false, Class::Private),
+        ("0.0.0.0:1", true, true, Class::Never),
     ] {
         let answer: SocketAddr = answer.parse().unwrap();
         let gate = Gate::start(to(answer), 1 << 20, |p| {
             vec![EgressRule { allow_private: private, allow_loopback: loopback, ..rule("example.org", p) }]
         });
         drained(&mut gate.connect("example.org"));
-        let refused = gate.refused();
-        assert_eq!((refused.operation.as_str(), &refused.object["kind"]), ("address", &kind.into()), "{answer}");
-        assert_eq!(refused.object["address"], answer.ip().to_string());
+        assert_eq!(gate.refused(), Refusal::address("example.org", gate.port, answer.ip(), kind), "{answer}");
         assert_eq!(gate.record().end, "address_refused");
     }
     // This host's own address, whatever it is.
@@ -435,7 +433,7 @@ fn answers_that_may_not_be_dialled() {
     host.own_addresses = Box::new(|| Ok(vec!["203.0.113.9".parse().unwrap()]));
     let gate = Gate::start(host, 1 << 20, |p| vec![EgressRule { allow_loopback: false, ..rule("example.org", p) }]);
     drained(&mut gate.connect("example.org"));
-    assert_eq!(gate.refused().object["kind"], "loopback or this host");
+    assert!(matches!(gate.refused().denied, Denied::Address { class: Class::Local, .. }));
     // Unknown own addresses refuse.
     let mut host = to(server);
     host.own_addresses = Box::new(|| Err(io::ErrorKind::PermissionDenied.into()));
@@ -574,8 +572,7 @@ fn the_limit_cuts_and_is_told() {
     let mut stream = gate.connect("example.org");
     stream.write_all(&[1; 700]).unwrap();
     drained(&mut stream);
-    let refused = gate.refused();
-    assert_eq!((refused.operation.as_str(), &refused.object["limit"]), ("egress_bytes", &1000.into()));
+    assert_eq!(gate.refused(), Refusal::limit("example.org", gate.port, 1000));
     let record = gate.record();
     assert_eq!((record.end.as_str(), record.bytes_sent + record.bytes_received), ("limit", 1000));
 }

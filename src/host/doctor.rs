@@ -11,11 +11,11 @@ mod whole;
 
 use crate::confine::step::{Step, StepError};
 use crate::sys::clone::fork;
-use crate::types::{Code, Failure};
+use crate::types::{Code, Failure, Layer};
 use nix::errno::Errno;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::ForkResult;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::Path;
@@ -36,7 +36,7 @@ pub struct Trial {
 }
 
 /// One act.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tried {
     /// What was done.
     pub act: String,
@@ -48,7 +48,7 @@ pub struct Tried {
 
 /// What one trial tells of one layer.
 struct Finding {
-    layer: &'static str,
+    layer: Layer,
     tried: Vec<Tried>,
     state: State,
 }
@@ -64,14 +64,14 @@ enum State {
 }
 
 /// The layers in the order of `README.md`, and what is told of one that does all it should.
-const LAYERS: [(&str, &str); 7] = [
-    ("namespaces", "user mnt pid net ipc uts cgroup: 1000:1000 inside, no process but its own"),
-    ("root", "what is granted opens, what is not is not there, /usr is read-only"),
-    ("limits", "of descriptors, memory and /tmp: EMFILE, ENOMEM, ENOSPC"),
-    ("capabilities", "none, and no new privileges"),
-    ("landlock", "what a rule names opens, all else is EACCES"),
-    ("seccomp", "filter: getcwd passes, mount and ptrace do not"),
-    ("egress", "its own loopback alone: the host's 127.0.0.1 is out of reach, names are refused"),
+const LAYERS: [(Layer, &str); 7] = [
+    (Layer::Namespaces, "user mnt pid net ipc uts cgroup: 1000:1000 inside, no process but its own"),
+    (Layer::Root, "what is granted opens, what is not is not there, /usr is read-only"),
+    (Layer::Limits, "of descriptors, memory and /tmp: EMFILE, ENOMEM, ENOSPC"),
+    (Layer::Capabilities, "none, and no new privileges"),
+    (Layer::Landlock, "what a rule names opens, all else is EACCES"),
+    (Layer::Seccomp, "filter: getcwd passes, mount and ptrace do not"),
+    (Layer::Egress, "its own loopback alone: the host's 127.0.0.1 is out of reach, names are refused"),
 ];
 
 /// What to do about a layer that is there and does not do what it should.
@@ -85,12 +85,12 @@ pub fn run(config: Option<&Path>, before: Option<Failure>) -> Vec<Trial> {
     let (configuration, config) = around::configuration(config);
     // In this order: of a layer that is missing in several ways, the words of a call are told.
     let mut findings: Vec<Finding> =
-        before.map(|failure| Finding::failed("capabilities", failure)).into_iter().collect();
+        before.map(|failure| Finding::failed(Layer::Capabilities, failure)).into_iter().collect();
     findings.extend(whole::trial());
     findings.extend(alone::trials());
     findings.extend(config.iter().flat_map(around::landlock));
     let mut trials: Vec<Trial> = configuration.into_iter().collect();
-    trials.extend(LAYERS.iter().map(|(layer, fine)| conclude(layer, fine, &findings)));
+    trials.extend(LAYERS.iter().map(|(layer, fine)| conclude(*layer, fine, &findings)));
     trials.extend([
         around::id_mapping(config.as_ref()),
         around::audit(config.as_ref()),
@@ -107,7 +107,7 @@ pub fn kernel() -> String {
 }
 
 /// A layer by all that was tried of it.
-fn conclude(layer: &'static str, fine: &str, findings: &[Finding]) -> Trial {
+fn conclude(layer: Layer, fine: &str, findings: &[Finding]) -> Trial {
     let own = || findings.iter().filter(|finding| finding.layer == layer);
     let tried: Vec<Tried> = own().flat_map(|finding| finding.tried.clone()).collect();
     let missing = own().find_map(|finding| match &finding.state {
@@ -131,39 +131,37 @@ fn conclude(layer: &'static str, fine: &str, findings: &[Finding]) -> Trial {
             let acts: Vec<String> = tried.iter().map(|one| format!("{}: {}", one.act, one.got)).collect();
             (Some(true), format!("tried alone: {}", acts.join("; ")), None)
         }
-        (None, None, None) if layer == "landlock" => {
+        (None, None, None) if layer == Layer::Landlock => {
             (Some(true), format!("ABI {}: {fine}", crate::sys::process::landlock_abi()), None)
         }
         (None, None, None) => (Some(true), fine.to_owned(), None),
     };
-    Trial { layer, holds, found, remedy, tried }
+    Trial { layer: layer.name(), holds, found, remedy, tried }
 }
 
 /// Why a layer was not tried.
 fn before(findings: &[Finding]) -> String {
     match findings.iter().find(|finding| matches!(finding.state, State::Missing { .. })) {
-        Some(missing) => format!("not tried: a call ends before it, for want of the {} layer", missing.layer),
+        Some(missing) => format!("not tried: a call ends before it, for want of the {} layer", missing.layer.name()),
         None => "not tried".to_owned(),
     }
 }
 
 impl Finding {
     /// What went as far as its acts.
-    fn tried(layer: &'static str, tried: Vec<Tried>) -> Self {
+    fn tried(layer: Layer, tried: Vec<Tried>) -> Self {
         Finding { layer, tried, state: State::Tried }
     }
 
     /// What a failure says: of its own layer when it names one, else of `layer`.
-    fn failed(layer: &'static str, failure: Failure) -> Self {
-        let detail = |key: &str| failure.details.get(key).and_then(|value| value.as_str()).map(str::to_owned);
-        let named = detail("layer").and_then(|name| LAYERS.iter().find(|(layer, _)| *layer == name));
-        let layer = named.map_or(layer, |(layer, _)| layer);
+    fn failed(layer: Layer, failure: Failure) -> Self {
+        use Errno::{EAGAIN, EINTR, EMFILE, ENFILE, ENOMEM};
+        let layer = failure.details.layer().unwrap_or(layer);
         // A full table says nothing of the layer.
-        let exhausted = ["EAGAIN", "ENOMEM", "EMFILE", "ENFILE", "EINTR"];
-        let passing = detail("errno").is_some_and(|text| exhausted.iter().any(|errno| text.starts_with(errno)));
+        let passing = matches!(failure.details.errno(), Some(EAGAIN | ENOMEM | EMFILE | ENFILE | EINTR));
         let state = match failure.code {
             Code::SandboxUnavailable | Code::SandboxFailed | Code::AuditUnavailable if !passing => {
-                let remedy = detail("remedy");
+                let remedy = failure.details.remedy().map(str::to_owned);
                 // The remedy has a line of its own.
                 let end = remedy.as_ref().map(|remedy| format!("; {remedy}")).unwrap_or_default();
                 let found = failure.message.strip_suffix(&end).unwrap_or(&failure.message).to_owned();
@@ -220,44 +218,44 @@ mod tests {
     use super::*;
 
     fn finding(failure: Failure) -> Finding {
-        Finding::failed("root", failure)
+        Finding::failed(Layer::Root, failure)
     }
 
     #[test]
     fn a_layer_holds_only_when_every_act_came_out_right() {
         let right = || vec![tried("open", "works", "works"), tried("mount", "EPERM", "EPERM")];
-        let holds = |findings: &[Finding]| conclude("root", "fine", findings);
-        assert_eq!(holds(&[Finding::tried("root", right())]).holds, Some(true));
+        let holds = |findings: &[Finding]| conclude(Layer::Root, "fine", findings);
+        assert_eq!(holds(&[Finding::tried(Layer::Root, right())]).holds, Some(true));
         let mut wrong = right();
         wrong[1].got = "works".to_owned();
-        let trial = holds(&[Finding::tried("root", right()), Finding::tried("root", wrong)]);
+        let trial = holds(&[Finding::tried(Layer::Root, right()), Finding::tried(Layer::Root, wrong)]);
         assert_eq!((trial.holds, trial.found.as_str()), (Some(false), "mount: works, and not EPERM"));
         assert_eq!(trial.remedy.as_deref(), Some(WRONG));
-        assert_eq!(holds(&[Finding::tried("limits", right())]).holds, None, "nothing of it was tried");
+        assert_eq!(holds(&[Finding::tried(Layer::Limits, right())]).holds, None, "nothing of it was tried");
     }
 
     #[test]
     fn a_failure_is_told_of_the_layer_that_it_names() {
         let missing = StepError::new(Step::Landlock, "landlock", Errno::EOPNOTSUPP);
         let findings = [finding(missing.into())];
-        let trial = conclude("landlock", "fine", &findings);
+        let trial = conclude(Layer::Landlock, "fine", &findings);
         assert_eq!(trial.holds, Some(false));
         let remedy = trial.remedy.unwrap();
         assert!(remedy.starts_with("enable landlock") && !trial.found.contains(&remedy), "{}", trial.found);
-        let root = conclude("root", "fine", &findings);
+        let root = conclude(Layer::Root, "fine", &findings);
         assert_eq!(root.holds, None);
         assert!(root.found.ends_with("for want of the landlock layer"), "{}", root.found);
         let mut findings = Vec::from(findings);
-        findings.push(Finding::tried("limits", vec![tried("one more", "EMFILE", "EMFILE")]));
-        let limits = conclude("limits", "all that a call tries", &findings);
+        findings.push(Finding::tried(Layer::Limits, vec![tried("one more", "EMFILE", "EMFILE")]));
+        let limits = conclude(Layer::Limits, "all that a call tries", &findings);
         assert_eq!((limits.holds, limits.found.as_str()), (Some(true), "tried alone: one more: EMFILE"));
     }
 
     #[test]
     fn a_full_table_tells_nothing() {
         let full = StepError::new(Step::Clone, "clone3", Errno::EAGAIN);
-        assert_eq!(conclude("namespaces", "fine", &[finding(full.into())]).holds, None);
+        assert_eq!(conclude(Layer::Namespaces, "fine", &[finding(full.into())]).holds, None);
         let late = Failure::new(Code::Timeout, "late");
-        assert_eq!(conclude("root", "fine", &[finding(late)]).holds, None);
+        assert_eq!(conclude(Layer::Root, "fine", &[finding(late)]).holds, None);
     }
 }

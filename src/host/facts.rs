@@ -4,7 +4,7 @@ use crate::config::{self, ConfigErrorKind};
 use crate::confine::step::{Step, StepError};
 use crate::decide::grant::Decision;
 use crate::decide::plan::{Code as PluginCode, Facts};
-use crate::types::{Code, Entry, Failure, Grant};
+use crate::types::{Cause, Code, Details, Entry, Failure, Grant, Key, Layer};
 use crate::walk;
 use std::collections::BTreeMap;
 use std::fs;
@@ -102,9 +102,11 @@ pub(super) fn landlock_abi(least: u32) -> Result<u32, Failure> {
             Code::SandboxUnavailable,
             format!("landlock: this kernel has ABI {abi}, the grant wants {least}; {remedy}"),
         )
-        .detail("layer", "landlock")
-        .detail("key", "landlock_min_abi")
-        .detail("remedy", remedy));
+        .with(Details::Layer {
+            layer: Layer::Landlock,
+            cause: Some(Cause::Key(Key::LandlockMinAbi)),
+            remedy: Some(remedy.to_owned()),
+        }));
     }
     Ok(abi)
 }
@@ -125,7 +127,8 @@ fn entries(directory: &Path, names: &[&str]) -> BTreeMap<String, Option<PathBuf>
 
 /// User and group that plugins are outside when root calls.
 pub(super) fn run_as(named: Option<&str>) -> Result<(u32, u32), Failure> {
-    let invalid = |why: String| Failure::new(Code::ConfigInvalid, format!("run_as: {why}")).detail("key", "run_as");
+    let invalid =
+        |why: String| Failure::new(Code::ConfigInvalid, format!("run_as: {why}")).with(Details::Key(Key::RunAs));
     let user = match named {
         None => own_user().unwrap_or((OVERFLOW_ID, OVERFLOW_ID)),
         Some(text) => match text.parse::<u32>() {
@@ -170,7 +173,7 @@ fn interpreter_prefixes(decision: &Decision, links: &mut BTreeMap<PathBuf, PathB
                 Code::ConfigInvalid,
                 format!("{}: interpreter: {}; install it, or name another", interpreter.display(), missing()),
             )
-            .detail("key", "interpreter"),
+            .with(Details::Key(Key::Interpreter)),
             _ => error.into(),
         })
     };
@@ -220,7 +223,7 @@ fn refuse_prefix(interpreter: &Path, prefix: &Path, why: &str) -> Failure {
             prefix.display()
         ),
     )
-    .detail("key", "interpreter")
+    .with(Details::Key(Key::Interpreter))
 }
 
 /// The files of a plugin: its executable, or the top-level package or module under the first search path that has it.

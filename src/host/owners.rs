@@ -3,7 +3,7 @@
 use crate::decide::grant::Decision;
 use crate::decide::plan::Facts;
 use crate::quote::shell;
-use crate::types::{Code, Failure};
+use crate::types::{Code, Details, Failure, Key};
 use crate::walk::{self, How};
 use std::path::Path;
 
@@ -17,8 +17,8 @@ pub fn refuse_roots(decision: &Decision, facts: &Facts) -> Result<(), Failure> {
         return Ok(());
     }
     let grant = &decision.grant;
-    grant.read.iter().try_for_each(|path| refuse_placed(decision, "read", path))?;
-    grant.write.iter().try_for_each(|path| refuse_placed(decision, "write", path))?;
+    grant.read.iter().try_for_each(|path| refuse_placed(decision, Key::Read, path))?;
+    grant.write.iter().try_for_each(|path| refuse_placed(decision, Key::Write, path))?;
     if grant.as_root_owner {
         return Ok(());
     }
@@ -49,38 +49,33 @@ pub fn refuse_roots(decision: &Decision, facts: &Facts) -> Result<(), Failure> {
                 decision.config.display(),
             ),
         )
-        .detail("key", "write")
-        .detail("path", path.to_string_lossy().into_owned())
-        .detail("line", line)
-        .detail("remedy", remedy));
+        .with(Details::Granted { key: Key::Write, path: Details::path(path), line, remedy }));
     }
     Ok(())
 }
 
 /// Refuses what root or its group owns where somebody else could have put it in the place of what was meant: a plugin is lent
 /// what the owner of a granted path may.
-fn refuse_placed(decision: &Decision, key: &'static str, path: &Path) -> Result<(), Failure> {
+fn refuse_placed(decision: &Decision, key: Key, path: &Path) -> Result<(), Failure> {
     let Ok(found) = walk::find(path, How::NoLinks) else { return Ok(()) };
     if found.stat().st_uid != 0 && found.stat().st_gid != 0 {
         return Ok(());
     }
     let Some((above, _)) = found.placed_by_others() else { return Ok(()) };
-    let line = decision.grant.origins.get(key).and_then(|origin| origin.line);
+    let line = decision.grant.origins.get(key.name()).and_then(|origin| origin.line);
     let place = line.map_or_else(String::new, |line| format!(":{line}"));
     let remedy =
         format!("give {} to an unprivileged user with `chown`, or move it to where root alone may write", shell(path));
     Err(Failure::new(
         Code::ConfigInvalid,
         format!(
-            "{}: {key} ({}{place}): root or its group owns it, but others than root may change {} and could have put it there; \
+            "{}: {} ({}{place}): root or its group owns it, but others than root may change {} and could have put it there; \
              {remedy}",
             path.display(),
+            key.name(),
             decision.config.display(),
             above.display(),
         ),
     )
-    .detail("key", key)
-    .detail("path", path.to_string_lossy().into_owned())
-    .detail("line", line)
-    .detail("remedy", remedy))
+    .with(Details::Granted { key, path: Details::path(path), line, remedy }))
 }

@@ -10,7 +10,7 @@ use crate::confine::trees::Tree;
 use crate::decide::plan::{Plan, Source};
 use crate::mounts::Table;
 use crate::quote::{shell, shorten};
-use crate::types::{Code, Failure};
+use crate::types::{Cause, Code, Details, Failure, Layer};
 use crate::walk::{self, How};
 use rustix::fs::{AtFlags, Dir, Mode, OFlags};
 use rustix::io::Errno;
@@ -237,9 +237,7 @@ fn unusable(path: &Path, why: &str) -> Failure {
             path.display()
         ),
     )
-    .detail("layer", "root")
-    .detail("path", path.to_string_lossy().into_owned())
-    .detail("remedy", remedy)
+    .with(Details::Layer { layer: Layer::Root, cause: Some(Cause::Path(Details::path(path))), remedy: Some(remedy) })
 }
 
 #[cfg(test)]

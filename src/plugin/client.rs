@@ -10,7 +10,7 @@ use crate::supervise::signals::{self, Signals};
 use crate::supervise::{self, Job, Unwatched, apart};
 use crate::types::{Client, Code, EgressGroup, EgressRule, EgressSource, Entry, Failure, Grant, HostPattern};
 use crate::walk::{self, How};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -307,33 +307,19 @@ pub(super) fn run(plan: &plan::Plan, args: &[Value], patience: &Patience<'_>) ->
         // Whatever became of it: a signal that the caller ignores is ignored in there too.
         return Err(supervise::outcome::cancelled(signal));
     }
-    match serde_json::from_slice(&told.bytes).map_err(|error| failed(error.to_string()))? {
-        Ended::Result(value) => Ok(value),
-        Ended::Failure { code, message, details } => Err(Failure { details, ..Failure::new(code, message) }),
-    }
-}
-
-/// What the child tells of its call.
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Ended {
-    Result(Value),
-    Failure { code: Code, message: String, details: Map<String, Value> },
+    serde_json::from_slice(&told.bytes).unwrap_or_else(|error| Err(failed(error.to_string())))
 }
 
 /// The child's whole life: the confined call, and its result as JSON.
 fn answer(plan: &plan::Plan, frame: Vec<u8>, deadline: Instant) -> Vec<u8> {
-    let ended = match signals::take() {
+    let ended: Result<Value, Failure> = match signals::take() {
         Err(error) => Err(Failure::new(Code::Internal, format!("signals: {error}"))),
         Ok(signals) => {
             let job = Job { plan, frame, runner: super::RUNNER, signals, deadline, observe: false };
             supervise::run(job, &mut Unwatched).and_then(|outcome| outcome.result.map(|result| result.value()))
         }
     };
-    let ended = match ended {
-        Ok(value) => Ended::Result(value),
-        Err(Failure { code, message, details, .. }) => Ended::Failure { code, message, details },
-    };
+    let ended = ended.map_err(|failure| Failure { traceback: None, ..failure });
     // Values and texts: there is nothing that JSON cannot say.
     serde_json::to_vec(&ended).unwrap_or_default()
 }

@@ -10,8 +10,8 @@
 use super::envelope::{hostname, timestamp};
 use super::file::FileSink;
 use super::journald::Journald;
-use super::{code, text};
-use crate::types::{Code, Denial, Failure};
+use super::{code, denial, text};
+use crate::types::{Code, Details, Explained, Failure};
 use serde_json::{Map, Value};
 use std::fmt;
 use std::os::fd::BorrowedFd;
@@ -40,7 +40,7 @@ pub enum Event {
     /// The call was not allowed; nothing was started.
     CallRefused,
     /// A layer stopped something that the plugin tried.
-    Denial(Box<Denial>),
+    Denial(Box<Explained>),
     /// Calls over the service's socket that were refused and not recorded one by one: the caller asked too often.
     RefusalsCounted {
         /// How many.
@@ -149,12 +149,16 @@ impl Record {
                 "calls refused: {count} by uid {}, from {first} to {last}, are not recorded one by one",
                 self.caller_uid
             ),
-            Event::Denial(denial) => format!(
-                "denied: {call}: {} {} {}",
-                text::quote(&denial.layer, 64),
-                text::quote(&denial.operation, 64),
-                text::quote(&object(denial), 256)
-            ),
+            Event::Denial(explained) => {
+                let denied = &explained.denial.denied;
+                let object = denial::object(denied).to_string();
+                format!(
+                    "denied: {call}: {} {} {}",
+                    denied.layer().name(),
+                    text::quote(denied.operation(), 64),
+                    text::quote(&object, 256)
+                )
+            }
         }
     }
 
@@ -172,9 +176,9 @@ impl Record {
         let mut members: Vec<(&'static str, Value)> =
             vec![("event", self.event.name().into()), ("request_id", self.request_id.clone().into())];
         let mut add = |name, value: Option<Value>| members.extend(value.map(|value| (name, value)));
-        let cut = |text: &String| Value::from(bounded(text));
-        add("plugin", self.plugin.as_ref().map(cut));
-        add("method", self.method.as_ref().map(cut));
+        let cut = |text: &str| Value::from(bounded(text));
+        add("plugin", self.plugin.as_deref().map(cut));
+        add("method", self.method.as_deref().map(cut));
         add("caller_uid", Some(self.caller_uid.into()));
         add("caller_gid", self.caller_gid.map(Value::from));
         add("caller_pid", self.caller_pid.map(Value::from));
@@ -191,13 +195,14 @@ impl Record {
             add("first", Some(first.clone().into()));
             add("last", Some(last.clone().into()));
         }
-        if let Event::Denial(denial) = &self.event {
-            add("layer", Some(cut(&denial.layer)));
-            add("operation", Some(cut(&denial.operation)));
-            add("object", Some(cut(&object(denial))));
-            add("rule", Some(cut(&denial.rule)));
-            add("remedy", Some(cut(&denial.remedy)));
-            add("count", Some(denial.count.into()));
+        if let Event::Denial(explained) = &self.event {
+            let denied = &explained.denial.denied;
+            add("layer", Some(denied.layer().name().into()));
+            add("operation", Some(cut(denied.operation())));
+            add("object", Some(cut(&denial::object(denied).to_string())));
+            add("rule", Some(cut(&explained.rule)));
+            add("remedy", Some(cut(&explained.remedy)));
+            add("count", Some(explained.denial.count.into()));
         }
         add("arguments", self.arguments.clone().map(Value::from));
         members
@@ -233,14 +238,6 @@ impl Record {
             object.insert(format!("UPM_{}", name.to_ascii_uppercase()), value);
         }
         format!("{}\n", Value::from(object))
-    }
-}
-
-/// A denial's object as one text.
-fn object(denial: &Denial) -> String {
-    match &denial.object {
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
     }
 }
 
@@ -304,10 +301,9 @@ impl std::error::Error for AuditError {}
 
 impl From<AuditError> for Failure {
     fn from(error: AuditError) -> Self {
-        Failure::new(Code::AuditUnavailable, error.to_string())
-            .detail("sink", error.sink)
-            .detail("reason", error.reason)
-            .detail("remedy", error.remedy)
+        let message = error.to_string();
+        let AuditError { sink, reason, remedy } = error;
+        Failure::new(Code::AuditUnavailable, message).with(Details::Audit { sink, reason, remedy })
     }
 }
 
@@ -495,6 +491,7 @@ impl Sinks {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::types::{Denial, Denied};
     use serde_json::json;
     use std::os::unix::net::UnixDatagram;
 
@@ -506,16 +503,11 @@ pub(super) mod tests {
         }
     }
 
-    pub fn denial() -> Denial {
-        Denial {
-            layer: "egress".into(),
-            operation: "resolve".into(),
-            object: json!("evil\nUPM_CODE=ok"),
+    pub fn denial() -> Explained {
+        Explained {
+            denial: Denial::new(Denied::Resolve { name: "evil\nUPM_CODE=ok".into() }, 3),
             rule: "egress".into(),
-            remedy: "grant it".into(),
-            count: 3,
-            pid: None,
-            comm: None,
+            remedy: "grant\nUPM_CODE=ok".into(),
         }
     }
 
@@ -613,7 +605,7 @@ pub(super) mod tests {
         let _ = sinks.store(&record(Event::Denial(Box::new(long)))).unwrap();
         let line = lines(&host.default_file()).remove(0);
         assert_eq!(line["UPM_EVENT"], "denial");
-        assert_eq!(line["UPM_OBJECT"], "evil\nUPM_CODE=ok");
+        assert_eq!(line["UPM_OBJECT"], r#"{"name":"evil\nUPM_CODE=ok"}"#);
         assert_eq!(line["UPM_COUNT"], 3);
         assert_eq!(line["UPM_REMEDY"], format!("{}…", "é".repeat(1024)));
         assert_eq!(line.get("UPM_CODE"), None);
@@ -643,7 +635,7 @@ pub(super) mod tests {
         let failure = Failure::from(error);
         assert_eq!(failure.code, Code::AuditUnavailable);
         assert!(failure.message.starts_with("audit: journald: "), "{}", failure.message);
-        assert_eq!(failure.details["sink"], "journald");
+        assert!(matches!(&failure.details, Details::Audit { sink, .. } if sink == "journald"));
     }
 
     #[test]

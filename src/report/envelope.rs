@@ -1,7 +1,7 @@
 //! The JSON document that a call answers with; `response.schema.json` describes it.
 #![forbid(unsafe_code)]
 
-use super::code;
+use super::{code, denial, details};
 use crate::json::raw::Raw;
 use crate::types::{Failure, Outcome, Output};
 use serde::ser::{Serialize, SerializeMap, Serializer};
@@ -139,7 +139,7 @@ pub fn error(failure: &Failure, outcome: Option<&Outcome>, meta: &Metadata) -> E
     let mut data = Map::new();
     data.insert("error".into(), failure.message.clone().into());
     data.insert("code".into(), code::name(failure.code).into());
-    data.insert("details".into(), failure.details.clone().into());
+    data.insert("details".into(), details::json(failure).into());
     if let Some(traceback) = &failure.traceback {
         data.insert("traceback".into(), traceback.clone().into());
     }
@@ -181,7 +181,7 @@ fn observed(data: &mut Map<String, Value>, outcome: &Outcome) {
         }
     }
     data.insert("usage".into(), used);
-    data.insert("denials".into(), json!(outcome.denials));
+    data.insert("denials".into(), outcome.denials.iter().map(denial::json).collect());
     if outcome.denials_dropped > 0 {
         data.insert("denials_dropped".into(), outcome.denials_dropped.into());
     }
@@ -244,7 +244,7 @@ fn incomplete_tail(bytes: &[u8]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{Code, Completeness, Denial, EgressRecord, Usage};
+    use crate::types::{Code, Completeness, Denial, Denied, Details, EgressRecord, Explained, Syscall, Usage};
 
     fn meta() -> Metadata {
         Metadata {
@@ -255,6 +255,10 @@ mod tests {
         }
     }
 
+    fn mount() -> Syscall {
+        Syscall { number: 165, name: "mount".into(), values: vec![("flags", 4096)], counted: false }
+    }
+
     fn outcome(result: Result<Value, Failure>) -> Outcome {
         Outcome {
             result: result.map(|value| Raw::from(&value)),
@@ -262,15 +266,10 @@ mod tests {
             plugin_version: None,
             output: Output { stdout: b"hello\n".to_vec(), ..Output::default() },
             usage: Usage { wall_us: 1200, ..Usage::default() },
-            denials: vec![Denial {
-                layer: "seccomp".into(),
-                operation: "mount".into(),
-                object: json!({"flags": 4096}),
+            denials: vec![Explained {
+                denial: Denial { pid: Some(2), ..Denial::new(Denied::Syscall(mount()), 2) },
                 rule: "syscalls".into(),
                 remedy: "nothing can allow this".into(),
-                count: 2,
-                pid: Some(2),
-                comm: None,
             }],
             denials_dropped: 0,
             denials_complete: Completeness { seccomp: true, learn: "upm learn P m".into(), ..Completeness::default() },
@@ -320,14 +319,15 @@ mod tests {
 
     #[test]
     fn an_error_before_a_plugin_was_started() {
-        let failure = Failure::new(Code::PluginNotAllowed, "PipPlugin: not configured").detail("plugin", "PipPlugin");
+        let details = Details::NotAllowed { plugin: "PipPlugin".into(), method: None, allowed: vec!["Hello".into()] };
+        let failure = Failure::new(Code::PluginNotAllowed, "PipPlugin: not configured").with(details);
         assert_eq!(
             error(&failure, None, &meta()).value(),
             json!({
                 "success": false, "status": "error",
                 "data": {
                     "error": "PipPlugin: not configured", "code": "plugin_not_allowed",
-                    "details": {"plugin": "PipPlugin"},
+                    "details": {"plugin": "PipPlugin", "allowed": ["Hello"]},
                     "timestamp": "2025-07-16T17:54:22.123456Z", "hostname": "myhost", "pid": 3478,
                     "request_id": "cdb3458d-0b84-491a-9c4e-709f30e11111",
                 },

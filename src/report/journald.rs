@@ -246,13 +246,14 @@ mod tests {
         let fields = decode(&buffer[..length]);
         assert_eq!(fields["UPM_PLUGIN"], refused.plugin.unwrap());
         assert_eq!(fields["UPM_CALLER_UID"], "1000");
-        assert_eq!(fields["UPM_OBJECT"], "evil\nUPM_CODE=ok");
+        assert_eq!(fields["UPM_OBJECT"], r#"{"name":"evil\nUPM_CODE=ok"}"#);
+        assert_eq!(fields["UPM_REMEDY"], "grant\nUPM_CODE=ok");
         assert_eq!(fields["UPM_COUNT"], "3");
         assert_eq!(fields.get("UPM_CODE"), None);
         assert_eq!(
             fields["MESSAGE"],
             "denied: X\\nUPM_CALLER_UID=0\\nUPM_CODE\\n\\x01\\x00\\x00\\x00\\x00\\x00\\x00\\x00x\\n install by uid \
-             1000: egress resolve evil\\nUPM_CODE=ok"
+             1000: egress resolve {\"name\":\"evil\\nUPM_CODE=ok\"}"
         );
     }
 

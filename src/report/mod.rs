@@ -2,6 +2,8 @@
 
 pub mod audit;
 pub mod code;
+mod denial;
+mod details;
 pub mod envelope;
 pub mod file;
 pub mod journald;

@@ -12,7 +12,7 @@
 
 use super::denials;
 use crate::decide::plan::{Limits, Plan};
-use crate::types::{Code, Denial, Failure};
+use crate::types::{Cause, Code, Denied, Details, Failure, Key, Layer, Limit};
 use crate::units::Cpus;
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, fgetxattr, flock, fstat, mkdirat, openat, statfs, unlinkat};
 use rustix::io::Errno;
@@ -61,18 +61,21 @@ impl Missing {
     /// `sandbox_unavailable` for a call with `cpus`, which nothing else serves, or with `require_cgroup`.
     pub fn refuses(&self, bounds: Bounds) -> Result<(), Failure> {
         let (key, without) = if bounds.required {
-            ("require_cgroup", format!("that a call's memory is then watched, and not counted: {NOT_COUNTED}"))
+            (Key::RequireCgroup, format!("that a call's memory is then watched, and not counted: {NOT_COUNTED}"))
         } else if bounds.cpus.is_some() {
-            ("cpus", "that the call may keep every processor busy".to_owned())
+            (Key::Cpus, "that the call may keep every processor busy".to_owned())
         } else {
             return Ok(());
         };
-        let remedy = format!("{}; or remove `{key}` from the grant, knowing {without}", self.remedy);
-        let message = format!("limits: `{key}` cannot be had here: {}; {remedy}", self.found);
-        Err(Failure::new(Code::SandboxUnavailable, message)
-            .detail("layer", "limits")
-            .detail("key", key)
-            .detail("remedy", remedy))
+        let name = key.name();
+        let remedy = format!("{}; or remove `{name}` from the grant, knowing {without}", self.remedy);
+        let message = format!("limits: `{name}` cannot be had here: {}; {remedy}", self.found);
+        let cause = Some(Cause::Key(key));
+        Err(Failure::new(Code::SandboxUnavailable, message).with(Details::Layer {
+            layer: Layer::Limits,
+            cause,
+            remedy: Some(remedy),
+        }))
     }
 }
 
@@ -671,16 +674,15 @@ pub fn serving(cgroup: Result<&Cgroup, &Missing>) -> Value {
     })
 }
 
-/// Processes that the call was refused, as a denial: the kernel counts them here, while without a cgroup only the plugin
+/// Processes that the call was refused, and how often: the kernel counts them here, while without a cgroup only the plugin
 /// sees its `EAGAIN`.
 #[must_use]
-pub fn refused(plan: &Plan, told: &Told) -> Option<Denial> {
+pub(crate) fn refused(plan: &Plan, told: &Told) -> Option<(Denied, u64)> {
     let limit = plan.limits.processes;
     // Older kernels count here too what a limit of a cgroup above refused.
     let own = told.pids_peak.is_none_or(|peak| peak > limit);
     let used = told.pids_peak.map(|peak| peak.saturating_sub(1));
-    (told.pids_refused > 0 && own)
-        .then(|| Denial { count: told.pids_refused, ..denials::limit("processes", limit, used, "processes") })
+    (told.pids_refused > 0 && own).then(|| (denials::met(Limit::Processes, limit, used), told.pids_refused))
 }
 
 /// Tries to make one, for `doctor`: whether calls get one here, what was found, and what gives them one.

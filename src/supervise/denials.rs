@@ -2,31 +2,29 @@
 
 use super::memory;
 use crate::confine::filter;
-use crate::gateway;
-use crate::gateway::events::Refusal;
-use crate::types::Denial;
-use serde_json::{Map, Value, json};
+use crate::types::{Denial, Denied, Limit, Met, Syscall};
+use std::borrow::Cow;
 
 /// Entries that are kept; the rest is counted.
 const MAX_ENTRIES: usize = 100;
 
 /// The call's denials so far.
 #[derive(Debug, Default)]
-pub struct Denials {
+pub(crate) struct Denials {
     entries: Vec<Denial>,
     dropped: u64,
 }
 
 impl Denials {
-    /// Adds one, or counts it to its like. True when it is a new entry.
-    pub fn add(&mut self, denial: Denial) -> bool {
-        self.add_with(denial, |_| {})
+    /// Adds what was denied so often, or counts it to its like.
+    pub(crate) fn add(&mut self, denied: Denied, count: u64) {
+        self.add_with(denied, count, |_| {});
     }
 
     /// The same of a system call, by the process with this number. Who that is, is looked up for a new entry alone, and kept
     /// if `still` says afterwards that the process was there.
-    pub fn add_of(&mut self, denial: Denial, pid: u32, still: impl Fn() -> bool) {
-        self.add_with(denial, |denial| {
+    pub(crate) fn add_of(&mut self, call: Syscall, pid: u32, still: impl Fn() -> bool) {
+        self.add_with(Denied::Syscall(call), 1, |denial| {
             let found = identity(pid);
             if still() {
                 (denial.pid, denial.comm) = found;
@@ -34,45 +32,40 @@ impl Denials {
         });
     }
 
-    fn add_with(&mut self, mut denial: Denial, complete: impl FnOnce(&mut Denial)) -> bool {
-        let same = |other: &&mut Denial| {
-            other.layer == denial.layer && other.operation == denial.operation && other.object == denial.object
-        };
-        if let Some(known) = self.entries.iter_mut().find(same) {
-            known.count = known.count.saturating_add(denial.count);
-            return false;
+    fn add_with(&mut self, denied: Denied, count: u64, complete: impl FnOnce(&mut Denial)) {
+        if let Some(known) = self.entries.iter_mut().find(|known| known.denied == denied) {
+            known.count = known.count.saturating_add(count);
+        } else if self.entries.len() >= MAX_ENTRIES {
+            self.drop_more(count);
+        } else {
+            let mut denial = Denial::new(denied, count);
+            complete(&mut denial);
+            self.entries.push(denial);
         }
-        if self.entries.len() >= MAX_ENTRIES {
-            self.dropped = self.dropped.saturating_add(denial.count);
-            return false;
-        }
-        complete(&mut denial);
-        self.entries.push(denial);
-        true
     }
 
     /// Counts acts that somebody else had no room for.
-    pub fn drop_more(&mut self, count: u64) {
+    pub(crate) fn drop_more(&mut self, count: u64) {
         self.dropped = self.dropped.saturating_add(count);
     }
 
     /// The entries, and how many acts had no room.
     #[must_use]
-    pub fn finish(self) -> (Vec<Denial>, u64) {
+    pub(crate) fn finish(self) -> (Vec<Denial>, u64) {
         (self.entries, self.dropped)
     }
 }
 
-/// A system call that the filter refused, by whom is not said: see [`Denials::add_of`].
+/// A system call that the filter refused.
 #[must_use]
-pub fn syscall(number: i32, arguments: &[u64; 6]) -> Denial {
-    let name = filter::syscall_name(number).map_or_else(|| format!("syscall_{number}"), str::to_owned);
-    // Only arguments that are values: what a pointer points to may change under the reader's eyes.
-    let values: Map<String, Value> = filter::value_args(number)
-        .iter()
-        .map(|(index, label)| ((*label).to_owned(), Value::from(arguments[*index])))
-        .collect();
-    Denial::new("seccomp", &name, Value::Object(values))
+pub(crate) fn syscall(number: i32, arguments: &[u64; 6]) -> Syscall {
+    Syscall {
+        number,
+        name: filter::syscall_name(number).map_or_else(|| format!("syscall_{number}").into(), Cow::Borrowed),
+        // Only arguments that are values: what a pointer points to may change under the reader's eyes.
+        values: filter::value_args(number).iter().map(|(index, label)| (*label, arguments[*index])).collect(),
+        counted: filter::is_counted(number, arguments),
+    }
 }
 
 /// The process as its own pid namespace numbers it, and its name. It may be gone already.
@@ -84,14 +77,8 @@ fn identity(pid: u32) -> (Option<i32>, Option<String>) {
     (inside, field("Name:").map(str::to_owned))
 }
 
-/// A limit of the grant that the call came up against: which key, its value and the use, in the key's own unit.
+/// A limit of the grant that the call came up against: its value and the use, in its own unit.
 #[must_use]
-pub fn limit(key: &str, value: u64, used: Option<u64>, unit: &str) -> Denial {
-    Denial::new("limits", key, json!({ "limit": value, "used": used, "unit": unit }))
-}
-
-/// A look-up that the stub refused in a call without egress.
-#[must_use]
-pub fn lookup(name: &str) -> Denial {
-    gateway::denial(Refusal::resolve(name))
+pub(crate) fn met(limit: Limit, value: u64, used: Option<u64>) -> Denied {
+    Denied::Limit(Met { limit, value, used, stream: None })
 }

@@ -3,7 +3,7 @@
 
 use crate::json::raw::Raw;
 use crate::json::{StrictError, parse_strict};
-use crate::types::{Code, Failure};
+use crate::types::{Code, Details, Failure};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
@@ -86,7 +86,7 @@ impl Reader {
                     Code::ResultTooLarge,
                     format!("frame: longer than {} bytes; return less, or raise `result` for this method", self.limit),
                 )
-                .detail("limit", self.limit));
+                .with(Details::Frame { limit: self.limit as u64 }));
             }
             self.line.extend_from_slice(part);
             let Some(end) = end else { return Ok(()) };
@@ -201,7 +201,7 @@ fn small(value: &RawValue, name: &str) -> Result<Value, Failure> {
             Code::ResultTooLarge,
             format!("frame: `{name}` is longer than {MAX_SMALL} bytes; put what is large into the result"),
         )
-        .detail("limit", MAX_SMALL as u64));
+        .with(Details::Frame { limit: MAX_SMALL as u64 }));
     }
     parse_strict(value.get().as_bytes(), MAX_DEPTH - 1).map_err(|error| violation(error.to_string()))
 }

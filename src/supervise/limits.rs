@@ -3,8 +3,8 @@
 
 use super::denials::{self, Denials};
 use crate::decide::plan::{Mount, Plan, Source};
-use crate::types::{Code, Failure};
-use serde_json::Value;
+use crate::types::{Code, Details, Exception, Failure, Limit};
+use nix::errno::Errno;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
@@ -58,36 +58,37 @@ impl Tmp {
 
 /// Adds the limits that the call came up against. What ended it is sure; the kernel's silent refusals are told by the
 /// error that the method failed with, or by a call that was seen at its limit, where the next act would have been refused.
-pub fn met(plan: &Plan, peaks: &Peaks, tmp: &Tmp, failure: Option<&Failure>, denials: &mut Denials) {
+pub(super) fn met(plan: &Plan, peaks: &Peaks, tmp: &Tmp, failure: Option<&Failure>, denials: &mut Denials) {
     let limits = &plan.limits;
-    let raised = failure.filter(|failure| failure.code == Code::PluginRaised).map(|failure| &failure.details);
-    let cause = raised.and_then(|details| details.get("cause")).and_then(Value::as_object);
     // The exception, and the one that it came of.
-    let any = |name: &str, is: &dyn Fn(&str) -> bool| {
-        let mut values = [raised, cause].into_iter().flatten().filter_map(|details| details.get(name)?.as_str());
-        values.any(is)
+    let raised: Vec<Exception<'_>> = match failure {
+        Some(Failure { code: Code::PluginRaised, details: Details::Plugin(said), .. }) => {
+            std::iter::once(said.exception()).chain(said.cause()).collect()
+        }
+        _ => Vec::new(),
     };
-    let errno = |name: &str| any("errno_name", &|found| found == name);
-    let mut add = |key, value, used, unit| denials.add(denials::limit(key, value, Some(used), unit));
-    if errno("EMFILE") || peaks.open_files >= limits.open_files {
-        add("open_files", limits.open_files, peaks.open_files.max(limits.open_files), "descriptors");
+    let errno = |errno| raised.iter().any(|exception| exception.errno == Some(errno));
+    let mut add = |limit, value, used| denials.add(denials::met(limit, value, Some(used)), 1);
+    if errno(Errno::EMFILE) || peaks.open_files >= limits.open_files {
+        add(Limit::OpenFiles, limits.open_files, peaks.open_files.max(limits.open_files));
     }
     // RLIMIT_NPROC has room for pid 1 besides.
     if peaks.processes >= limits.processes {
-        add("processes", limits.processes, peaks.processes, "processes");
+        add(Limit::Processes, limits.processes, peaks.processes);
     }
     let xfsz = failure.and_then(|failure| failure.signal) == Some(nix::sys::signal::Signal::SIGXFSZ as i32);
-    if errno("EFBIG") || xfsz {
-        add("file_size", limits.file_size, limits.file_size, "B");
+    if errno(Errno::EFBIG) || xfsz {
+        add(Limit::FileSize, limits.file_size, limits.file_size);
     }
     // Python's allocator and mmap(2) alike end so where RLIMIT_DATA is reached.
-    if any("type", &|found| found == "MemoryError") || errno("ENOMEM") {
-        add("memory", limits.memory, peaks.data.max(peaks.resident), "B");
+    if raised.iter().any(|exception| exception.out_of_memory) || errno(Errno::ENOMEM) {
+        add(Limit::Memory, limits.memory, peaks.data.max(peaks.resident));
     }
-    let in_tmp = errno("ENOSPC") && any("filename", &|name| name.starts_with("/tmp/"));
+    let below_tmp = |exception: &Exception<'_>| exception.filename.is_some_and(|name| name.starts_with("/tmp/"));
+    let in_tmp = errno(Errno::ENOSPC) && raised.iter().any(below_tmp);
     if tmp.full || in_tmp {
         let size = plan.mounts.iter().find_map(size_of_tmp).unwrap_or_default();
-        add("tmp", size, size, "B");
+        add(Limit::Tmp, size, size);
     }
 }
 

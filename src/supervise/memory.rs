@@ -3,7 +3,7 @@
 
 use super::limits::Peaks;
 use crate::sys::process::Spent;
-use crate::types::{Code, Failure};
+use crate::types::{Code, Details, Failure, Layer};
 use serde::Serialize;
 use std::fs;
 use std::path::Path;
@@ -121,8 +121,7 @@ pub fn watchable(root: i32) -> Result<Seen, Failure> {
             Code::SandboxUnavailable,
             format!("limits: {what}, so that nothing would bound the call's memory; {remedy}"),
         )
-        .detail("layer", "limits")
-        .detail("remedy", remedy)
+        .with(Details::Layer { layer: Layer::Limits, cause: None, remedy: Some(remedy.to_owned()) })
     };
     if shown(format!("/proc/{root}/status")).is_none() {
         // It may have ended already; then there is nothing to be watched.

@@ -23,12 +23,13 @@ use crate::confine::channels::{self, Tag};
 use crate::confine::step::{Step, StepError};
 use crate::confine::{self, id_map, verify};
 use crate::decide::plan::{INSIDE_ID, Plan};
+use crate::gateway::events::Refusal;
 use crate::gateway::{Event, Sockets, stub};
 use crate::host::writable;
 use crate::sys;
 use crate::sys::clone::{Forked, fork_into};
 use crate::sys::process::Spent;
-use crate::types::{Code, EgressRecord, Failure, OnViolation, Outcome};
+use crate::types::{Code, Denial, Details, EgressRecord, Failure, Layer, OnViolation, Outcome};
 use capture::Capture;
 use cgroup::Cgroup;
 use denials::Denials;
@@ -115,7 +116,7 @@ pub struct Job<'a> {
 ///
 /// # Errors
 /// What kept the plugin from being started; once it was started, all is in the outcome.
-pub fn run(job: Job<'_>, watcher: &mut dyn Watcher) -> Result<Outcome, Failure> {
+pub fn run(job: Job<'_>, watcher: &mut dyn Watcher) -> Result<Outcome<Denial>, Failure> {
     let as_root = nix::unistd::geteuid().is_root();
     // Descriptor 3 must be taken before the channels are made: in the child it becomes the frame socket.
     let reserve = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)
@@ -333,7 +334,7 @@ impl Source {
 
 impl Supervision<'_> {
     /// Polls until pid 1 is gone, then gathers what is left.
-    fn finish(mut self, begun: Result<(), StepError>) -> Result<Outcome, Failure> {
+    fn finish(mut self, begun: Result<(), StepError>) -> Result<Outcome<Denial>, Failure> {
         if let Err(error) = begun {
             // A child that failed first says more than the pipe that broke.
             if error.source.raw_os_error() != Some(Errno::PIPE.raw_os_error()) {
@@ -439,7 +440,7 @@ impl Supervision<'_> {
             }
             Err(error) => {
                 let message = format!("limits: the call's sockets cannot be counted: {error}");
-                self.end(Ending::Engine(Failure::new(Code::SandboxFailed, message).detail("layer", "limits")));
+                self.end(Ending::Engine(lost(Layer::Limits, message)));
             }
         }
     }
@@ -713,15 +714,15 @@ impl Supervision<'_> {
         {
             return Ok(());
         }
-        let denial = denials::syscall(notification.nr, &notification.args);
+        let call = denials::syscall(notification.nr, &notification.args);
         // It may have ended meanwhile, and its number may be another process's.
         let still = || sys::seccomp::notif_id_valid(listener.as_fd(), notification.id).unwrap_or(false);
         if self.plan.on_violation == OnViolation::Kill {
-            self.denials.add_of(denial.clone(), notification.pid, still);
-            self.end(Ending::Violation(denial));
+            self.denials.add_of(call.clone(), notification.pid, still);
+            self.end(Ending::Violation(call));
             return Ok(());
         }
-        self.denials.add_of(denial, notification.pid, still);
+        self.denials.add_of(call, notification.pid, still);
         // What the kernel itself says where a user's limit is reached.
         let errno = if counted { Errno::NOSPC } else { Errno::PERM };
         // False: whoever asked has ended.
@@ -733,7 +734,7 @@ impl Supervision<'_> {
     fn refuse(&mut self, query: &[u8]) -> Option<Vec<u8>> {
         let denials = &mut self.denials;
         stub::answer(query, |name: &str| -> Option<Ipv4Addr> {
-            denials.add(denials::lookup(name));
+            denials.add(Refusal::resolve(name).denied, 1);
             None
         })
     }
@@ -772,15 +773,14 @@ impl Supervision<'_> {
             Ok(0) | Err(Errno::CONNRESET) => {
                 self.gateway = None;
                 if self.ending.is_none() && !self.over {
-                    return Err(Failure::new(Code::SandboxFailed, "gateway: ended before the call did")
-                        .detail("layer", "egress"));
+                    return Err(lost(Layer::Egress, "gateway: ended before the call did"));
                 }
                 Ok(false)
             }
             Ok(count) => {
                 match Event::parse(&self.buffer[..count]).map_err(|error| Failure::new(Code::Internal, error))? {
                     Event::Connection(record) => self.take_record(record),
-                    Event::Refused(refusal) => drop(self.denials.add(crate::gateway::denial(refusal))),
+                    Event::Refused(refusal) => self.denials.add(refusal.denied, refusal.count),
                     Event::Dropped { count } => self.denials.drop_more(count),
                     Event::Named { name, address } => {
                         if let Some(observer) = &mut self.observer {
@@ -845,6 +845,11 @@ impl Supervision<'_> {
             }
         }
     }
+}
+
+/// A layer that ended before the call did.
+fn lost(layer: Layer, message: impl Into<String>) -> Failure {
+    Failure::new(Code::SandboxFailed, message).with(Details::Layer { layer, cause: None, remedy: None })
 }
 
 fn internal(what: &'static str) -> impl Fn(Errno) -> Failure {

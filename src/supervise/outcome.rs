@@ -2,7 +2,7 @@
 
 use super::Supervision;
 use super::cgroup::{self, Cgroup, Told};
-use super::denials::{self, Denials};
+use super::denials::{Denials, met};
 use super::frames::Frame;
 use super::limits::Peaks;
 use super::sockets::Held;
@@ -11,7 +11,10 @@ use crate::confine::step::{Step, StepError};
 use crate::decide::plan::{Limits, Plan};
 use crate::json::raw::Raw;
 use crate::sys::process::{Ended, Spent};
-use crate::types::{Code, Completeness, Denial, Failure, Outcome, Output, Usage};
+use crate::types::{
+    Code, Completeness, CountedBy, Denial, Denied, Details, Failure, Limit, Met, Note, Outcome, Output, Said, Stream,
+    Syscall, Usage,
+};
 use nix::sys::signal::Signal;
 use serde_json::{Map, Value, json};
 use std::time::Duration;
@@ -33,7 +36,7 @@ pub(super) enum Ending {
         sockets: Held,
     },
     /// `on_violation = "kill"`.
-    Violation(Denial),
+    Violation(Syscall),
     /// The frame protocol was broken.
     Frames(Failure),
     /// The engine or a step failed.
@@ -41,7 +44,11 @@ pub(super) enum Ending {
 }
 
 /// The outcome; or, when the plugin never ran, the failure alone.
-pub(super) fn conclude(call: Supervision<'_>, ended: Option<(i32, Spent)>, wall: Duration) -> Result<Outcome, Failure> {
+pub(super) fn conclude(
+    call: Supervision<'_>,
+    ended: Option<(i32, Spent)>,
+    wall: Duration,
+) -> Result<Outcome<Denial>, Failure> {
     let told = call.cgroup.as_ref().map(Cgroup::told).unwrap_or_default();
     let (init_status, reaped) = ended.unwrap_or_default();
     let usage = Spent {
@@ -58,7 +65,7 @@ pub(super) fn conclude(call: Supervision<'_>, ended: Option<(i32, Spent)>, wall:
             (Some(Ending::Cancelled { signal }), _) => cancelled(signal),
             // Less than the steps themselves need.
             (None | Some(Ending::Engine(_)), _) if told.memory_exceeded() => {
-                memory_exceeded(call.plan.limits.memory, told.memory_peak, "cgroup")
+                memory_exceeded(call.plan.limits.memory, told.memory_peak, CountedBy::Cgroup, None)
             }
             (_, Some(error)) => error.into(),
             (Some(Ending::Engine(failure)), None) => failure,
@@ -79,10 +86,7 @@ pub(super) fn conclude(call: Supervision<'_>, ended: Option<(i32, Spent)>, wall:
     let end = forced(call.plan, call.ending, step_error, &told);
     let end = end.or_else(|| own_end(call.wait_status, cpu, limits, &told)).map(|failure| match ended {
         Some(_) => failure,
-        None => failure.detail(
-            "unreaped",
-            "a process of the call does not react to SIGKILL yet: the kernel ends it when its disk or network answers",
-        ),
+        None => Failure { note: Some(Note::Unreaped), ..failure },
     });
     let (result, afterwards) = answered(call.answer, end, call.wait_status);
     let complete = Completeness {
@@ -95,8 +99,9 @@ pub(super) fn conclude(call: Supervision<'_>, ended: Option<(i32, Spent)>, wall:
         learn: String::new(),
     };
     let mut denials = call.denials;
-    if let Some(denial) = call.unroutable.denial() {
-        denials.add(denial);
+    match call.unroutable.count() {
+        0 => {}
+        count => denials.add(Denied::Unroutable, count),
     }
     let failure = afterwards.as_ref().or(result.as_ref().err());
     limits_met(&call.plan.limits, failure, wall, cpu, &mut denials);
@@ -104,19 +109,18 @@ pub(super) fn conclude(call: Supervision<'_>, ended: Option<(i32, Spent)>, wall:
     let counted = call.cgroup.as_ref().is_ok_and(|cgroup| cgroup.pids);
     let peaks = if counted { Peaks { processes: 0, ..call.peaks } } else { call.peaks };
     super::limits::met(call.plan, &peaks, &call.tmp, failure, &mut denials);
-    if let Some(denial) = cgroup::refused(call.plan, &told) {
-        denials.add(denial);
+    if let Some((denied, count)) = cgroup::refused(call.plan, &told) {
+        denials.add(denied, count);
     }
     let serving = served(cgroup::serving(call.cgroup.as_ref()));
     let sandbox = sandbox(call.plan, call.report.as_ref(), &call.seen, (&call.filter, complete.seccomp), serving);
     let (stdout, stdout_dropped) = call.stdout.finish();
     let (stderr, stderr_dropped) = call.stderr.finish();
-    for (dropped, stream) in [(stdout_dropped, "stdout"), (stderr_dropped, "stderr")] {
+    for (dropped, stream) in [(stdout_dropped, Stream::Stdout), (stderr_dropped, Stream::Stderr)] {
         if dropped > 0 {
-            let limit = call.plan.limits.output;
-            let mut denial = denials::limit("output", limit, Some(limit + dropped), "B");
-            denial.object["stream"] = json!(stream);
-            denials.add(denial);
+            let value = call.plan.limits.output;
+            let met = Met { limit: Limit::Output, value, used: Some(value + dropped), stream: Some(stream) };
+            denials.add(Denied::Limit(met), 1);
         }
     }
     let (denials, denials_dropped) = denials.finish();
@@ -150,19 +154,17 @@ pub(super) fn conclude(call: Supervision<'_>, ended: Option<(i32, Spent)>, wall:
 fn limits_met(limits: &Limits, failure: Option<&Failure>, wall: Duration, cpu: Duration, denials: &mut Denials) {
     let Some(failure) = failure else { return };
     let millis = |time: Duration| u64::try_from(time.as_millis()).ok();
-    let met = match failure.code {
+    let met = match (failure.code, &failure.details) {
         // It began with the call, before the sandbox was there.
-        Code::Timeout => {
-            denials::limit("timeout", limits.timeout_ms, millis(wall).map(|used| used.max(limits.timeout_ms)), "ms")
+        (Code::Timeout, _) => {
+            met(Limit::Timeout, limits.timeout_ms, millis(wall).map(|used| used.max(limits.timeout_ms)))
         }
-        Code::CpuTimeExceeded => denials::limit("cpu_time", limits.cpu_time_s, Some(cpu.as_secs()), "s"),
-        Code::MemoryExceeded => {
-            denials::limit("memory", limits.memory, failure.details.get("used").and_then(Value::as_u64), "B")
-        }
-        Code::ResultTooLarge => denials::limit("result", limits.result, None, "B"),
+        (Code::CpuTimeExceeded, _) => met(Limit::CpuTime, limits.cpu_time_s, Some(cpu.as_secs())),
+        (Code::MemoryExceeded, Details::Memory { used, .. }) => met(Limit::Memory, limits.memory, *used),
+        (Code::ResultTooLarge, _) => met(Limit::Result, limits.result, None),
         _ => return,
     };
-    denials.add(met);
+    denials.add(met, 1);
 }
 
 /// Why the supervisor, a step or the kernel for the call's own `memory` ended the call, if one of them did.
@@ -178,20 +180,20 @@ fn forced(plan: &Plan, ending: Option<Ending>, step: Option<StepError>, told: &T
                 seconds(limits.timeout_ms)
             ),
         )
-        .detail("timeout_ms", limits.timeout_ms),
+        .with(Details::Timeout { ms: limits.timeout_ms }),
         (Some(Ending::Cancelled { signal }), _) => cancelled(signal),
-        (Some(Ending::Memory { used, sockets }), _) => memory_exceeded(limits.memory, Some(used), "sum")
-            .detail("sockets", sockets.sockets)
-            .detail("sockets_bytes", sockets.bytes),
+        (Some(Ending::Memory { used, sockets }), _) => {
+            memory_exceeded(limits.memory, Some(used), CountedBy::Sum, Some((sockets.sockets, sockets.bytes)))
+        }
         // Whatever the kernel's kill has cut short: a frame, a packet.
         (None | Some(Ending::Frames(_) | Ending::Engine(_)), _) if told.memory_exceeded() => {
-            memory_exceeded(limits.memory, told.memory_peak, "cgroup")
+            memory_exceeded(limits.memory, told.memory_peak, CountedBy::Cgroup, None)
         }
-        (Some(Ending::Violation(denial)), _) => Failure::new(
+        (Some(Ending::Violation(Syscall { number, name, .. })), _) => Failure::new(
             Code::Violation,
-            format!("{}: refused by {}, and on_violation = \"kill\" ends the call", denial.operation, denial.layer),
+            format!("{name}: refused by seccomp, and on_violation = \"kill\" ends the call"),
         )
-        .detail("operation", denial.operation),
+        .with(Details::Violation { number, operation: name, denial: None }),
         (Some(Ending::Frames(failure) | Ending::Engine(failure)), _) => failure,
         (None, Some(error)) => error.into(),
         (None, None) => return None,
@@ -200,13 +202,7 @@ fn forced(plan: &Plan, ending: Option<Ending>, step: Option<StepError>, told: &T
 
 /// The signal that the plugin's process ended by, if it was one.
 fn own_end(wait_status: Option<i32>, cpu: Duration, limits: &Limits, told: &Told) -> Option<Failure> {
-    let killed = |signal| {
-        let failure = killed(signal);
-        if told.oom_kills == 0 {
-            return failure;
-        }
-        failure.detail("by", "the kernel, for want of memory outside of the call's own limit")
-    };
+    let killed = |signal| killed(signal, told.oom_kills > 0);
     let Some(status) = wait_status else {
         return Some(killed(Signal::SIGKILL as i32));
     };
@@ -222,7 +218,7 @@ fn own_end(wait_status: Option<i32>, cpu: Duration, limits: &Limits, told: &Told
                     limits.cpu_time_s
                 ),
             )
-            .detail("cpu_time_s", limits.cpu_time_s),
+            .with(Details::CpuTime { s: limits.cpu_time_s }),
         );
     }
     Some(killed(signal))
@@ -241,7 +237,8 @@ fn answered(
         Some(Frame::Error { code, message, traceback, details, .. }) => {
             // An answer has a sentence for people.
             let message = if message.is_empty() { "the plugin did not say what failed".to_owned() } else { message };
-            Err(Failure { code, message, details, traceback, signal: None })
+            let said = Details::Plugin(Box::new(Said { members: details, ..Said::default() }));
+            Err(Failure { traceback, ..Failure::new(code, message).with(said) })
         }
         Some(Frame::Progress { .. }) | None => {
             let exit = match wait_status.map(Ended::from_raw) {
@@ -250,7 +247,7 @@ fn answered(
             };
             let none = || {
                 Failure::new(Code::PluginExited, format!("the plugin ended with exit status {exit} and no result"))
-                    .detail("exit_status", exit)
+                    .with(Details::Exit(exit))
             };
             return (Err(end.unwrap_or_else(none)), None);
         }
@@ -265,31 +262,26 @@ fn leaves_the_answer(code: Code) -> bool {
     matches!(code, Code::Timeout | Code::CpuTimeExceeded | Code::MemoryExceeded | Code::PluginKilled)
 }
 
-fn killed(signal: i32) -> Failure {
+fn killed(signal: i32, host_memory: bool) -> Failure {
     let name = Signal::try_from(signal).map_or_else(|_| format!("signal {signal}"), |signal| signal.to_string());
-    let mut failure =
-        Failure::new(Code::PluginKilled, format!("the plugin was killed by {name}")).detail("signal", name);
-    failure.signal = Some(signal);
-    failure
+    let failure = Failure::new(Code::PluginKilled, format!("the plugin was killed by {name}"));
+    Failure { signal: Some(signal), ..failure.with(Details::Signal { name, host_memory }) }
 }
 
 /// The caller's signal as a failure.
 pub fn cancelled(signal: i32) -> Failure {
     let name = Signal::try_from(signal).map_or("signal", Signal::as_str);
-    let mut failure = Failure::new(Code::Cancelled, format!("cancelled by {name}")).detail("signal", name);
-    failure.signal = Some(signal);
-    failure
+    let details = Details::Signal { name: name.to_owned(), host_memory: false };
+    Failure { signal: Some(signal), ..Failure::new(Code::Cancelled, format!("cancelled by {name}")).with(details) }
 }
 
 /// `memory_exceeded`, with what was used when it was seen, and who saw it.
-fn memory_exceeded(limit: u64, used: Option<u64>, by: &str) -> Failure {
+fn memory_exceeded(limit: u64, used: Option<u64>, by: CountedBy, sockets: Option<(u64, u64)>) -> Failure {
     Failure::new(
         Code::MemoryExceeded,
         format!("memory: the call used more than {limit} bytes; raise `memory` for this method if it needs more"),
     )
-    .detail("memory", limit)
-    .detail("used", used)
-    .detail("by", by)
+    .with(Details::Memory { limit, used, by, sockets })
 }
 
 fn seconds(ms: u64) -> String {

@@ -1,8 +1,6 @@
 //! Dialled addresses: the call's network namespace has no route but to itself, so the kernel refuses them at once
 //! (`ENETUNREACH`) and tells nobody which. It counts them, and that is told.
 
-use crate::types::Denial;
-use serde_json::json;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
@@ -22,15 +20,11 @@ impl Counters {
         Counters { v4: files.next(), v6: files.next() }
     }
 
-    /// Packets and connections that found no route (`ipSystemStatsOutNoRoutes` of RFC 4293), as a denial.
+    /// Packets and connections that found no route (`ipSystemStatsOutNoRoutes` of RFC 4293).
     #[must_use]
-    pub fn denial(self) -> Option<Denial> {
+    pub fn count(self) -> u64 {
         let counted = |file, read: fn(&str) -> Option<u64>| text(file).as_deref().and_then(read).unwrap_or(0);
-        let count = counted(self.v4, v4).saturating_add(counted(self.v6, v6));
-        (count > 0).then(|| Denial {
-            count,
-            ..Denial::new("egress", "connect", json!({ "address": null, "errno": "ENETUNREACH" }))
-        })
+        counted(self.v4, v4).saturating_add(counted(self.v6, v6))
     }
 }
 

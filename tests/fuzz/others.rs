@@ -11,7 +11,7 @@ use upm::report::audit::{self, JournaldMode, Record, Sinks};
 use upm::report::envelope::Envelope;
 use upm::report::render::render;
 use upm::report::text;
-use upm::types::{Code, Denial, EgressRecord};
+use upm::types::{Code, Denial, Denied, EgressRecord, Explained};
 use upm::{quote, units};
 
 /// Some characters, many of them odd.
@@ -45,7 +45,9 @@ const EVENT_TOKENS: &[&[u8]] = &[
     b"\"event\":\"connection\"",
     b"\"event\":\"refused\"",
     b"\"count\":18446744073709551616",
-    b"\"object\":",
+    b"\"denied\":{\"resolve\":{\"name\":\"x\"}}",
+    b"\"unroutable\"",
+    b"{\"syscall\":{}}",
     b"\"port\":65536",
     b"\"end\":\"closed\"",
     b"\"x\":1,",
@@ -76,7 +78,6 @@ fn event(case: &mut Case) -> bool {
     match Event::parse(&case.input) {
         Ok(event) => {
             assert!(case.input.len() <= MAX_EVENT);
-            // doubles in a refusal's object may lose their sign of zero, nothing else
             assert_eq!(serde_json::from_slice::<Event>(&serde_json::to_vec(&event).unwrap()).unwrap(), event);
             true
         }
@@ -156,21 +157,19 @@ fn audit_records() {
     let reader = RefCell::new(std::io::BufReader::new(std::fs::File::open(&file).unwrap()));
     run("audit_records", 3_000, 90, |case| {
         let rng = &mut case.rng;
-        let denial = Denial {
-            layer: foreign(rng, 2),
-            operation: foreign(rng, 2),
-            object: if rng.chance(50) { value!(foreign(rng, 4)) } else { value!({ foreign(rng, 2): foreign(rng, 3) }) },
-            rule: foreign(rng, 2),
-            remedy: foreign(rng, 8),
-            count: 3,
-            pid: Some(2),
-            comm: Some(foreign(rng, 2)),
+        let name = foreign(rng, 4);
+        let denied = match rng.below(3) {
+            0 => Denied::Resolve { name },
+            1 => Denied::TlsName { name, port: 443, found: foreign(rng, 4) },
+            _ => Denied::EgressBytes { name, port: 443, limit: u64::MAX },
         };
+        let denial = Denial { pid: Some(2), comm: Some(foreign(rng, 2)), ..Denial::new(denied, 3) };
+        let explained = Explained { denial, rule: foreign(rng, 2), remedy: foreign(rng, 8) };
         let event = match rng.below(4) {
             0 => audit::Event::CallStarted,
             1 => audit::Event::CallFinished,
             2 => audit::Event::CallRefused,
-            _ => audit::Event::Denial(Box::new(denial.clone())),
+            _ => audit::Event::Denial(Box::new(explained)),
         };
         let mut record = Record::new(event, "cdb3458d-0b84-491a-9c4e-709f30e11111", 1000, Some(7));
         record.plugin = rng.chance(90).then(|| foreign(rng, 6));
@@ -212,9 +211,12 @@ fn audit_records() {
         assert_eq!(field("UPM_METHOD"), record.method.as_deref().map(cut).as_deref());
         assert_eq!(field("UPM_ARGUMENTS"), record.arguments.as_deref());
         assert_eq!(field("UPM_CALLER_UID"), Some("1000"));
-        if let audit::Event::Denial(denial) = &record.event {
-            assert_eq!(field("UPM_REMEDY"), Some(cut(&denial.remedy).as_str()));
-            assert_eq!(field("UPM_LAYER"), Some(cut(&denial.layer).as_str()));
+        if let audit::Event::Denial(explained) = &record.event {
+            let denied = &explained.denial.denied;
+            assert_eq!(field("UPM_RULE"), Some(cut(&explained.rule).as_str()));
+            assert_eq!(field("UPM_REMEDY"), Some(cut(&explained.remedy).as_str()));
+            assert_eq!(field("UPM_LAYER"), Some(denied.layer().name()));
+            assert_eq!(field("UPM_OPERATION"), Some(denied.operation()));
         }
         let message = field("MESSAGE").unwrap();
         assert!(!message.contains(text::is_control) && message.len() < 5000, "{message:?}");

@@ -121,7 +121,7 @@ fn names(report: &mut Report<'_>, rules: &[(usize, EgressRule)]) {
                     Some((ip, Ok(class))) => format!(
                         "{shown}: every address of it is refused: {ip} is {}; allow_private = true allows what is not unspecified, \
                          multicast or reserved",
-                        class.as_str()
+                        class.name()
                     ),
                 }
             }

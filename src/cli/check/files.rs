@@ -14,7 +14,7 @@ use crate::quote::{quote, shorten};
 use crate::report::audit;
 use crate::report::file::FileSink;
 use crate::report::journald::Journald;
-use crate::types::{Code, Entry, Failure};
+use crate::types::{Code, Entry, Failure, Key};
 use crate::walk::{self, How};
 use rustix::fs::{Access, FileType};
 use rustix::io::Errno;
@@ -228,9 +228,9 @@ fn blamed(report: &Report<'_>, decision: &Decision, failure: &Failure) -> (Strin
         let key = if matches!(decision.entry, Entry::Exec { .. }) { "exec" } else { "module" };
         (decision.plugin.clone(), report.line(&[path[0], path[1], key]))
     };
-    match failure.details.get("key").and_then(|key| key.as_str()) {
-        Some(key) if matches!(key, "interpreter" | "run_as" | "write" | "landlock_min_abi") => {
-            report.origin(decision, key)
+    match failure.details.key() {
+        Some(key @ (Key::Interpreter | Key::RunAs | Key::Write | Key::LandlockMinAbi)) => {
+            report.origin(decision, key.name())
         }
         _ if failure.code == Code::ModuleNotFound => entry(),
         // The ownership check names a file on the way, which both may have in common.

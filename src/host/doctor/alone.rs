@@ -5,11 +5,10 @@ use crate::confine::step::{Step, StepError};
 use crate::confine::{capabilities, filter, landlock};
 use crate::supervise;
 use crate::sys::clone::{Forked, fork_into};
-use crate::types::Failure;
+use crate::types::{Failure, Layer};
 use ::landlock::{AccessFs, PathBeneath, PathFd, RulesetCreatedAttr};
 use nix::sched::CloneFlags;
 use nix::sys::resource::{Resource, setrlimit};
-use serde_json::json;
 use std::fs::{self, File};
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -26,27 +25,27 @@ pub(super) fn trials() -> Vec<Finding> {
 }
 
 /// Runs `try_all` in a child: it tells what each act came to, or which step failed.
-fn attempt(layer: &'static str, acts: Vec<Act>, try_all: impl FnOnce() -> Result<Vec<String>, StepError>) -> Finding {
-    let told = in_child(|| {
-        match try_all() {
-            Ok(got) => json!({ "got": got }),
-            Err(error) => json!({ "failed": error.encode() }),
-        }
-        .to_string()
-    });
+fn attempt(layer: Layer, acts: Vec<Act>, try_all: impl FnOnce() -> Result<Vec<String>, StepError>) -> Finding {
     let failed = |failure: Failure| Finding::failed(layer, failure);
-    let told: serde_json::Value = match told {
-        Ok(text) => serde_json::from_str(&text).unwrap_or_default(),
+    let got = match in_child(|| pack(try_all())).map(|text| unpack(&text)) {
+        Ok(Ok(got)) => got,
+        Ok(Err(error)) => return failed(error.into()),
         Err(failure) => return failed(failure),
     };
-    if let Some(error) =
-        serde_json::from_value(told["failed"].clone()).ok().and_then(|bytes: Vec<u8>| StepError::decode(&bytes))
-    {
-        return failed(error.into());
-    }
-    let got = told["got"].as_array().into_iter().flatten().map(|got| got.as_str().unwrap_or_default().to_owned());
-    let got = got.chain(std::iter::repeat("nothing".to_owned()));
+    let got = got.into_iter().chain(std::iter::repeat("nothing".to_owned()));
     Finding::tried(layer, acts.into_iter().zip(got).map(|((act, expected), got)| tried(act, expected, got)).collect())
+}
+
+/// What a child tells.
+fn pack(told: Result<Vec<String>, StepError>) -> String {
+    let told = told.map_err(|error| error.encode());
+    // Texts and bytes: there is nothing that JSON cannot say.
+    serde_json::to_string(&told).unwrap_or_default()
+}
+
+fn unpack(text: &str) -> Result<Vec<String>, StepError> {
+    let told: Result<Vec<String>, Vec<u8>> = serde_json::from_str(text).unwrap_or(Ok(Vec::new()));
+    told.or_else(|bytes| StepError::decode(&bytes).map_or(Ok(Vec::new()), Err))
 }
 
 fn act(act: &str, expected: &'static str) -> Act {
@@ -56,7 +55,7 @@ fn act(act: &str, expected: &'static str) -> Act {
 /// All seven at once, as a call makes them.
 fn namespaces() -> Finding {
     let acts = vec![act("clone3 with seven new namespaces", "works"), act("which of them are the caller's", "none")];
-    attempt("namespaces", acts, || {
+    attempt(Layer::Namespaces, acts, || {
         let number = |kind: &&str| crate::confine::verify::namespace(kind).ok();
         let outside: Vec<Option<u64>> = crate::confine::verify::NAMESPACES.iter().map(number).collect();
         let fail = |error| StepError::new(Step::Clone, "clone3", error);
@@ -80,7 +79,7 @@ fn namespaces() -> Finding {
 
 fn limits() -> Finding {
     let acts = vec![act("descriptors below a limit of 32", "opens"), act("one more", "EMFILE")];
-    attempt("limits", acts, || {
+    attempt(Layer::Limits, acts, || {
         let fail = |error: io::Error| StepError::new(Step::Limits, "open_files", error);
         setrlimit(Resource::RLIMIT_NOFILE, FILES, FILES).map_err(|errno| fail(errno.into()))?;
         let mut open = vec![File::open("/").map_err(fail)?];
@@ -97,7 +96,7 @@ fn limits() -> Finding {
 fn capabilities() -> Finding {
     let acts = vec![act("sethostname with capabilities", "works"), act("the same after the step", "EPERM")];
     let hostname = || went(nix::unistd::sethostname("sandbox").map_err(Into::into), "works");
-    attempt("capabilities", acts, || {
+    attempt(Layer::Capabilities, acts, || {
         let fail = |error: io::Error| StepError::new(Step::Clone, "clone3", error);
         let (read, write) =
             rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|error| fail(error.into()))?;
@@ -105,23 +104,15 @@ fn capabilities() -> Finding {
         match fork_into(flags.bits() as u64, None).map_err(fail)? {
             Forked::Child => {
                 let before = hostname();
-                let bytes = match capabilities::step() {
-                    Ok(()) => json!({ "got": [before, hostname()] }),
-                    Err(error) => json!({ "failed": error.encode() }),
-                };
-                let told = io::Write::write_all(&mut File::from(write), bytes.to_string().as_bytes());
+                let text = pack(capabilities::step().map(|()| vec![before, hostname()]));
+                let told = io::Write::write_all(&mut File::from(write), text.as_bytes());
                 crate::sys::process::exit_now(i32::from(told.is_err()));
             }
             Forked::Parent { pid, .. } => {
                 drop(write);
                 let text = io::read_to_string(File::from(read)).map_err(fail)?;
                 crate::sys::process::wait_usage(pid).map_err(|errno| fail(errno.into()))?;
-                let told: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
-                let failed: Option<Vec<u8>> = serde_json::from_value(told["failed"].clone()).ok();
-                match failed.and_then(|bytes| StepError::decode(&bytes)) {
-                    Some(error) => Err(error),
-                    None => Ok(serde_json::from_value(told["got"].clone()).unwrap_or_default()),
-                }
+                unpack(&text)
             }
         }
     })
@@ -141,7 +132,7 @@ fn landlock() -> Finding {
         acts.push(act("connect to a TCP port that a rule names", "connects"));
         acts.push(act("connect to one that none names", "EACCES"));
     }
-    attempt("landlock", acts, || {
+    attempt(Layer::Landlock, acts, || {
         let fail = |error: &dyn std::fmt::Display| {
             StepError::new(Step::Landlock, "a trial's rule", io::Error::other(error.to_string()))
         };
@@ -169,7 +160,7 @@ fn landlock() -> Finding {
 /// where some filter above has the one listener that a process can have.
 fn seccomp() -> Finding {
     let acts = vec![act("getcwd, which the filter allows", "works"), act("chroot, which it does not", "refused")];
-    attempt("seccomp", acts, || {
+    attempt(Layer::Seccomp, acts, || {
         let fail = |error: io::Error| StepError::new(Step::Seccomp, "system call filter", error);
         let filter = filter::plugin(&[], true).map_err(|error| fail(io::Error::other(error.to_string())))?;
         crate::sys::seccomp::user_notification().map_err(fail)?;

@@ -4,7 +4,7 @@ use super::{Finding, State, Trial, Tried, tried, went};
 use crate::config::{self, AuditArguments, Config, ConfigErrorKind, Journald};
 use crate::decide::grant;
 use crate::report::audit::{JOURNALD_SOCKET, JournaldMode, Sinks, default_file};
-use crate::types::Failure;
+use crate::types::{Failure, Layer};
 use rustix::fs::{AtFlags, CWD, statat};
 use rustix::mount::{OpenTreeFlags, open_tree};
 use std::collections::BTreeSet;
@@ -35,7 +35,7 @@ pub(super) fn configuration(named: Option<&Path>) -> (Option<Trial>, Option<Conf
 pub(super) fn landlock(config: &Config) -> Vec<Finding> {
     let wanted: BTreeSet<u32> = decisions(config).map(|decision| decision.grant.landlock_min_abi).collect();
     let lacking = wanted.into_iter().next_back().and_then(|most| crate::host::facts::landlock_abi(most).err());
-    lacking.map(|failure| Finding::failed("landlock", failure)).into_iter().collect()
+    lacking.map(|failure| Finding::failed(Layer::Landlock, failure)).into_iter().collect()
 }
 
 /// Every method that may be called. What cannot be granted is `upm check`'s business.
@@ -78,7 +78,7 @@ pub(super) fn id_mapping(config: Option<&Config>) -> Trial {
             }
             Err(failure) => {
                 // The namespace that maps could not be made: that layer's own line says why.
-                let Finding { state, .. } = Finding::failed(LAYER, failure);
+                let Finding { state, .. } = Finding::failed(Layer::Root, failure);
                 let (holds, found, remedy) = match state {
                     State::Missing { found, remedy } => (Some(false), found, remedy),
                     State::Untold(why) => (None, why, None),
@@ -162,7 +162,7 @@ pub(super) fn record() -> Trial {
     match crate::host::writable::look() {
         Ok(path) => line(LAYER, true, format!("{}: what a call may write is put there first", path.display()), None),
         Err(failure) => {
-            let remedy = failure.details.get("remedy").and_then(|remedy| remedy.as_str()).map(str::to_owned);
+            let remedy = failure.details.remedy().map(str::to_owned);
             line(LAYER, false, failure.message, remedy)
         }
     }
@@ -199,14 +199,9 @@ pub(super) fn audit(config: Option<&Config>) -> Trial {
             Trial { tried: all, ..line("audit", true, format!("{found}{arguments}"), None) }
         }
         Err(error) => {
-            let failure: Failure = error.into();
-            let detail = |key: &str| failure.details.get(key).and_then(|text| text.as_str()).map(str::to_owned);
-            let (sink, reason) = (detail("sink").unwrap_or_default(), detail("reason").unwrap_or_default());
-            let all = vec![tried(format!("open the sink {sink}"), "opens", reason)];
-            let remedy = detail("remedy");
-            let end = remedy.as_ref().map(|remedy| format!("; {remedy}")).unwrap_or_default();
-            let found = failure.message.strip_suffix(&end).unwrap_or(&failure.message).to_owned();
-            Trial { tried: all, ..line("audit", false, found, remedy) }
+            let found = format!("audit: {}: {}", error.sink, error.reason);
+            let all = vec![tried(format!("open the sink {}", error.sink), "opens", error.reason)];
+            Trial { tried: all, ..line("audit", false, found, Some(error.remedy)) }
         }
     }
 }

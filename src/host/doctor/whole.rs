@@ -1,11 +1,12 @@
 //! Every step of a real call, with upm's own program as the plugin: it tries from inside what must work and what must not.
 
 use super::inside::{Ask, WORD};
-use super::{Finding, LAYERS, State, in_child, tried};
+use super::{Finding, LAYERS, State, Tried, in_child, tried};
 use crate::confine::step::Step;
 use crate::decide::plan::{ClientNeeds, Code as PluginCode, Environment, Facts, INSIDE_ID, Plan, STUB_ADDRESS, plan};
 use crate::supervise::{self, Job, Unwatched, signals};
-use crate::types::{Code, Entry, Failure, Grant, Outcome};
+use crate::types::{Code, Denial, Denied, Details, Entry, Failure, Grant, Layer, Outcome};
+use nix::libc;
 use serde_json::{Value, json};
 use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -24,12 +25,31 @@ const HIDDEN: [&str; 6] = ["/var", "/root", "/home", "/boot", "/srv", "/opt"];
 
 /// One act inside.
 struct Act {
-    layer: &'static str,
+    layer: Layer,
     act: String,
     expected: String,
     ask: Ask,
-    /// The operation of the denial that must be told besides.
-    told: Option<&'static str>,
+    /// The denial that must be told besides.
+    denied: Option<Expected>,
+}
+
+/// A denial that an act must be told as.
+#[derive(Clone, Copy)]
+enum Expected {
+    /// Of the system call with this number.
+    Syscall(libc::c_long),
+    /// Of a name.
+    Name,
+}
+
+impl Expected {
+    fn is(self, denied: &Denied) -> bool {
+        match (self, denied) {
+            (Expected::Syscall(number), Denied::Syscall(call)) => libc::c_long::from(call.number) == number,
+            (Expected::Name, Denied::Resolve { .. }) => true,
+            _ => false,
+        }
+    }
 }
 
 /// What the plugin must not reach outside.
@@ -38,42 +58,29 @@ struct Outside {
     unix: Option<(UnixListener, String)>,
 }
 
+/// What the child tells.
+type Told = Result<Vec<(Layer, Tried)>, Failure>;
+
 /// The trial.
 pub(super) fn trial() -> Vec<Finding> {
     let outside = Outside::new();
-    let told = in_child(|| attempt(&outside).unwrap_or_else(|failure| failed(&failure)).to_string());
-    let told: Value = match told.map(|text| serde_json::from_str(&text)) {
-        Ok(Ok(told)) => told,
-        Ok(Err(error)) => return untold(&format!("the whole call: {error}")),
-        Err(failure) => return vec![Finding::failed("namespaces", failure)],
-    };
-    if let Some(failure) = told.get("failure") {
-        let failure = Failure {
-            details: failure["details"].as_object().cloned().unwrap_or_default(),
-            ..Failure::new(code(&failure["code"]), failure["message"].as_str().unwrap_or_default())
-        };
+    // Values and texts: there is nothing that JSON cannot say.
+    let told = in_child(|| serde_json::to_string(&attempt(&outside)).unwrap_or_default());
+    let tried = match told.map(|text| serde_json::from_str::<Told>(&text)) {
+        Ok(Ok(Ok(tried))) => tried,
+        Ok(Ok(Err(failure))) if failure.details.layer().is_some() => {
+            return vec![Finding::failed(Layer::Root, failure)];
+        }
         // What names no layer kept all of them from being tried.
-        return if failure.details.contains_key("layer") {
-            vec![Finding::failed("root", failure)]
-        } else {
-            untold(&failure.message)
-        };
-    }
-    let tried: Vec<(&str, super::Tried)> = told["tried"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(|one| {
-            let text = |key: &str| one[key].as_str().unwrap_or_default();
-            let (layer, _) = LAYERS.iter().find(|(layer, _)| *layer == text("layer"))?;
-            Some((*layer, tried(text("act"), text("expected"), text("got"))))
-        })
-        .collect();
+        Ok(Ok(Err(failure))) => return untold(&failure.message),
+        Ok(Err(error)) => return untold(&format!("the whole call: {error}")),
+        Err(failure) => return vec![Finding::failed(Layer::Namespaces, failure)],
+    };
     LAYERS
         .iter()
         .map(|(layer, _)| {
             let own = tried.iter().filter(|(of, _)| of == layer).map(|(_, tried)| tried.clone());
-            Finding::tried(layer, own.collect())
+            Finding::tried(*layer, own.collect())
         })
         .collect()
 }
@@ -81,21 +88,11 @@ pub(super) fn trial() -> Vec<Finding> {
 /// No layer could be tried by a call.
 fn untold(why: &str) -> Vec<Finding> {
     let state = || State::Untold(format!("could not be tried: {why}"));
-    LAYERS.iter().map(|(layer, _)| Finding { layer, tried: Vec::new(), state: state() }).collect()
-}
-
-fn failed(failure: &Failure) -> Value {
-    json!({ "failure": { "code": failure.code, "message": failure.message, "details": failure.details } })
-}
-
-/// Of the codes only those of the sandbox itself are told apart.
-fn code(name: &Value) -> Code {
-    let known = [Code::SandboxUnavailable, Code::SandboxFailed];
-    known.into_iter().find(|code| json!(code) == *name).unwrap_or(Code::Internal)
+    LAYERS.iter().map(|(layer, _)| Finding { layer: *layer, tried: Vec::new(), state: state() }).collect()
 }
 
 /// In the child: the call.
-fn attempt(outside: &Outside) -> Result<Value, Failure> {
+fn attempt(outside: &Outside) -> Told {
     let internal = |what: String| Failure::new(Code::Internal, what);
     let program = std::env::current_exe()
         .and_then(fs::canonicalize)
@@ -126,7 +123,7 @@ fn attempt(outside: &Outside) -> Result<Value, Failure> {
     };
     let outcome = supervise::run(job, &mut Unwatched).map_err(|failure| readable(failure, &program))?;
     match &outcome.result {
-        Ok(result) => Ok(json!({ "tried": compare(&acts, &result.value(), &outcome) })),
+        Ok(result) => Ok(compare(&acts, &result.value(), &outcome)),
         Err(failure) => {
             let said = String::from_utf8_lossy(&outcome.output.stderr);
             let said = said.trim().lines().last().map(|line| format!(" ({line})")).unwrap_or_default();
@@ -140,11 +137,7 @@ fn attempt(outside: &Outside) -> Result<Value, Failure> {
 
 /// As root the plugin's user must be able to run upm's own file.
 fn readable(failure: Failure, program: &Path) -> Failure {
-    let step = failure.details.get("step").and_then(Value::as_str);
-    if step == Some(Step::Exec.name())
-        && failure.details.get("errno").is_some()
-        && !failure.details.contains_key("remedy")
-    {
+    if matches!(failure.details, Details::Step { step: Step::Exec, errno: Some(_), remedy: None, .. }) {
         let why = format!(
             "{}; let everyone read and run it for this trial: chmod a+rx {}",
             failure.message,
@@ -167,43 +160,56 @@ fn acts(program: &Path, plan: &Plan, outside: &Outside) -> Vec<Act> {
         act: act.to_owned(),
         expected: expected.to_owned(),
         ask,
-        told: None,
+        denied: None,
     };
-    let denied =
-        |layer, text: &str, expected: &str, ask, told| Act { told: Some(told), ..act(layer, text, expected, ask) };
+    let denied = |layer, text: &str, expected: &str, ask, denied| Act {
+        denied: Some(denied),
+        ..act(layer, text, expected, ask)
+    };
     let mut acts = vec![
-        act("namespaces", "user and group inside", &format!("{INSIDE_ID}:{INSIDE_ID}"), Ask::Ids),
-        act("namespaces", "processes that /proc shows", "only its own", Ask::Processes),
-        denied("namespaces", "unshare(CLONE_NEWUSER)", "EPERM", Ask::UserNamespace, "unshare"),
-        act("root", "open the plugin's own file", "opens", Ask::Open(program.to_owned())),
+        act(Layer::Namespaces, "user and group inside", &format!("{INSIDE_ID}:{INSIDE_ID}"), Ask::Ids),
+        act(Layer::Namespaces, "processes that /proc shows", "only its own", Ask::Processes),
+        denied(
+            Layer::Namespaces,
+            "unshare(CLONE_NEWUSER)",
+            "EPERM",
+            Ask::UserNamespace,
+            Expected::Syscall(libc::SYS_unshare),
+        ),
+        act(Layer::Root, "open the plugin's own file", "opens", Ask::Open(program.to_owned())),
     ];
     // A caller with a lower limit of its own gives that.
     let own = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE);
     let files = own.map_or(OPEN_FILES, |(_, most)| most.min(OPEN_FILES));
     for path in hidden(plan) {
-        acts.push(act("root", &format!("open {}, which is not granted", path.display()), "ENOENT", Ask::Open(path)));
+        acts.push(act(
+            Layer::Root,
+            &format!("open {}, which is not granted", path.display()),
+            "ENOENT",
+            Ask::Open(path),
+        ));
     }
     acts.extend([
-        act("root", "make a file in /tmp", "works", Ask::Create("/tmp".into())),
-        act("root", "make a file in /usr", "EROFS", Ask::Create("/usr".into())),
-        act("root", "descriptors that came through exec", "0 1 2 3", Ask::Descriptors),
-        act("limits", &format!("open_files = {OPEN_FILES}"), &format!("{files} at most, then EMFILE"), Ask::Files),
-        act("limits", "1 MiB of memory", "works", Ask::Memory(1 << 20)),
-        act("limits", "twice what `memory` allows", "ENOMEM", Ask::Memory(MEMORY * 2)),
-        act("limits", "half of what `tmp` allows", "works", Ask::Fill(TMP / 2)),
-        act("limits", "twice what `tmp` allows", "ENOSPC", Ask::Fill(TMP * 2)),
-        act("capabilities", "capability sets that are not empty", "none", Ask::Capabilities),
-        act("capabilities", "NoNewPrivs", "set", Ask::NoNewPrivileges),
-        act("seccomp", "getcwd", "works", Ask::WorkingDirectory),
-        denied("seccomp", "mount", "EPERM", Ask::Mount, "mount"),
-        denied("seccomp", "ptrace(PTRACE_TRACEME)", "EPERM", Ask::Trace, "ptrace"),
-        act("egress", "network interfaces", "lo", Ask::Interfaces),
-        act("egress", "connect to the own loopback", "connects", Ask::Connect((STUB_ADDRESS, 53).into())),
+        act(Layer::Root, "make a file in /tmp", "works", Ask::Create("/tmp".into())),
+        act(Layer::Root, "make a file in /usr", "EROFS", Ask::Create("/usr".into())),
+        act(Layer::Root, "descriptors that came through exec", "0 1 2 3", Ask::Descriptors),
+        act(Layer::Limits, &format!("open_files = {OPEN_FILES}"), &format!("{files} at most, then EMFILE"), Ask::Files),
+        act(Layer::Limits, "1 MiB of memory", "works", Ask::Memory(1 << 20)),
+        act(Layer::Limits, "twice what `memory` allows", "ENOMEM", Ask::Memory(MEMORY * 2)),
+        act(Layer::Limits, "half of what `tmp` allows", "works", Ask::Fill(TMP / 2)),
+        act(Layer::Limits, "twice what `tmp` allows", "ENOSPC", Ask::Fill(TMP * 2)),
+        act(Layer::Capabilities, "capability sets that are not empty", "none", Ask::Capabilities),
+        act(Layer::Capabilities, "NoNewPrivs", "set", Ask::NoNewPrivileges),
+        act(Layer::Seccomp, "getcwd", "works", Ask::WorkingDirectory),
+        denied(Layer::Seccomp, "mount", "EPERM", Ask::Mount, Expected::Syscall(libc::SYS_mount)),
+        denied(Layer::Seccomp, "ptrace(PTRACE_TRACEME)", "EPERM", Ask::Trace, Expected::Syscall(libc::SYS_ptrace)),
+        act(Layer::Egress, "network interfaces", "lo", Ask::Interfaces),
+        act(Layer::Egress, "connect to the own loopback", "connects", Ask::Connect((STUB_ADDRESS, 53).into())),
     ]);
     if let Some((_, address)) = &outside.tcp {
         // With ports landlock refuses before there is anything to be reached.
         let (layer, expected) =
-            if plan.landlock_abi >= 4 { ("landlock", "EACCES") } else { ("egress", "ECONNREFUSED") };
+            if plan.landlock_abi >= 4 { (Layer::Landlock, "EACCES") } else { (Layer::Egress, "ECONNREFUSED") };
         acts.push(act(
             layer,
             &format!("connect to {address}, where upm listens outside"),
@@ -213,10 +219,16 @@ fn acts(program: &Path, plan: &Plan, outside: &Outside) -> Vec<Act> {
     }
     if let Some((_, name)) = &outside.unix {
         let text = "connect to an abstract socket, where upm listens outside";
-        acts.push(act("egress", text, "ECONNREFUSED", Ask::Abstract(name.clone())));
+        acts.push(act(Layer::Egress, text, "ECONNREFUSED", Ask::Abstract(name.clone())));
     }
     let name = "doctor.upm.invalid";
-    acts.push(denied("egress", &format!("look up {name}"), "no address", Ask::Resolve(name.to_owned()), "resolve"));
+    acts.push(denied(
+        Layer::Egress,
+        &format!("look up {name}"),
+        "no address",
+        Ask::Resolve(name.to_owned()),
+        Expected::Name,
+    ));
     acts
 }
 
@@ -231,19 +243,19 @@ fn hidden(plan: &Plan) -> Vec<PathBuf> {
 }
 
 /// What each act came to, with whether its denial was told where the filter has a listener.
-fn compare(acts: &[Act], result: &Value, outcome: &Outcome) -> Vec<Value> {
+fn compare(acts: &[Act], result: &Value, outcome: &Outcome<Denial>) -> Vec<(Layer, Tried)> {
     let mut all = Vec::new();
-    for (at, Act { layer, act, expected, told, .. }) in acts.iter().enumerate() {
+    for (at, Act { layer, act, expected, denied, .. }) in acts.iter().enumerate() {
         let mut expected = expected.clone();
         let mut got = result[at].as_str().unwrap_or("nothing").to_owned();
-        if let Some(operation) = told
-            && (outcome.denials_complete.seccomp || *operation == "resolve")
+        if let Some(denied) = denied
+            && (outcome.denials_complete.seccomp || matches!(denied, Expected::Name))
         {
-            let known = outcome.denials.iter().any(|denial| denial.operation == *operation);
+            let known = outcome.denials.iter().any(|denial| denied.is(&denial.denied));
             got.push_str(if known { ", told as a denial" } else { ", not told" });
             expected.push_str(", told as a denial");
         }
-        all.push(json!({ "layer": layer, "act": act, "expected": expected, "got": got }));
+        all.push((*layer, tried(act, expected, got)));
     }
     all
 }

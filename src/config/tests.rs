@@ -354,7 +354,9 @@ fn foreign_names_are_refused_and_shown_escaped() {
     for name in ["", "-", "..", "../X", "X\0", "X\n", "x", "Х", "\u{1b}[31mX", &"X".repeat(10_000)] {
         let failure = Failure::from(grant(&config, name, "m", None).unwrap_err());
         assert_eq!(failure.code, Code::PluginNotAllowed);
-        assert!(matches!(&failure.details, Details::NotAllowed { method: None, allowed, .. } if allowed == ["X", "Y"]));
+        assert!(
+            matches!(&failure.details, Details::NotAllowed { method: None, allowed, .. } if *allowed == ["X", "Y"])
+        );
         assert!(
             failure.message.len() < 600 && failure.message.is_ascii() | name.starts_with("XX"),
             "{}",

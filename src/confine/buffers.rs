@@ -1,7 +1,7 @@
 //! What sockets of the call may hold: limits of its own network namespace, set while it still has the right to. All of it is
 //! memory of the kernel that no limit of a process counts (`net.rst`, `ip-sysctl.rst` of the kernel's documentation).
 
-use super::step::{Step, StepError};
+use super::step::{Step, StepError, Subject};
 use std::fs::File;
 use std::io::Write;
 
@@ -32,7 +32,7 @@ pub fn bound() -> Result<(), StepError> {
             Ok(()) => {}
             // Before Linux 6.8 there is one for all namespaces, which is not shown here. It is small unless root has set it.
             Err(error) if name == "core/optmem_max" && error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(StepError::new(Step::Limits, path, error)),
+            Err(error) => return Err(StepError::new(Step::Limits, path, error).of(Subject::ProcFile)),
         }
     }
     Ok(())

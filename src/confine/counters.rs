@@ -4,7 +4,7 @@
 //! who made the call's, who could then get nothing more on the host. The call's own limits are what bounds it, so each one
 //! that this kernel has is set, also those that nobody here knows yet: to zero, unless the plan grants some.
 
-use super::step::{Step, StepError};
+use super::step::{Step, StepError, Subject};
 use nix::errno::Errno;
 use rustix::fs::{Dir, Mode, OFlags, open, openat};
 use std::fs::File;
@@ -32,7 +32,7 @@ const INSTANCES: u64 = 16;
 pub struct Counters(Vec<(String, File)>);
 
 fn fail(name: &str, error: io::Error) -> StepError {
-    StepError::new(Step::Limits, format!("{DIRECTORY}/{name}"), error)
+    StepError::new(Step::Limits, format!("{DIRECTORY}/{name}"), error).of(Subject::ProcFile)
 }
 
 /// What a call that is granted so many watches gets of a counter.

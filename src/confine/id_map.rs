@@ -1,7 +1,7 @@
 //! Step `id_map`, and the user namespaces that id-mapped mounts take their mapping from.
 
 use super::channels::{self, Tag};
-use super::step::{Step, StepError};
+use super::step::{Step, StepError, Subject};
 use crate::decide::plan::INSIDE_ID;
 use crate::sys::clone::{Forked, fork_into};
 use std::fs::{self, File};
@@ -15,7 +15,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 pub fn write_maps(pid: i32, inside: (u32, u32), outside: (u32, u32)) -> Result<(), StepError> {
     let write = |file: &str, text: String| {
         let path = format!("/proc/{pid}/{file}");
-        fs::write(&path, text).map_err(|error| StepError::new(Step::IdMap, path, error))
+        fs::write(&path, text).map_err(|error| StepError::new(Step::IdMap, path, error).of(Subject::ProcFile))
     };
     write("setgroups", "deny".to_owned())?;
     write("gid_map", format!("{} {} 1", inside.1, outside.1))?;

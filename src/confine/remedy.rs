@@ -3,7 +3,7 @@
 //! A system call that is not there (`ENOSYS`) or not permitted (`EPERM`) is a missing layer: the call's own namespaces give
 //! every right that a step needs. What fails on one path, one number or a full table is no missing layer, and has no remedy here.
 
-use super::step::Step;
+use super::step::{Step, StepError, Subject};
 use crate::sys::clone::{Forked, fork_into};
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
@@ -23,21 +23,21 @@ const KINDS: [(&str, CloneFlags); 7] = [
 
 /// What an administrator can do, by the step that found out, on what, and its errno; `None` where no layer is missing.
 #[must_use]
-pub fn remedy(step: Step, object: &str, errno: Errno) -> Option<String> {
-    told(step, object, errno, &Host::look)
+pub(super) fn remedy(error: &StepError, errno: Errno) -> Option<String> {
+    told((error.step, error.subject), &error.object, errno, &Host::look)
 }
 
 /// As [`remedy`], of a host that `look` describes. It is asked only when there is something to say.
-fn told(step: Step, object: &str, errno: Errno, look: &dyn Fn() -> Host) -> Option<String> {
+fn told((step, subject): (Step, Subject), object: &str, errno: Errno, look: &dyn Fn() -> Host) -> Option<String> {
     use Errno::{E2BIG, EACCES, EINVAL, ENOENT, ENOSPC, ENOSYS, EOPNOTSUPP, EPERM, EROFS, EUSERS};
-    let is_path = object.starts_with('/');
+    let of_proc = subject == Subject::ProcFile;
     match (step, errno) {
-        (Step::Limits, EACCES | EPERM | EROFS | ENOENT) if is_path => Some(format!(
+        (Step::Limits, EACCES | EPERM | EROFS | ENOENT) if of_proc => Some(format!(
             "make {object} writable where upm runs: what the call may take of its user's share of the kernel is bounded there (systemd: \
              `ProtectKernelTunables=no`; a container: `--security-opt systempaths=unconfined`)"
         )),
         (Step::Clone, EPERM | EACCES) => Some(look().userns()),
-        (Step::IdMap, EPERM | EACCES) if is_path => Some(look().userns()),
+        (Step::IdMap, EPERM | EACCES) if of_proc => Some(look().userns()),
         (Step::Clone | Step::IdMap, ENOENT) => {
             Some("mount a whole /proc where upm runs (systemd: `ProcSubset=all`, `ProtectProc=default`)".to_owned())
         }
@@ -50,12 +50,12 @@ fn told(step: Step, object: &str, errno: Errno, look: &dyn Fn() -> Host) -> Opti
         (Step::Clone, EUSERS) => {
             Some("start upm less deep: user namespaces can be nested 32 times, and that many enclose it".to_owned())
         }
-        (Step::Clone, EINVAL) if !is_path => {
+        (Step::Clone, EINVAL) if !of_proc => {
             let missing = look().missing_kinds;
             let options = if missing.is_empty() { KINDS.map(|(kind, _)| option(kind)).join(", ") } else { missing };
             Some(format!("use a kernel with {options}"))
         }
-        (Step::Root, EPERM) if object == "/proc" && !look().covered.is_empty() => Some(format!(
+        (Step::Root, EPERM) if subject == Subject::OwnProc && !look().covered.is_empty() => Some(format!(
             "other mounts cover {} of the host's /proc (as in containers), so the kernel refuses a fresh one: run upm where /proc is \
              whole (`--security-opt systempaths=unconfined`; systemd: `ProtectKernelTunables=no`, `ProtectKernelLogs=no`, \
              `ProcSubset=all`, `ProtectProc=default`)",
@@ -69,7 +69,7 @@ fn told(step: Step, object: &str, errno: Errno, look: &dyn Fn() -> Host) -> Opti
             Some("use a kernel with CONFIG_SECCOMP_FILTER and user notification (Linux 5.0 or newer)".to_owned())
         }
         // Of one granted path: what holds for all of them has failed on a path of the system before.
-        (Step::Prepare, EPERM) if object.ends_with("(read)") || object.ends_with("(write)") => None,
+        (Step::Prepare, EPERM) if subject == Subject::Granted => None,
         // The program, and not the call.
         (Step::Exec, EPERM) => None,
         // What was read back is what it is.
@@ -288,7 +288,11 @@ mod tests {
     use super::*;
 
     fn on(host: &Host, step: Step, object: &str, errno: Errno) -> String {
-        told(step, object, errno, &|| host.clone()).unwrap_or_default()
+        of(host, step, Subject::Other, object, errno)
+    }
+
+    fn of(host: &Host, step: Step, subject: Subject, object: &str, errno: Errno) -> String {
+        told((step, subject), object, errno, &|| host.clone()).unwrap_or_default()
     }
 
     #[test]
@@ -299,7 +303,7 @@ mod tests {
         let apparmor = Host { apparmor_userns: true, program: "/opt/upm".to_owned(), ..Host::default() };
         assert!(clone(&apparmor).starts_with("give /opt/upm an AppArmor profile with the rule `userns,`"));
         // There the namespace can be made, but has no rights: the id map is what fails.
-        assert_eq!(on(&apparmor, Step::IdMap, "/proc/7/uid_map", Errno::EPERM), clone(&apparmor));
+        assert_eq!(of(&apparmor, Step::IdMap, Subject::ProcFile, "/proc/7/uid_map", Errno::EPERM), clone(&apparmor));
         assert!(on(&apparmor, Step::Root, "root tmpfs", Errno::EPERM).contains("AppArmor"));
         let filtered = Host { filtered: true, ..Host::default() };
         assert!(
@@ -317,11 +321,11 @@ mod tests {
     #[test]
     fn a_covered_proc_is_told_with_what_covers_it() {
         let host = Host { covered: "/proc/kcore, /proc/keys".to_owned(), filtered: true, ..Host::default() };
-        let text = on(&host, Step::Root, "/proc", Errno::EPERM);
+        let text = of(&host, Step::Root, Subject::OwnProc, "/proc", Errno::EPERM);
         assert!(text.starts_with("other mounts cover /proc/kcore, /proc/keys of the host's /proc"), "{text}");
         assert!(on(&host, Step::Root, "root tmpfs", Errno::EPERM).starts_with("allow mount, fsopen"));
         assert_eq!(covered(&["/", "/proc", "/proc/sys/fs/binfmt_misc", "/proc/acpi"]), ["/proc/acpi"]);
-        let text = on(&host, Step::Limits, "/proc/sys/user/max_user_namespaces", Errno::EROFS);
+        let text = of(&host, Step::Limits, Subject::ProcFile, "/proc/sys/user/max_user_namespaces", Errno::EROFS);
         assert!(text.starts_with("make /proc/sys/user/max_user_namespaces writable"), "{text}");
     }
 

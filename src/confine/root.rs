@@ -1,6 +1,6 @@
 //! Step `root`: the tree that the plugin sees is put together from ready mounts, sealed, and becomes `/`.
 
-use super::step::{Step, StepError};
+use super::step::{Step, StepError, Subject};
 use super::trees::Tree;
 use crate::decide::plan::{Plan, RUNNER_PATH, Source};
 use crate::sys::mount;
@@ -55,6 +55,7 @@ pub fn step(plan: &Plan, runner: &[u8], trees: Vec<Tree>) -> Result<(), StepErro
                 attach(fresh.as_fd(), place.as_fd()).map_err(failed())?;
             }
             Source::Proc => {
+                let failed = || move |error: rustix::io::Errno| fail(&wanted.path)(error).of(Subject::OwnProc);
                 let place = place(plan, root.as_fd(), target, true).map_err(failed())?;
                 let fresh = proc(flags | MountAttrFlags::MOUNT_ATTR_NOEXEC | MountAttrFlags::MOUNT_ATTR_RDONLY)
                     .map_err(failed())?;

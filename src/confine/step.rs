@@ -7,6 +7,21 @@ use nix::errno::Errno;
 use std::fmt;
 use std::io;
 
+/// What a step did not succeed on, as far as it makes a difference to the remedy.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Subject {
+    /// A system call, a limit, whatever else.
+    #[default]
+    Other,
+    /// A file of `/proc` that the step opens or writes.
+    ProcFile,
+    /// The call's own `/proc`.
+    OwnProc,
+    /// A granted path.
+    Granted,
+}
+
 /// A step that did not succeed.
 #[derive(Debug)]
 pub struct StepError {
@@ -14,6 +29,8 @@ pub struct StepError {
     pub step: Step,
     /// On what: a path, a limit, a system call.
     pub object: String,
+    /// What that is.
+    pub subject: Subject,
     /// Why.
     pub source: io::Error,
 }
@@ -21,10 +38,16 @@ pub struct StepError {
 impl StepError {
     /// A failed act of `step` on `object`.
     pub fn new(step: Step, object: impl Into<String>, source: impl Into<io::Error>) -> Self {
-        StepError { step, object: object.into(), source: source.into() }
+        StepError { step, object: object.into(), subject: Subject::Other, source: source.into() }
     }
 
-    /// As bytes for the failure pipe: step, errno, length of the object, object. With its length, for the plugin's process
+    /// The same of what makes a difference.
+    #[must_use]
+    pub fn of(self, subject: Subject) -> Self {
+        StepError { subject, ..self }
+    }
+
+    /// As bytes for the failure pipe: step, subject, errno, length of the object, object. With its length, for the plugin's process
     /// and pid 1 may both have something to say.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
@@ -33,7 +56,7 @@ impl StepError {
             None => format!("{}: {}", self.object, self.source),
         };
         let text = &text.as_bytes()[..text.len().min(2000)];
-        let mut bytes = vec![self.step as u8];
+        let mut bytes = vec![self.step as u8, self.subject as u8];
         bytes.extend(self.source.raw_os_error().unwrap_or(0).to_le_bytes());
         bytes.extend((text.len() as u16).to_le_bytes());
         bytes.extend(text);
@@ -43,12 +66,14 @@ impl StepError {
     /// The inverse of [`encode`](Self::encode), of the first that is there; `None` for anything else.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
-        let (head, rest) = bytes.split_at_checked(7)?;
+        let (head, rest) = bytes.split_at_checked(8)?;
         let step = Step::from_number(head[0])?;
-        let errno = i32::from_le_bytes(head[1..5].try_into().ok()?);
-        let object = rest.get(..usize::from(u16::from_le_bytes(head[5..].try_into().ok()?)))?;
+        let known = [Subject::ProcFile, Subject::OwnProc, Subject::Granted];
+        let subject = known.into_iter().find(|subject| *subject as u8 == head[1]).unwrap_or_default();
+        let errno = i32::from_le_bytes(head[2..6].try_into().ok()?);
+        let object = rest.get(..usize::from(u16::from_le_bytes(head[6..].try_into().ok()?)))?;
         let source = if errno == 0 { io::Error::other("see the message") } else { io::Error::from_raw_os_error(errno) };
-        Some(StepError { step, object: String::from_utf8_lossy(object).into_owned(), source })
+        Some(StepError { step, object: String::from_utf8_lossy(object).into_owned(), subject, source })
     }
 }
 
@@ -63,7 +88,7 @@ impl std::error::Error for StepError {}
 impl From<StepError> for Failure {
     fn from(error: StepError) -> Failure {
         let errno = error.source.raw_os_error();
-        let remedy = errno.and_then(|errno| remedy(error.step, &error.object, Errno::from_raw(errno)));
+        let remedy = errno.and_then(|errno| remedy(&error, Errno::from_raw(errno)));
         let code = if remedy.is_some() { Code::SandboxUnavailable } else { Code::SandboxFailed };
         let message = match &remedy {
             Some(remedy) => {
@@ -86,15 +111,15 @@ mod tests {
 
     #[test]
     fn the_first_of_two_errors_is_read() {
-        let mut bytes = StepError::new(Step::Exec, "close_range", Errno::EPERM).encode();
+        let mut bytes = StepError::new(Step::Exec, "close_range", Errno::EPERM).of(Subject::Granted).encode();
         bytes.extend(StepError::new(Step::Init, "descriptors", io::Error::other("gone")).encode());
         let first = StepError::decode(&bytes).unwrap();
-        assert_eq!((first.step, first.object.as_str()), (Step::Exec, "close_range"));
+        assert_eq!((first.step, first.object.as_str(), first.subject), (Step::Exec, "close_range", Subject::Granted));
         assert_eq!(first.source.raw_os_error(), Some(Errno::EPERM as i32));
         let long = StepError::new(Step::Root, "x".repeat(9000), io::Error::other("gone")).encode();
         assert_eq!(StepError::decode(&long).unwrap().object.len(), 2000);
         assert!(StepError::decode(&bytes[..10]).is_none(), "cut short");
-        assert!(StepError::decode(&[200, 0, 0, 0, 0, 0, 0]).is_none(), "no such step");
+        assert!(StepError::decode(&[200, 0, 0, 0, 0, 0, 0, 0]).is_none(), "no such step");
     }
 
     /// One path or one number is no missing layer.
@@ -115,7 +140,8 @@ mod tests {
             (Step::Exec, "/srv/plugin", Errno::EACCES),
             (Step::Exec, "/srv/plugin", Errno::EPERM),
         ] {
-            let failure = Failure::from(StepError::new(step, object, errno));
+            let subject = if step == Step::Prepare { Subject::Granted } else { Subject::Other };
+            let failure = Failure::from(StepError::new(step, object, errno).of(subject));
             assert_eq!(failure.code, Code::SandboxFailed, "{step:?} {object} {errno}: {}", failure.message);
             assert_eq!(failure.details.remedy(), None, "{}", failure.message);
         }

@@ -4,7 +4,7 @@
 //! `OPEN_TREE_CLONE` is the one way to hand a path to the child that was checked here.
 
 use super::id_map;
-use super::step::{Step, StepError};
+use super::step::{Step, StepError, Subject};
 use crate::decide::plan::{Mount, Plan, Source};
 use crate::sys::mount::{self, NODEV, NOEXEC, NOSUID, RDONLY};
 use crate::walk::{self, How, Object};
@@ -38,8 +38,10 @@ pub fn open(plan: &Plan, as_root: bool) -> Result<Vec<Tree>, StepError> {
     for (index, wanted) in plan.mounts.iter().enumerate() {
         if matches!(wanted.source, Source::Host { .. } | Source::Device) {
             let tree = open_one(index, wanted, plan, as_root, &mut namespaces);
+            let granted = matches!(wanted.source, Source::Host { mapped: true });
             trees.push(tree.map_err(|error| StepError {
                 object: format!("{} ({})", wanted.path.display(), wanted.why),
+                subject: if granted { Subject::Granted } else { Subject::Other },
                 ..error
             })?);
         }

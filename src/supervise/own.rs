@@ -1,6 +1,6 @@
 //! The supervisor's own namespaces before it clones, and its own confinement once the plugin runs.
 
-use crate::confine::step::{Step, StepError};
+use crate::confine::step::{Step, StepError, Subject};
 use crate::confine::{capabilities, filter, landlock};
 use crate::sys;
 use ::landlock::{AccessFs, PathBeneath, RulesetCreatedAttr};
@@ -24,7 +24,7 @@ pub fn prepare(as_root: bool) -> Result<(), StepError> {
         [("setgroups", "deny".to_owned()), ("gid_map", format!("{gid} {gid} 1")), ("uid_map", format!("{uid} {uid} 1"))]
     {
         let path = format!("/proc/self/{file}");
-        fs::write(&path, text).map_err(|error| StepError::new(Step::Clone, path, error))?;
+        fs::write(&path, text).map_err(|error| StepError::new(Step::Clone, path, error).of(Subject::ProcFile))?;
     }
     Ok(())
 }

@@ -97,7 +97,7 @@ fn step(case: &mut Case) -> bool {
     let errno = rng.range(1, 133) as i32;
     let made = StepError::new(step, object.clone(), std::io::Error::from_raw_os_error(errno));
     case.input = made.encode();
-    assert!(case.input.len() <= 2007);
+    assert!(case.input.len() <= 2008);
     let read = StepError::decode(&case.input).expect("what was encoded");
     assert_eq!((read.step, read.source.raw_os_error()), (step, Some(errno)));
     if object.len() <= 2000 {
@@ -115,10 +115,10 @@ fn step(case: &mut Case) -> bool {
             true
         }
         None => {
-            // a step, a number of four bytes, a length of two, and so many bytes of text
-            let whole = case.input.len() >= 7 && {
-                let length = usize::from(u16::from_le_bytes([case.input[5], case.input[6]]));
-                case.input.len() - 7 >= length
+            // a step, a subject, a number of four bytes, a length of two, and so many bytes of text
+            let whole = case.input.len() >= 8 && {
+                let length = usize::from(u16::from_le_bytes([case.input[6], case.input[7]]));
+                case.input.len() - 8 >= length
             };
             assert!(!whole || usize::from(case.input[0]) >= Step::ALL.len());
             false

@@ -192,11 +192,12 @@ pub fn restrict(rules: RulesetCreated) -> Result<RulesetCreated, StepError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::decide::plan::Why;
     use std::fs;
     use std::path::PathBuf;
 
     fn mount(path: PathBuf, write: bool) -> Mount {
-        Mount { path, source: Source::Host { mapped: true }, write, exec: true, why: "test" }
+        Mount { path, source: Source::Host { mapped: true }, write, exec: true, why: Why::Read }
     }
 
     /// The rules of a plan with no mount around them. That an inner rule takes nothing away is what the kernel documents, and why

@@ -38,10 +38,9 @@ pub fn open(plan: &Plan, as_root: bool) -> Result<Vec<Tree>, StepError> {
     for (index, wanted) in plan.mounts.iter().enumerate() {
         if matches!(wanted.source, Source::Host { .. } | Source::Device) {
             let tree = open_one(index, wanted, plan, as_root, &mut namespaces);
-            let granted = matches!(wanted.source, Source::Host { mapped: true });
             trees.push(tree.map_err(|error| StepError {
                 object: format!("{} ({})", wanted.path.display(), wanted.why),
-                subject: if granted { Subject::Granted } else { Subject::Other },
+                subject: if wanted.why.is_grant() { Subject::Granted } else { Subject::Other },
                 ..error
             })?);
         }

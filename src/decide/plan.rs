@@ -54,6 +54,58 @@ pub struct Code {
     pub embedded: Option<&'static [u8]>,
 }
 
+/// Which key or need a mount serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// What every program needs of the host.
+    System,
+    /// A file that each call has of its own.
+    MadeUp,
+    /// A link that each call has of its own.
+    StandardLink,
+    /// `tmp`.
+    Tmp,
+    /// `interpreter`.
+    Interpreter,
+    /// `client` of a group.
+    EgressClient,
+    /// The plugin's own code.
+    Plugin,
+    /// `read`.
+    Read,
+    /// `write`.
+    Write,
+}
+
+impl Why {
+    /// The configuration grants it by its path.
+    pub(crate) fn is_grant(self) -> bool {
+        matches!(self, Why::Read | Why::Write)
+    }
+}
+
+impl std::fmt::Display for Why {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Why::System => "system",
+            Why::MadeUp => "made up",
+            Why::StandardLink => "standard link",
+            Why::Tmp => "tmp",
+            Why::Interpreter => "interpreter",
+            Why::EgressClient => "egress client",
+            Why::Plugin => "plugin",
+            Why::Read => "read",
+            Why::Write => "write",
+        })
+    }
+}
+
+impl Serialize for Why {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 /// Where a mount's content comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -92,7 +144,7 @@ pub struct Mount {
     /// Whether programs may be started from there.
     pub exec: bool,
     /// Which key or need it serves.
-    pub why: &'static str,
+    pub why: Why,
 }
 
 impl Mount {
@@ -278,18 +330,18 @@ pub fn plan(
         exec: true,
         why,
     };
-    mounts.extend(facts.interpreter_prefixes.iter().map(|path| host(path, false, false, "interpreter")));
-    mounts.extend(client.files.iter().map(|path| host(path, false, false, "egress client")));
+    mounts.extend(facts.interpreter_prefixes.iter().map(|path| host(path, false, false, Why::Interpreter)));
+    mounts.extend(client.files.iter().map(|path| host(path, false, false, Why::EgressClient)));
     mounts.push(match facts.code.embedded {
         Some(source) => Mount {
             source: Source::File(source.to_vec()),
             exec: false,
-            ..host(&facts.code.path, false, false, "plugin")
+            ..host(&facts.code.path, false, false, Why::Plugin)
         },
-        None => host(&facts.code.path, false, false, "plugin"),
+        None => host(&facts.code.path, false, false, Why::Plugin),
     });
-    mounts.extend(grant.read.iter().map(|path| host(path, true, false, "read")));
-    mounts.extend(grant.write.iter().map(|path| host(path, true, true, "write")));
+    mounts.extend(grant.read.iter().map(|path| host(path, true, false, Why::Read)));
+    mounts.extend(grant.write.iter().map(|path| host(path, true, true, Why::Write)));
     // A mount can only lie on one that is there already. The sort is stable: on equal paths the later, wider grant wins,
     // and is the only one that is made.
     mounts.sort_by_key(|mount| mount.path.components().count());
@@ -383,13 +435,13 @@ pub struct ClientNeeds {
 /// The root before any grant: system files, proc, devices, temporary memory, made-up `/etc`.
 fn base_mounts(grant: &Grant, facts: &Facts) -> Vec<Mount> {
     let entry = |path: &str, source, write, exec, why| Mount { path: PathBuf::from(path), source, write, exec, why };
-    let file = |path: &str, text: String| entry(path, Source::File(text.into_bytes()), false, false, "made up");
-    let link = |path: &str, to: &str| entry(path, Source::Link(PathBuf::from(to)), false, false, "standard link");
+    let file = |path: &str, text: String| entry(path, Source::File(text.into_bytes()), false, false, Why::MadeUp);
+    let link = |path: &str, to: &str| entry(path, Source::Link(PathBuf::from(to)), false, false, Why::StandardLink);
     let mut mounts = Vec::new();
     let system = facts.root_entries.iter().map(|found| ("/", true, found));
     for (below, exec, (name, target)) in system.chain(facts.etc_entries.iter().map(|found| ("/etc/", false, found))) {
         let source = target.clone().map_or(Source::Host { mapped: false }, Source::Link);
-        mounts.push(entry(&format!("{below}{name}"), source, false, exec, "system"));
+        mounts.push(entry(&format!("{below}{name}"), source, false, exec, Why::System));
     }
     let id = INSIDE_ID;
     mounts.extend([
@@ -398,24 +450,24 @@ fn base_mounts(grant: &Grant, facts: &Facts) -> Vec<Mount> {
         file("/etc/hosts", "127.0.0.1 localhost\n::1 localhost\n".to_owned()),
         file("/etc/resolv.conf", format!("nameserver {STUB_ADDRESS}\noptions timeout:2 attempts:1\n")),
         file("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n".to_owned()),
-        entry("/proc", Source::Proc, false, false, "system"),
+        entry("/proc", Source::Proc, false, false, Why::System),
         link("/dev/fd", "/proc/self/fd"),
         link("/dev/stdin", "/proc/self/fd/0"),
         link("/dev/stdout", "/proc/self/fd/1"),
         link("/dev/stderr", "/proc/self/fd/2"),
         // POSIX semaphores and shared memory; counted as memory, so small.
-        entry("/dev/shm", Source::Tmpfs { bytes: 16 << 20, inodes: 1024 }, true, false, "system"),
+        entry("/dev/shm", Source::Tmpfs { bytes: 16 << 20, inodes: 1024 }, true, false, Why::System),
         // An inode costs the kernel about a kilobyte that the size does not count.
         entry(
             "/tmp",
             Source::Tmpfs { bytes: grant.tmp, inodes: (grant.tmp / 4096).clamp(1024, 65_536) },
             true,
             false,
-            "tmp",
+            Why::Tmp,
         ),
     ]);
     for node in ["null", "zero", "full", "random", "urandom"] {
-        mounts.push(entry(&format!("/dev/{node}"), Source::Device, true, false, "system"));
+        mounts.push(entry(&format!("/dev/{node}"), Source::Device, true, false, Why::System));
     }
     mounts
 }

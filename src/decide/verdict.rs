@@ -4,7 +4,7 @@
 use super::grant::{Decision, levels};
 use super::names;
 use super::places;
-use super::plan::{Mount, Plan, Source, WATCH_CALLS};
+use super::plan::{Mount, Plan, Source, WATCH_CALLS, Why};
 use crate::config::{self, At, Config, GrantKeys};
 use crate::types::{Change, Exception, Said, Setting, Sought, Standing};
 use nix::errno::Errno;
@@ -185,7 +185,7 @@ impl View<'_> {
             if config::is_reserved(path) {
                 return Remedy::Nothing("/, /proc, /sys, /dev and /run are never granted".to_owned());
             }
-            let system = |mount: &&Mount| !matches!(mount.why, "read" | "write");
+            let system = |mount: &&Mount| !mount.why.is_grant();
             if let Some(mount) = self.plan.mounts.iter().filter(system).find(|mount| mount.path.starts_with(path)) {
                 return Remedy::Nothing(format!(
                     "{} would cover {}, which each call has of its own; grant something below it",
@@ -196,7 +196,7 @@ impl View<'_> {
             if let Some(why) = places::unproposed(path, write) {
                 return Remedy::Nothing(why);
             }
-            let runs = |mount: &&Mount| matches!(mount.why, "interpreter" | "plugin" | "egress client");
+            let runs = |mount: &&Mount| matches!(mount.why, Why::Interpreter | Why::Plugin | Why::EgressClient);
             if write
                 && let Some(mount) = self.plan.mounts.iter().filter(runs).find(|mount| path.starts_with(&mount.path))
             {
@@ -230,7 +230,7 @@ impl View<'_> {
         let above = |mount: &Mount| {
             mount.path.starts_with(dir)
                 && mount.path != dir
-                && !(matches!(mount.why, "read" | "write") && mount.path.parent() == Some(dir))
+                && !(mount.why.is_grant() && mount.path.parent() == Some(dir))
         };
         let wide = self.config.path.starts_with(dir) || self.config.dir.starts_with(dir);
         if short || home || wide || self.plan.mounts.iter().any(above) { path.to_owned() } else { dir.to_owned() }

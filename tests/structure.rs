@@ -99,6 +99,48 @@ fn raw_string(bytes: &[char], at: usize) -> Option<usize> {
     (bytes.get(at + 1 + hashes) == Some(&'"')).then_some(hashes)
 }
 
+/// What of `code` is there when no test is built: all but the items that `#[cfg(test)]` stands before.
+fn outside_tests(code: &str) -> String {
+    const MARK: &str = "#[cfg(test)]";
+    let mut out = String::new();
+    let mut rest = code;
+    while let Some(at) = rest.find(MARK) {
+        out.push_str(&rest[..at]);
+        rest = &rest[at + MARK.len()..];
+        rest = &rest[item(rest)..];
+    }
+    out + rest
+}
+
+/// How long the item is that `code` begins with, with its attributes.
+fn item(code: &str) -> usize {
+    let begun = code.len() - code.trim_start().len();
+    if code[begun..].starts_with("#[") {
+        let attribute = begun + code[begun..].find(']').unwrap() + 1;
+        return attribute + item(&code[attribute..]);
+    }
+    let mut head = words(code).filter(|word| !["pub", "crate", "super"].contains(word));
+    let keyword = match (head.next().unwrap_or_default(), head.next()) {
+        ("const", Some("fn")) => "fn",
+        (word, _) => word,
+    };
+    let known = ["mod", "fn", "use", "impl", "struct", "enum", "const", "static", "type", "trait", "unsafe"];
+    assert!(known.contains(&keyword), "#[cfg(test)] before {keyword:?}: this test does not know where that ends");
+    let mut depth = 0_usize;
+    for (at, c) in code.char_indices() {
+        match c {
+            '(' | '[' | '{' => depth += 1,
+            ')' | ']' | '}' => depth -= 1,
+            _ => {}
+        }
+        let block = c == '}' && !["use", "const", "static", "type"].contains(&keyword);
+        if depth == 0 && (c == ';' || block) {
+            return at + 1;
+        }
+    }
+    code.len()
+}
+
 fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty())
 }
@@ -110,6 +152,15 @@ fn the_stripper_leaves_code_alone() {
     assert_eq!(code("r#\"unsafe \" \"# + x"), "\"\" + x");
     assert_eq!(code("'\"' 'a 'b' x"), "' ' 'a ' ' x");
     assert_eq!(code("/* unsafe\n */y"), "\ny");
+}
+
+#[test]
+fn only_tests_are_left_out() {
+    let source = "use a;\n#[cfg(test)]\nuse b::{c, d};\nfn e() { f() }\n#[cfg(test)]\n#[allow(x)]\npub(super) mod g {\nfn h() {}\n}\n\
+                  static I: [u8; 2] = [1, 2];\n#[cfg(test)]\nconst J: [u8; 1] = [{ 1 }];\n#[cfg(test)]\nmod k;\nuse l;\n\
+                  #[cfg(test)]\nimpl M<[u8; 2]> {\nfn n() {}\n}\n#[cfg(test)]\nconst fn p() {}\nuse o;";
+    let left = "use a; fn e() { f() } static I: [u8; 2] = [1, 2]; use l; use o;";
+    assert_eq!(outside_tests(source).split_whitespace().collect::<Vec<_>>().join(" "), left);
 }
 
 #[test]
@@ -142,12 +193,9 @@ fn unsafe_stands_only_in_sys_and_says_why() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// Top-level modules of the crate that a file's code names, by `crate::x` or `upm::x`.
+/// Top-level modules of the crate that a file's code names, by `crate::x` or `upm::x`. Tests may use what they like.
 fn imports(path: &Path) -> BTreeSet<String> {
-    let source = read(path);
-    // tests at a module's end may use what they like
-    let source = source.split("#[cfg(test)]").next().unwrap_or_default().to_owned();
-    let text = code(&source);
+    let text = outside_tests(&code(&read(path)));
     let mut found = BTreeSet::new();
     for root in ["crate::", "upm::"] {
         for (at, _) in text.match_indices(root) {

@@ -135,13 +135,7 @@ fn attempt(name: &str, call: &Call, args: Map<String, Value>, rule: &str) -> Try
 /// The profile's head, and its calls by name; and all names and numbers of this architecture.
 fn profile() -> (Value, BTreeMap<String, Call>, BTreeMap<String, u32>) {
     let read = |name: &str| std::fs::read_to_string(common::repository().join("seccomp").join(name)).unwrap();
-    let column = if ARCH == "x86_64" { 1 } else { 2 };
-    let numbers: BTreeMap<String, u32> = read("syscalls.tbl")
-        .lines()
-        .filter(|line| !line.starts_with('#'))
-        .map(|line| line.split(' ').collect::<Vec<_>>())
-        .filter_map(|words| Some((words[0].to_owned(), words[column].parse().ok()?)))
-        .collect();
+    let numbers: BTreeMap<String, u32> = upm::sys::syscalls::all().map(|(nr, name)| (name.to_owned(), nr)).collect();
     let mut head: Value = serde_json::from_str(&read("default.json")).unwrap();
     let rules = head["rules"].take();
     let mut calls: BTreeMap<String, Call> = BTreeMap::new();

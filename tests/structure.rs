@@ -166,7 +166,7 @@ fn only_tests_are_left_out() {
 #[test]
 fn unsafe_stands_only_in_sys_and_says_why() {
     let mut wrong = Vec::new();
-    for path in files("src", "rs") {
+    for path in [files("src", "rs"), files("seccomp", "rs")].concat() {
         let source = read(&path);
         let lines: Vec<&str> = source.lines().collect();
         for (at, line) in code(&source).lines().enumerate() {
@@ -193,11 +193,11 @@ fn unsafe_stands_only_in_sys_and_says_why() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// Top-level modules of the crate that a file's code names, by `crate::x` or `upm::x`. Tests may use what they like.
-fn imports(path: &Path) -> BTreeSet<String> {
+/// Top-level modules that a file's code names by one of `roots`, as `crate::x`. Tests may use what they like.
+fn imports(path: &Path, roots: &[&str]) -> BTreeSet<String> {
     let text = outside_tests(&code(&read(path)));
     let mut found = BTreeSet::new();
-    for root in ["crate::", "upm::"] {
+    for root in roots {
         for (at, _) in text.match_indices(root) {
             if text[..at].chars().next_back().is_some_and(|c| c.is_alphanumeric() || c == '_') {
                 continue;
@@ -272,7 +272,7 @@ fn imports_point_one_way() {
     for path in files("src", "rs").into_iter().filter(|path| !path.ends_with("tests.rs")) {
         let inside = path.strip_prefix("src").unwrap();
         let module = inside.components().next().unwrap().as_os_str().to_string_lossy().replace(".rs", "");
-        let named = imports(&path);
+        let named = imports(&path, &["crate::", "upm::"]);
         for (_, forbidden) in rules.iter().filter(|(who, _)| *who == module) {
             for what in forbidden.iter().filter(|what| **what != module && named.contains(**what)) {
                 wrong.push(format!("{}: {module} names {what}", path.display()));
@@ -286,10 +286,10 @@ fn imports_point_one_way() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// `decide`, the envelope and the plain data can't hold `unsafe` at all.
+/// `decide`, the envelope, the plain data and the filters can't hold `unsafe` at all.
 #[test]
 fn the_pure_parts_forbid_unsafe() {
-    let mut wanted = vec![PathBuf::from("src/types.rs")];
+    let mut wanted = ["src/types.rs", "src/confine/filter.rs", "seccomp/src/lib.rs"].map(PathBuf::from).to_vec();
     for (module, file) in [("decide", "mod"), ("report", "envelope")] {
         let in_dir = PathBuf::from(format!("src/{module}/{file}.rs"));
         let flat = PathBuf::from(format!("src/{module}.rs"));
@@ -300,10 +300,96 @@ fn the_pure_parts_forbid_unsafe() {
     }
 }
 
+/// `Cargo.toml` of every crate of the workspace.
+fn manifests() -> Vec<String> {
+    let root = read("Cargo.toml");
+    let members = root.split("members = [").nth(1).unwrap().split(']').next().unwrap();
+    let members: Vec<&str> = members.split('"').skip(1).step_by(2).collect();
+    assert_eq!(members[0], ".");
+    members.iter().map(|member| format!("{member}/Cargo.toml").replace("./", "")).collect()
+}
+
+#[test]
+fn every_crate_is_private_and_in_the_layout() {
+    let contributing = read("CONTRIBUTING.md");
+    let layout = contributing.split("\n## Layout\n").nth(1).unwrap().split("\n\n").next().unwrap();
+    for path in manifests() {
+        assert!(read(&path).lines().any(|line| line == "publish = false"), "{path}: not `publish = false`");
+        if let Some(folder) = Path::new(&path).parent().and_then(Path::file_name) {
+            let folder = folder.to_string_lossy();
+            assert!(layout.contains(&format!("`{folder}/`")), "CONTRIBUTING.md, Layout: {folder}/ is missing");
+        }
+    }
+}
+
+/// A call neither reads nor compiles a profile: what the engine uses of `seccomp/` depends on nothing that does.
+#[test]
+fn the_engine_uses_instructions_and_additions_alone() {
+    let named = |path: &str| imports(Path::new(path), &["crate::"]).into_iter().collect::<Vec<_>>();
+    assert_eq!((named("seccomp/src/bpf.rs"), named("seccomp/src/runtime.rs")), (vec![], vec!["bpf".to_owned()]));
+    let mut seen = 0;
+    for path in files("src", "rs").into_iter().filter(|path| !path.ends_with("tests.rs")) {
+        let named = imports(&path, &["upm_seccomp::"]);
+        seen += named.len();
+        assert!(named.iter().all(|module| module == "bpf" || module == "runtime"), "{}: {named:?}", path.display());
+    }
+    assert!(seen >= 2, "{seen}: where is the filter?");
+}
+
+/// Numbers of the kernel's interface, and code, stand once.
+#[test]
+fn nothing_of_the_filters_stands_twice() {
+    let mut sources = [files("src", "rs"), files("seccomp", "rs")].concat();
+    sources.push("build.rs".into());
+    sources.retain(|path| !path.ends_with("tests.rs") && !path.starts_with("seccomp/src/tests"));
+    let sources: Vec<(PathBuf, String)> = sources.into_iter().map(|path| (path.clone(), code(&read(path)))).collect();
+    for (path, text) in &sources {
+        assert!(!text.contains("#[path"), "{}: #[path]", path.display());
+        assert!(!words(text).any(|word| word == "dead_code"), "{}: allow(dead_code)", path.display());
+    }
+    // SECCOMP_RET_ALLOW, _USER_NOTIF, _KILL_PROCESS and _ERRNO
+    for value in ["0x7fff_0000", "0x7fc0_0000", "0x8000_0000", "0x0005_0000"] {
+        let has: Vec<&PathBuf> =
+            sources.iter().filter(|(_, text)| text.contains(value)).map(|(path, _)| path).collect();
+        assert_eq!(has, [Path::new("seccomp/src/bpf.rs")], "{value}");
+    }
+}
+
+/// Lines of each function, nested ones too, by name.
+fn functions(code: &str) -> Vec<(&str, usize)> {
+    let mut found = Vec::new();
+    for (at, _) in code.match_indices("fn ") {
+        let before = code[..at].chars().next_back();
+        let name = words(&code[at + 3..]).next().unwrap_or_default();
+        if before.is_none_or(|c| c.is_whitespace()) && code[at + 3..].starts_with(name) {
+            found.push((name, code[at..at + item(&code[at..])].lines().count()));
+        }
+    }
+    found
+}
+
+#[test]
+fn the_filters_are_in_small_rooms() {
+    let mut all = [files("seccomp", "rs"), files("src/confine/filter", "rs")].concat();
+    all.extend(["src/confine/filter.rs", "build.rs"].map(PathBuf::from));
+    for path in all {
+        let text = code(&read(&path));
+        let lines = outside_tests(&text).lines().count();
+        assert!(lines <= 450, "{}: {lines} lines", path.display());
+        for (name, lines) in functions(&text) {
+            assert!(
+                lines <= 80 || path.components().any(|c| c.as_os_str() == "tests"),
+                "{}: {name} has {lines} lines",
+                path.display()
+            );
+        }
+    }
+}
+
 #[test]
 fn every_dependency_says_what_it_is_for() {
-    for path in ["Cargo.toml", "tests/probe/Cargo.toml"] {
-        let text = read(path);
+    for path in manifests() {
+        let text = read(&path);
         let lines: Vec<&str> = text.lines().collect();
         let mut section = "";
         for (at, line) in lines.iter().enumerate() {

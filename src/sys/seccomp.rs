@@ -3,9 +3,7 @@
 use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-
-/// One instruction of a filter, as the kernel takes it.
-pub type Instruction = libc::sock_filter;
+use upm_seccomp::bpf::Instruction;
 
 /// `SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP` of linux/seccomp.h; libc does not name it.
 const SYNC_WAKE_UP: libc::c_ulong = 1;
@@ -54,7 +52,9 @@ pub fn install_with_listener(program: &[Instruction]) -> io::Result<OwnedFd> {
 
 fn set_filter(program: &[Instruction], flags: libc::c_ulong) -> io::Result<i32> {
     let len = u16::try_from(program.len()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
-    let fprog = libc::sock_fprog { len, filter: program.as_ptr().cast_mut() };
+    let kernels = |i: &Instruction| libc::sock_filter { code: i.code, jt: i.jt, jf: i.jf, k: i.k };
+    let mut program: Vec<libc::sock_filter> = program.iter().map(kernels).collect();
+    let fprog = libc::sock_fprog { len, filter: program.as_mut_ptr() };
     // SAFETY: the kernel reads `len` instructions through a pointer that is valid for as many, and writes nothing.
     let rc = unsafe {
         libc::syscall(libc::SYS_seccomp, libc::c_ulong::from(libc::SECCOMP_SET_MODE_FILTER), flags, &raw const fprog)

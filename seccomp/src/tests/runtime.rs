@@ -1,0 +1,141 @@
+//! What a call adds to the plugin's program.
+
+use super::*;
+use crate::runtime::{COUNT, deaf, is_counted, plugin, watching};
+
+/// The plugin's filter as a call has it.
+fn filter(f: &Asked, added: &[&str], named_unix: bool) -> Asked {
+    let number = |name: &str| f.table.number(name, f.arch);
+    let added: Vec<u32> = added.iter().map(|name| number(name).unwrap()).collect();
+    f.with(plugin(&f.program, number, &added, named_unix))
+}
+
+#[test]
+fn the_configuration_adds_calls() {
+    both(|f| {
+        let (plain, more) = (filter(f, &[], true), filter(f, &["ptrace", "keyctl"], true));
+        assert_eq!(more.program.len(), plain.program.len() + 4);
+        let added = ["ptrace", "keyctl"].map(|name| f.table.number(name, f.arch).unwrap());
+        for nr in added {
+            assert_eq!(plain.number(nr, &[]), Action::Notify.value());
+            assert_eq!(more.number(nr, &[]), Action::Allow.value());
+            // another architecture still does not get in
+            assert_eq!(oracle::run(&more.program, I386, nr, &[0; 6]).0, ENOSYS.value());
+        }
+        // everything else says what it said
+        for nr in (0..600).filter(|nr| !added.contains(nr)) {
+            assert_eq!(plain.number(nr, &[]), more.number(nr, &[]), "{nr}");
+        }
+    });
+}
+
+#[test]
+fn sizes_of_buffers_are_answered_and_not_set() {
+    both(|f| {
+        for f in [true, false].map(|named_unix| filter(f, &[], named_unix)) {
+            for high in [0, 1 << 32, 0xffff_ffff_0000_0000] {
+                for option in [7, 8] {
+                    f.expect(Action::Errno(0), "setsockopt", &[3, high | 1, high | option]);
+                }
+                f.expect(Action::Notify, "setsockopt", &[3, high | 1, high | 13]);
+                for (level, option) in [(1, 2), (1, 9), (6, 7), (0, 8), (41, 7)] {
+                    f.expect(Action::Allow, "setsockopt", &[3, high | level, high | option]);
+                }
+            }
+            // what else has such arguments
+            f.expect(Action::Allow, "getsockopt", &[3, 1, 7]);
+            f.expect(Action::Allow, "read", &[3, 1, 7]);
+            f.expect(Action::Notify, "ptrace", &[3, 1, 7]);
+        }
+    });
+}
+
+#[test]
+fn named_unix_sockets_go_where_directories_are_granted() {
+    both(|f| {
+        let (with, without) = (filter(f, &[], true), filter(f, &[], false));
+        for (name, args, refused) in [
+            ("socket", [1u64, 1, 0].as_slice(), true),
+            ("socket", &[1, 2 | 0o2_000_000, 0], true),
+            ("socket", &[2, 1, 0], false),
+            ("socketpair", &[1, 2, 0], true),
+            ("socketpair", &[1, 1 | 0o2_000_000, 0], false),
+            ("socketpair", &[1, 5, 0], false),
+            ("read", &[1, 2], false),
+        ] {
+            with.expect(Action::Allow, name, args);
+            without.expect(if refused { Action::EAFNOSUPPORT } else { Action::Allow }, name, args);
+        }
+        without.expect(Action::Notify, "ptrace", &[0]);
+    });
+}
+
+#[test]
+fn additions_to_epoll_sets_are_handed_over() {
+    // EPOLL_CTL_ADD, with a high bit too, which the kernel does not look at; DEL, MOD
+    let (add, high) = ([3, 1, 4, 0, 0, 0], [3, 1 | 1 << 32, 4, 0, 0, 0]);
+    both(|f| {
+        for extra in [&[][..], &["epoll_ctl"]] {
+            for f in [true, false].map(|named_unix| filter(f, extra, named_unix)) {
+                for args in [add, high] {
+                    f.returns(COUNT, "epoll_ctl", &args);
+                }
+                for operation in [2, 3] {
+                    f.expect(Action::Allow, "epoll_ctl", &[3, operation, 4]);
+                }
+                f.expect(Action::Allow, "getppid", &add);
+                f.expect(Action::Notify, "keyctl", &add);
+                // where nobody listens, and while a call is observed
+                let (decides, hands) = watching(&f.program, &[f.table.number("openat", f.arch).unwrap()]);
+                for silent in [deaf(&f.program, Action::EPERM), deaf(&f.program, Action::KillProcess), decides] {
+                    f.with(silent).expect(Action::Allow, "epoll_ctl", &add);
+                }
+                f.with(hands).returns(COUNT, "epoll_ctl", &add);
+            }
+        }
+    });
+    assert!(is_counted(&add) && is_counted(&high) && !is_counted(&[3, 2, 4, 0, 0, 0]));
+}
+
+#[test]
+fn where_nobody_listens_what_would_be_reported_is_refused() {
+    both(|f| {
+        let f = filter(f, &[], true);
+        for silent in [Action::EPERM, Action::KillProcess] {
+            let deaf = f.with(deaf(&f.program, silent));
+            f.expect(Action::Notify, "ptrace", &[]);
+            deaf.expect(silent, "ptrace", &[]);
+            deaf.expect(ENOSYS, "clone3", &[]);
+            deaf.expect(Action::Allow, "read", &[]);
+        }
+    });
+}
+
+/// Of two programs the kernel takes the stricter word: what is watched is refused by the first or handed over by the second.
+#[test]
+fn a_watched_call_is_decided_by_one_program_and_handed_over_by_the_other() {
+    both(|f| {
+        let watched = ["openat", "execve", "socket", "statx", "mount_setattr", "clone3"]
+            .map(|name| f.table.number(name, f.arch).unwrap());
+        let (decides, hands) = watching(&f.program, &watched);
+        let (decides, hands) = (f.with(decides), f.with(hands));
+        // allowed, and so both let it go on; with set-id bits; a family that does not exist
+        for (name, args, decided) in [
+            ("openat", &[0, 0, 0, 0][..], Action::Allow),
+            ("openat", &[0, 0, 0x40, 0o4755], Action::EPERM),
+            ("execve", &[], Action::Allow),
+            ("socket", &[16, 3, 0], Action::EAFNOSUPPORT),
+            ("statx", &[], Action::Allow),
+            ("mount_setattr", &[], Action::EPERM),
+            ("clone3", &[], ENOSYS),
+        ] {
+            decides.expect(decided, name, args);
+            hands.expect(Action::Notify, name, args);
+        }
+        // what is not watched
+        for (name, said) in [("ptrace", Action::Notify), ("openat2", ENOSYS), ("read", Action::Allow)] {
+            decides.expect(Action::Allow, name, &[]);
+            hands.expect(said, name, &[]);
+        }
+    });
+}

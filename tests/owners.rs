@@ -155,6 +155,8 @@ fn no_other_directory_is_given_away() {
     let head = f.config_head().replace("\"project\"", "\"theirs/project\"");
     f.write("upm_config.toml", format!("{head}{PROBE}write = [\"{{project_root}}\"]\nrun_as = \"54321\"\n"));
     f.mkdir("theirs/kept");
+    // not empty: else upm may remove it under the name of its own, and another directory may get its number
+    f.write("theirs/kept/key", "root's own");
     chown(f.path("theirs"), Some(45_678), Some(45_678)).unwrap();
     // root without capabilities makes something there
     fs::set_permissions(f.path("theirs"), fs::Permissions::from_mode(0o777)).unwrap();
@@ -183,7 +185,7 @@ fn no_other_directory_is_given_away() {
                 let Ok(data) = entry.metadata() else { continue };
                 given |= data.ino() == kept && data.uid() != 0;
                 if data.ino() != kept {
-                    fs::remove_dir_all(entry.path()).ok();
+                    fs::remove_dir(entry.path()).ok();
                 } else if entry.file_name() != "kept" {
                     fs::rename(entry.path(), theirs.join("kept")).ok();
                 }

@@ -41,7 +41,7 @@ fn buffers_stay_as_they_are_and_programs_are_not_told(#[values(Mode::Root, Mode:
 /// From ABI 4 of landlock on no plugin has two ends of a connection by TCP, so that the limits are looked at from outside too.
 #[rstest]
 fn tcp_buffers_do_not_grow(#[values(Mode::Root, Mode::User)] mode: Mode) {
-    let Some(f) = Fixture::probe(mode, "") else { return };
+    let Some(f) = Fixture::probe(mode, "write = [\"{project_root}\"]") else { return };
     let most = 4 * 2 * 2 * BUFFER;
     let outside = f.control("tcp_pairs", json!([4, 0, 8 << 20]));
     assert!(outside["bytes"].as_u64().unwrap() > most, "{outside}");
@@ -53,8 +53,9 @@ fn tcp_buffers_do_not_grow(#[values(Mode::Root, Mode::User)] mode: Mode) {
     if !common::is_root() {
         return common::skip("only root may look into the call's network namespace");
     }
-    let running = f.upm(["Probe", "run", r#"{"args":["sleep",1]}"#]).start();
-    std::thread::sleep(std::time::Duration::from_millis(400));
+    let begun = f.text("project/begun");
+    let running = f.upm(["Probe", "run", &json!({"args": ["sleep", 1, begun]}).to_string()]).start();
+    common::service::begun(begun.as_ref());
     let own = running.pid();
     let children = std::fs::read_to_string(format!("/proc/{own}/task/{own}/children")).unwrap();
     let net = format!("--net=/proc/{}/ns/net", children.split(' ').next().unwrap());
@@ -75,7 +76,7 @@ fn what_sockets_hold_counts_as_memory(#[values(Mode::Root, Mode::User)] mode: Mo
     exceeded(&f, "socket_pairs", json!([400, 3000, 4 << 20]));
     exceeded(&f, "udp_sockets", json!([400, 3000, 4 << 20]));
     if f.act("tcp_pairs", json!([1]))["errno_name"] != "EACCES" {
-        exceeded(&f, "tcp_pairs", json!([200, 3000, 4 << 20]));
+        exceeded(&f, "tcp_pairs", json!([200, 3000, 4 << 20, 2]));
     }
     // no descriptor is open of these
     exceeded(&f, "backlog", json!([400, 3000]));
@@ -104,7 +105,8 @@ fn the_answer_says_what_of_it_is_for_sockets(#[values(Mode::Root, Mode::User)] m
         common::PROBE
     ));
     let data = f.call("Late", "run", &json!([])).failed("memory_exceeded", 137);
-    assert!(data["details"]["sockets"].as_u64().unwrap() >= 600, "{data:#}");
+    // as many as were there when the watch looked
+    assert!(data["details"]["sockets"].as_u64().unwrap() > 64, "{data:#}");
     assert!(data["details"]["sockets_bytes"].as_u64().unwrap() > 64 << 20, "{data:#}");
 }
 

@@ -72,7 +72,8 @@ pub fn udp_sockets(args: Args) -> Answer {
     for _ in 0..args.int(0)? {
         let socket = UdpSocket::bind("127.0.0.1:0")?;
         told = option(socket.as_raw_fd(), libc::SO_RCVBUF, buffer)?;
-        for _ in 0..200 {
+        // one more than fit
+        for _ in 0..=told / 60_000 {
             sender.send_to(&[7; 60_000], socket.local_addr()?)?;
         }
         held.push(socket);
@@ -88,7 +89,8 @@ pub fn udp_sockets(args: Args) -> Answer {
     Ok(json!({"sockets": held.len(), "bytes": bytes, "rcvbuf": told}))
 }
 
-/// `tcp_pairs N [HOLD_MS] [BUFFER]`: both directions filled, after some traffic that lets the kernel grow the buffers.
+/// `tcp_pairs N [HOLD_MS] [BUFFER] [ROUNDS]`: both directions filled, after rounds of traffic that let the kernel grow the
+/// buffers.
 pub fn tcp_pairs(args: Args) -> Answer {
     let buffer = i32::try_from(args.int_or(2, 0)?).unwrap_or(i32::MAX);
     let listener = TcpListener::bind("127.0.0.1:0")?;
@@ -101,7 +103,7 @@ pub fn tcp_pairs(args: Args) -> Answer {
             option(stream.as_raw_fd(), libc::SO_SNDBUF, buffer)?;
             stream.set_nonblocking(true)?;
         }
-        for _ in 0..40 {
+        for _ in 0..args.int_or(3, 40)? {
             for (from, to) in [(&near, &far), (&far, &near)] {
                 fill(from.as_raw_fd());
                 while matches!(std::io::Read::read(&mut &*to, &mut [0; 64 << 10]), Ok(1..)) {}

@@ -4,12 +4,12 @@
 mod common;
 
 use common::booted::Ran;
-use common::{Fixture, Mode, assert_errno_in, assert_ok, built_probe, has_program, repository};
+use common::guest::{self, Place, Tests};
+use common::{Fixture, Mode, assert_errno_in, assert_ok, built_probe};
 use rstest::rstest;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
-use std::process::Command;
 
 const CONFIG: &str = r#"
 project_root = "project"
@@ -245,7 +245,7 @@ as_user sh -c "mkdir $app $app/scope && echo '+memory +pids' >$app/cgroup.subtre
 in_cgroup user/app/scope $exec_as_user ./upm Probe run '{"args":["sleep",6]}' >/run/scope 2>/dev/null &
 n=0
 while ! grep -q . $app/scope/upm/*/cgroup.procs && [ $n -lt 100 ]; do sleep 0.1; n=$((n + 1)); done 2>/dev/null
-run off-amid sh -c "echo -memory >$app/scope/cgroup.subtree_control"
+run off-amid busybox sh -c "echo -memory >$app/scope/cgroup.subtree_control"
 wait $!
 run scope cat /run/scope
 run scope-left ls $app/scope
@@ -259,13 +259,7 @@ run scope-half in_cgroup user/app/scope $exec_as_user ./upm --config half.toml P
 "#;
 
 fn boot() -> Option<BTreeMap<String, Ran>> {
-    for program in ["qemu-system-x86_64", "mkfs.ext4", "cpio", "busybox", "setpriv", "apt-get"] {
-        if !has_program(program) {
-            return None;
-        }
-    }
-    if cfg!(not(target_arch = "x86_64")) {
-        common::skip("the guest is an x86_64 machine");
+    if !guest::can_boot() {
         return None;
     }
     let payload = tempfile::tempdir().unwrap();
@@ -279,43 +273,7 @@ fn boot() -> Option<BTreeMap<String, Ran>> {
     put("half.toml", format!("{CONFIG}{HALF}").as_bytes());
     put("commands", commands().as_bytes());
 
-    let output = Command::new(repository().join("tests/qemu/boot"))
-        .arg(payload.path())
-        .env("UPM_TEST_CACHE", common::cache())
-        .output()
-        .unwrap();
-    let console = String::from_utf8_lossy(&output.stdout).replace('\r', "");
-    assert!(
-        output.status.success() && console.contains("@@DONE"),
-        "the guest did not finish: {}\n{console}\n{}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Some(parse(&console))
-}
-
-/// Cuts the console at the markers that `tests/qemu/guest` prints.
-fn parse(console: &str) -> BTreeMap<String, Ran> {
-    let mut all = BTreeMap::new();
-    let mut ran = Ran::default();
-    let mut part = 0;
-    for line in console.lines() {
-        if line.starts_with("@@BEGIN ") {
-            (ran, part) = (Ran::default(), 1);
-        } else if line.starts_with("@@STDERR ") {
-            part = 2;
-        } else if let Some(rest) = line.strip_prefix("@@END ") {
-            let (name, exit) = rest.rsplit_once(' ').unwrap();
-            ran.exit = exit.parse().unwrap();
-            all.insert(name.to_owned(), std::mem::take(&mut ran));
-            part = 0;
-        } else if part > 0 {
-            let text = if part == 1 { &mut ran.stdout } else { &mut ran.stderr };
-            text.push_str(line);
-            text.push('\n');
-        }
-    }
-    all
+    Some(guest::boot(payload.path()))
 }
 
 #[test]
@@ -609,8 +567,101 @@ fn what_bounds_memory_and_processes_is_said(#[values(Mode::Root, Mode::User)] mo
     }
 }
 
+/// Tests of other files that run on this kernel, a guest each list, and what is left out and why.
+const MEMORY: &[Tests] = &[
+    Tests { file: "kernel_memory", place: Place::Apart, only: &[], without: &[] },
+    // what a cgroup changes
+    Tests {
+        file: "kernel_memory",
+        place: Place::Top,
+        only: &["what_sockets_hold", "page_tables", "a_cgroup_that_is_required"],
+        without: &[("Mode__User", "users' calls have a cgroup where it is delegated")],
+    },
+    Tests {
+        file: "kernel_memory",
+        place: Place::Delegated,
+        only: &["what_sockets_hold", "page_tables", "a_cgroup_that_is_required"],
+        without: &[("Mode__Root", "the tests run as a user")],
+    },
+    Tests { file: "counted", place: Place::Top, only: &["extended_attributes", "copying_goes_on"], without: &[] },
+];
+
+const FILES: &[Tests] = &[
+    Tests { file: "nested", place: Place::Top, only: &["it_stays_where_it_is", "what_is_granted"], without: &[] },
+    Tests {
+        file: "owners",
+        place: Place::Top,
+        only: &[],
+        without: &[("no_other_directory_is_given_away", "a hundred calls take a minute here")],
+    },
+    Tests { file: "own_filter", place: Place::Top, only: &[], without: &[] },
+    Tests {
+        file: "audit_attacks",
+        place: Place::Top,
+        only: &[],
+        without: &[("a_full_disk_hides_no_call::mode_1_Mode__Root", "the disk is a tmpfs: no mapped ids before 6.3")],
+    },
+    Tests {
+        file: "effort",
+        place: Place::Top,
+        only: &["a_connection_to_the_stub", "little_more_than_the_call"],
+        without: &[
+            // frames: upm reads megabytes by its own code, in which the kernel has no part
+            ("little_more_than_the_call::case_1", SLOW),
+            ("little_more_than_the_call::case_2", SLOW),
+            // the same as the third, of stderr and byte by byte
+            ("little_more_than_the_call::case_4", SLOW),
+            ("little_more_than_the_call::case_5", SLOW),
+        ],
+    },
+];
+
+const CALLERS: &[Tests] = &[
+    Tests { file: "hostile_caller", place: Place::Top, only: &[], without: &[] },
+    Tests {
+        file: "afterwards",
+        place: Place::Top,
+        only: &[],
+        without: &[("when_a_limit_ends_its_process", "Python may need longer than that limit to start without KVM")],
+    },
+    Tests {
+        file: "strangers",
+        place: Place::Top,
+        only: &[],
+        without: &[("case_2_malformed", "the same as its first case, which takes 25 s here")],
+    },
+];
+
+const SLOW: &str = "takes half a minute without KVM";
+
+#[rstest]
+#[case::memory(MEMORY)]
+#[case::files(FILES)]
+#[case::callers(CALLERS)]
+fn tests_of_other_files_pass_on_6_1(#[case] tests: &[Tests]) {
+    guest::run(tests, "6.1.");
+}
+
 #[test]
 fn the_console_is_cut_at_its_markers() {
-    let ran = parse("noise\n@@BEGIN a\n{}\n\n@@STDERR a\nw\n@@END a 3\n@@DONE\n");
+    let ran = guest::parse("noise\n@@BEGIN a\n{}\n\n@@STDERR a\nw\n@@END a 3\n@@DONE\n");
     assert_eq!((ran["a"].stdout.trim(), ran["a"].stderr.trim(), ran["a"].exit), ("{}", "w", 3));
+}
+
+#[test]
+fn a_run_that_is_not_all_of_its_tests_fails() {
+    let names = ["a".to_owned(), "b".to_owned()].into();
+    let ran = |exit, stdout: &str| Ran { exit, stdout: stdout.into(), stderr: String::new() };
+    assert_eq!(guest::wrong(&names, &ran(0, "test a ... ok\ntest b ... ok\n")), None);
+    for (exit, stdout) in [
+        (0, ""),
+        (0, "test a ... ok\n"),
+        (0, "test a ... ok\ntest b ... ignored\n"),
+        (0, "test a ... ok\ntest b ... ok\ntest c ... ok\n"),
+        (101, "test a ... ok\ntest b ... FAILED\n"),
+        (101, "test a ... ok\ntest b ... ok\n"),
+    ] {
+        assert!(guest::wrong(&names, &ran(exit, stdout)).is_some(), "{exit} {stdout}");
+    }
+    assert!(guest::wrong(&[].into(), &ran(0, "")).is_some());
 }

@@ -6,6 +6,7 @@
 #![allow(dead_code, reason = "each test file uses its own part of the harness")]
 
 pub mod booted;
+pub mod guest;
 pub mod service;
 
 use serde_json::{Value, json};
@@ -21,8 +22,12 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// Longest that any call of a test may take, unless the test says otherwise.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Longest that any call of a test may take, unless the test says otherwise: 30 s, or the seconds of `UPM_TEST_PATIENCE`,
+/// which a guest without KVM sets.
+static PATIENCE: LazyLock<Duration> = LazyLock::new(|| {
+    let seconds = std::env::var("UPM_TEST_PATIENCE").ok().and_then(|seconds| seconds.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(30))
+});
 
 /// First of the user ids that tests use; no host's `passwd` knows them.
 const FIRST_USER: u32 = 23456;
@@ -329,7 +334,7 @@ impl Fixture {
             env: Vec::new(),
             stdin: None,
             cwd: self.dir().to_owned(),
-            patience: PATIENCE,
+            patience: *PATIENCE,
             before: Vec::new(),
             outer: Vec::new(),
         }

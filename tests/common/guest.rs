@@ -1,0 +1,230 @@
+//! A guest with Debian 12's kernel, as `tests/qemu/guest` starts it, and tests of other files that run in it.
+
+use super::booted::Ran;
+use super::{built_probe, cache, has_program, repository, skip};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Whether a guest can be booted here; when not, the test is skipped.
+pub fn can_boot() -> bool {
+    let programs = ["qemu-system-x86_64", "mkfs.ext4", "cpio", "busybox", "strace", "setcap", "apt-get"];
+    if cfg!(not(target_arch = "x86_64")) {
+        skip("the guest is an x86_64 machine");
+        return false;
+    }
+    programs.into_iter().all(has_program)
+}
+
+/// Boots with `payload` and gives what its commands came to.
+pub fn boot(payload: &Path) -> BTreeMap<String, Ran> {
+    let script = repository().join("tests/qemu/boot");
+    let output = Command::new(script).arg(payload).env("UPM_TEST_CACHE", cache()).output().unwrap();
+    let console = String::from_utf8_lossy(&output.stdout).replace('\r', "");
+    assert!(
+        output.status.success() && console.contains("@@DONE"),
+        "the guest did not finish: {}\n{console}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    parse(&console)
+}
+
+/// Cuts the console at the markers that `tests/qemu/guest` prints.
+pub fn parse(console: &str) -> BTreeMap<String, Ran> {
+    let mut all = BTreeMap::new();
+    let mut ran = Ran::default();
+    let mut part = 0;
+    for line in console.lines() {
+        if line.starts_with("@@BEGIN ") {
+            (ran, part) = (Ran::default(), 1);
+        } else if line.starts_with("@@STDERR ") {
+            part = 2;
+        } else if let Some(rest) = line.strip_prefix("@@END ") {
+            let (name, exit) = rest.rsplit_once(' ').unwrap();
+            ran.exit = exit.parse().unwrap();
+            all.insert(name.to_owned(), std::mem::take(&mut ran));
+            part = 0;
+        } else if part > 0 {
+            let text = if part == 1 { &mut ran.stdout } else { &mut ran.stderr };
+            text.push_str(line);
+            text.push('\n');
+        }
+    }
+    all
+}
+
+/// Where tests run in the guest, which decides whether calls have a cgroup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// As root at the top of the tree: root's calls have a cgroup, users' have not.
+    Top,
+    /// As root in a cgroup that is not delegated: no call has one.
+    Apart,
+    /// As a user beside its shell, below a cgroup that is the user's: each call has one.
+    Delegated,
+}
+
+impl Place {
+    /// The function of the guest's script that starts a program there.
+    fn command(self) -> &'static str {
+        match self {
+            Place::Top => "at_top",
+            Place::Apart => "apart",
+            Place::Delegated => "delegated",
+        }
+    }
+}
+
+/// Each place of these tests, once.
+fn places(tests: &[Tests]) -> BTreeSet<Place> {
+    tests.iter().map(|tests| tests.place).collect()
+}
+
+/// Tests of another file.
+#[derive(Debug)]
+pub struct Tests {
+    /// The file, without `.rs`.
+    pub file: &'static str,
+    /// Where they run.
+    pub place: Place,
+    /// Parts of the names of those that run; all, when empty.
+    pub only: &'static [&'static str],
+    /// Parts of the names of those that do not, and why.
+    pub without: &'static [(&'static str, &'static str)],
+}
+
+impl Tests {
+    fn words(&self) -> Vec<&str> {
+        let without = self.without.iter().flat_map(|(name, _)| ["--skip", name]);
+        self.only.iter().copied().chain(without).collect()
+    }
+
+    /// The names of those that run: what the same program lists outside.
+    fn names(&self, program: &Path) -> BTreeSet<String> {
+        let list = |words: &[&str]| {
+            let listed = Command::new(program).args(["--list", "--format", "terse"]).args(words).output().unwrap();
+            let text = String::from_utf8(listed.stdout).unwrap();
+            text.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect::<BTreeSet<_>>()
+        };
+        for part in self.only.iter().copied().chain(self.without.iter().map(|(part, _)| *part)) {
+            assert!(!list(&[part]).is_empty(), "tests/{}.rs has no test with {part} in its name", self.file);
+        }
+        list(&self.words())
+    }
+}
+
+/// What is wrong with a run of these tests: one that did not pass, one that did not run, or none at all. A test that is
+/// skipped fails in the guest.
+pub fn wrong(names: &BTreeSet<String>, ran: &Ran) -> Option<String> {
+    let result = |line: &str| Some(line.strip_prefix("test ")?.strip_suffix(" ... ok")?.to_owned());
+    let passed: BTreeSet<String> = ran.stdout.lines().filter_map(result).collect();
+    if names.is_empty() {
+        return Some("no test has such a name".into());
+    }
+    let missing: Vec<_> = names.symmetric_difference(&passed).collect();
+    if ran.exit == 0 && missing.is_empty() {
+        return None;
+    }
+    Some(format!("exit {}, not passed: {missing:?}\n{}\n{}", ran.exit, ran.stdout, ran.stderr))
+}
+
+/// Runs them in one guest, on the kernel that has this release.
+pub fn run(tests: &[Tests], release: &str) {
+    if !can_boot() {
+        return;
+    }
+    let programs = built(tests);
+    let payload = tempfile::tempdir().unwrap();
+    let disk = payload.path().join("disk");
+    fs::create_dir(&disk).unwrap();
+    let upm = Path::new(env!("CARGO_BIN_EXE_upm"));
+    for (name, program) in &programs {
+        stripped(program, &disk.join(name));
+    }
+    stripped(upm, &disk.join("upm"));
+    stripped(&built_probe(), &disk.join("upm-probe"));
+    fs::copy(repository().join("response.schema.json"), disk.join("response.schema.json")).unwrap();
+    fs::write(payload.path().join("commands"), commands(tests, upm.parent().unwrap())).unwrap();
+    let ran = boot(payload.path());
+    assert!(ran["uname"].stdout.starts_with(release), "{:#?}", ran["uname"]);
+    for place in places(tests) {
+        let doctor = ran[place.command()].layer("cgroup");
+        let counted = doctor["found"].as_str().unwrap().starts_with("a call gets its own in ");
+        assert_eq!(counted, place != Place::Apart, "{place:?}: {doctor:#}");
+    }
+    let wrong = |(at, tests): (usize, &Tests)| {
+        let wrong = wrong(&tests.names(&programs[tests.file]), &ran[&at.to_string()])?;
+        Some(format!("{}, {:?}: {wrong}", tests.file, tests.place))
+    };
+    let wrong: Vec<String> = tests.iter().enumerate().filter_map(wrong).collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+}
+
+/// The test programs, built by the same cargo. Where all tests were built before, there is nothing to build.
+fn built(tests: &[Tests]) -> BTreeMap<&'static str, PathBuf> {
+    let own = std::env::current_exe().unwrap();
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.args(["test", "--no-run", "--workspace", "--locked", "--quiet", "--message-format=json"]);
+    let files: BTreeSet<&str> = tests.iter().map(|tests| tests.file).collect();
+    for file in &files {
+        command.args(["--test", file]);
+    }
+    if !cfg!(debug_assertions) {
+        command.arg("--release");
+    }
+    let output = command.current_dir(repository()).output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    let mut all = BTreeMap::new();
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        let Ok(message) = serde_json::from_str::<serde_json::Value>(line) else { continue };
+        let Some(program) = message["executable"].as_str().map(PathBuf::from) else { continue };
+        if let Some(file) = tests.iter().map(|tests| tests.file).find(|file| message["target"]["name"] == *file) {
+            assert_eq!(program.parent(), own.parent(), "{command:?} builds elsewhere");
+            all.insert(file, program);
+        }
+    }
+    assert_eq!(all.len(), files.len(), "{command:?}: {all:?}");
+    all
+}
+
+/// A copy without what only a debugger reads, which is most of it.
+fn stripped(program: &Path, to: &Path) {
+    if !Command::new("strip").arg("-o").arg(to).arg(program).status().is_ok_and(|status| status.success()) {
+        fs::copy(program, to).unwrap();
+    }
+}
+
+fn commands(tests: &[Tests], beside: &Path) -> String {
+    let (repository, beside) = (repository().display(), beside.display());
+    let mut all = format!(
+        r#"
+# where the tests look for them
+mkdir -p '{repository}' '{beside}'
+ln -s /disk/response.schema.json '{repository}/'
+ln -s /disk/upm /disk/upm-probe '{beside}/'
+export UPM_TESTS_MUST_RUN=1 UPM_TEST_PATIENCE=120
+tree=/sys/fs/cgroup
+mkdir $tree/apart $tree/user $tree/user/shell
+chown -R 23456:23456 $tree/user
+at_top() {{ UPM_TEST_CACHE=/var/tmp/root "$@"; }}
+apart() {{ sh -c 'echo $$ >/sys/fs/cgroup/apart/cgroup.procs && exec "$@"' sh env UPM_TEST_CACHE=/var/tmp/root "$@"; }}
+delegated() {{
+    sh -c 'echo $$ >/sys/fs/cgroup/user/shell/cgroup.procs && exec "$@"' sh setpriv --reuid 23456 --regid 23456 \
+        --clear-groups env HOME=/home/user UPM_TEST_CACHE=/var/tmp/user "$@"
+}}
+run uname uname -r
+"#
+    );
+    for place in places(tests) {
+        let place = place.command();
+        all += &format!("run {place} {place} /disk/upm doctor --json\n");
+    }
+    for (at, tests) in tests.iter().enumerate() {
+        let (place, words) = (tests.place.command(), tests.words().join(" "));
+        all += &format!("run {at} {place} /disk/{} --test-threads=2 {words}\n", tests.file);
+    }
+    all
+}

@@ -49,19 +49,19 @@ pub fn run(args: &CallArgs, as_json: bool, screen: &mut Screen) -> Result<String
         let answer = call::observed(args, screen);
         screen.progress.finish();
         let Answer { envelope: Envelope { document, result }, exit, observed, denials } = answer;
-        let (names, others) = (refused_names(&denials), others(&denials));
+        let denied = Summary { names: refused_names(&denials), others: others(&denials) };
         // Values and texts: there is nothing that JSON cannot say.
-        serde_json::to_vec(&Told { document, result, exit, observed, names, others }).unwrap_or_default()
+        serde_json::to_vec(&Told { document, result, exit, observed, denied }).unwrap_or_default()
     })
     .map_err(internal)?;
     let told: Told = serde_json::from_slice(&bytes).map_err(|error| internal(error.into()))?;
     drop(bytes);
-    let Told { document, result, exit, observed, names, others } = told;
+    let Told { document, result, exit, observed, denied } = told;
     let envelope = Envelope { document, result };
     let Some(observed) = observed else {
         return Err(Answer { envelope, exit, observed: None, denials: Vec::new() });
     };
-    report(args, as_json, &signals, (envelope, exit), observed, (names, others)).map_err(failed)
+    report(args, as_json, &signals, (envelope, exit), observed, denied).map_err(failed)
 }
 
 /// What the child tells of its call.
@@ -71,7 +71,15 @@ struct Told {
     result: Option<Raw>,
     exit: i32,
     observed: Option<Observed>,
+    denied: Summary,
+}
+
+/// What a call was denied, as far as it is reported here.
+#[derive(Serialize, Deserialize)]
+struct Summary {
+    /// Names with a port, and how often.
     names: Vec<((String, u16), u64)>,
+    /// All else, a line each.
     others: Vec<String>,
 }
 
@@ -81,7 +89,7 @@ fn report(
     signals: &Signals,
     (envelope, exit): (Envelope, i32),
     observed: Observed,
-    (names, others): (Vec<((String, u16), u64)>, Vec<String>),
+    denied: Summary,
 ) -> Result<String, Failure> {
     let config = config::load(args.config.as_deref())?;
     let decision = call::decide(&config, &args.plugin, &args.method, args.project.as_deref())?;
@@ -99,7 +107,7 @@ fn report(
     };
     let (ordinary, looks): (Vec<Look>, Vec<Look>) =
         observed.looks.into_iter().partition(|look| start.contains(&(look.act, look.object.clone())));
-    let names = names.into_iter().collect();
+    let names = denied.names.into_iter().collect();
     let suggestion = suggest(&view, &looks, &names);
     let (change, refused) = allowed(&view, suggestion);
     let diff = match &change {
@@ -111,7 +119,15 @@ fn report(
         }
         None => None,
     };
-    let seen = Seen { looks, names, others, left_out: ordinary.len(), unmeasured, dropped: observed.dropped, refused };
+    let seen = Seen {
+        looks,
+        names,
+        others: denied.others,
+        left_out: ordinary.len(),
+        unmeasured,
+        dropped: observed.dropped,
+        refused,
+    };
     Ok(if as_json {
         seen.json(&config, &envelope, exit, change, diff)
     } else {

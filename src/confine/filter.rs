@@ -139,27 +139,27 @@ pub fn is_counted(nr: i32, args: &[u64; 6]) -> bool {
 
 /// Pid 1 of the plugin's name space: five calls, all else kills it and so ends the plugin.
 pub fn init() -> Filter {
-    Filter::new("init", &INIT)
+    Filter::new("init", INIT)
 }
 
 /// The gateway: all that is not listed kills it.
 pub fn gateway() -> Filter {
-    Filter::new("gateway", &GATEWAY)
+    Filter::new("gateway", GATEWAY)
 }
 
 /// The supervisor after the plugin was started: all that is not listed fails with `EPERM`.
 pub fn supervisor() -> Filter {
-    Filter::new("supervisor", &SUPERVISOR)
+    Filter::new("supervisor", SUPERVISOR)
 }
 
 /// The reader of `upm learn`: all that is not listed kills it.
 pub fn observer() -> Filter {
-    Filter::new("observer", &OBSERVER)
+    Filter::new("observer", OBSERVER)
 }
 
 /// The reader of what a caller sent: all that is not listed kills it.
 pub fn reader() -> Filter {
-    Filter::new("reader", &READER)
+    Filter::new("reader", READER)
 }
 
 /// How the plugin's filter, without what `syscalls` adds, stands to this name; `None` when there is no such call.

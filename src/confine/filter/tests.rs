@@ -9,7 +9,7 @@ fn the_compiled_in_programs_are_those_of_the_profiles() {
     let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
     let arch = Arch::ALL.into_iter().find(|arch| arch.to_string() == std::env::consts::ARCH).unwrap();
     let table = Table::parse(&read("syscalls.tbl")).unwrap();
-    let built = [Filter::new("default", &DEFAULT), init(), gateway(), supervisor(), observer(), reader()];
+    let built = [Filter::new("default", DEFAULT), init(), gateway(), supervisor(), observer(), reader()];
     assert_eq!(built.each_ref().map(|filter| filter.name), PROFILES);
     for filter in built {
         let profile = Profile::load(&read(&format!("{}.json", filter.name)), &table, arch).unwrap();

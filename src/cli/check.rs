@@ -3,6 +3,7 @@
 //! Each finding says where it stands, begins with `FILE:LINE:`, and is made by one of the parts below. What cannot be told
 //! is either no finding (a class that comes from elsewhere) or one of its own severity (a host that has no sandbox).
 
+mod classes;
 mod effect;
 mod egress;
 mod files;

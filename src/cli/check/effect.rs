@@ -5,7 +5,7 @@ use crate::config::Base;
 use crate::confine::filter;
 use crate::decide::grant::Decision;
 use crate::decide::plan::WATCH_CALLS;
-use crate::types::{EgressSource, Entry, Proxy, Standing};
+use crate::types::{EgressGroup, EgressSource, Entry, HostPattern, Proxy, Standing};
 use std::collections::BTreeSet;
 
 /// Keys of a plugin's table that are no grant keys.
@@ -261,26 +261,32 @@ fn groups(report: &mut Report<'_>, decisions: &[Decision]) {
                 );
             }
         }
-        if !group.tls && !hosts.is_empty() && hosts.iter().all(|host| host.port == 80) {
-            let line = report.line(&["egress", name, "tls"]);
-            report.add(
-                Severity::Warning,
-                subject.as_str(),
-                line,
-                "`tls` has no effect: all its hosts are on port 80, where TLS is never demanded; remove it",
-            );
-        }
-        if group.allow_private && matches!(group.proxy, Proxy::Url(_)) {
-            let line = report.line(&["egress", name, "allow_private"]);
-            report.add(
-                Severity::Warning,
-                subject.as_str(),
-                line,
-                "`allow_private` has no effect: behind a proxy the proxy resolves and checks addresses; remove it",
-            );
-        }
+        without_effect(report, name, group, hosts);
     }
     twice(report, decisions);
+}
+
+/// Keys of a group that change nothing.
+fn without_effect(report: &mut Report<'_>, name: &str, group: &EgressGroup, hosts: &[HostPattern]) {
+    let subject = format!("egress.{name}");
+    if !group.tls && !hosts.is_empty() && hosts.iter().all(|host| host.port == 80) {
+        let line = report.line(&["egress", name, "tls"]);
+        report.add(
+            Severity::Warning,
+            subject.as_str(),
+            line,
+            "`tls` has no effect: all its hosts are on port 80, where TLS is never demanded; remove it",
+        );
+    }
+    if group.allow_private && matches!(group.proxy, Proxy::Url(_)) {
+        let line = report.line(&["egress", name, "allow_private"]);
+        report.add(
+            Severity::Warning,
+            subject.as_str(),
+            line,
+            "`allow_private` has no effect: behind a proxy the proxy resolves and checks addresses; remove it",
+        );
+    }
 }
 
 /// The same host in two groups of one grant: the first one's keys hold.

@@ -1,14 +1,15 @@
 //! What the configuration names on this host: audit sinks, schemas, modules, classes, executables, interpreters, granted
 //! paths.
 
-use super::{Report, Severity, cannot_tell};
+use super::classes::{class, method, not_looked};
+use super::{Report, Severity};
 use crate::call;
 use crate::config::{self, ConfigError, Journald as Mode};
 use crate::decide::arguments;
 use crate::decide::grant::Decision;
 use crate::decide::plan::Facts;
 use crate::host::{self, writable};
-use crate::plugin::classes::{self, ClassState, Look, MethodState, ModuleState, OLDEST_PYTHON};
+use crate::plugin::classes::{self, Look};
 use crate::plugin::client::Patience;
 use crate::quote::{quote, shorten};
 use crate::report::audit;
@@ -368,153 +369,4 @@ fn script_of(program: &Path) -> std::io::Result<Option<PathBuf>> {
     let line = line.split(|byte| *byte == b'\n').next().unwrap_or_default();
     let word = line.split(|byte| matches!(byte, b' ' | b'\t' | b'\0')).find(|word| !word.is_empty());
     Ok(word.map(|word| PathBuf::from(String::from_utf8_lossy(word).into_owned())))
-}
-
-/// The reader gave no answer.
-fn not_looked(report: &mut Report<'_>, decision: &Decision, failure: &Failure) {
-    let (subject, line) = report.origin(decision, "interpreter");
-    let interpreter = decision.grant.interpreter.display();
-    if cannot_tell(failure) {
-        let what = format!("whether the class is there could not be told: {}", failure.message);
-        report.add(Severity::Unknown, subject, line, what);
-        return;
-    }
-    let what = format!(
-        "interpreter: {interpreter}: runs no plugin: {}; name a Python of version {}.{} or newer",
-        failure.message, OLDEST_PYTHON.0, OLDEST_PYTHON.1
-    );
-    report.add(Severity::Error, subject, line, what);
-}
-
-/// What was seen of the module and the class.
-fn class(report: &mut Report<'_>, decision: &Decision, module: &str, look: &Look) {
-    let name = decision.plugin.as_str();
-    let interpreter = decision.grant.interpreter.display();
-    if (look.python.0, look.python.1) < OLDEST_PYTHON {
-        let (subject, line) = report.origin(decision, "interpreter");
-        let (major, minor, micro) = look.python;
-        report.add(
-            Severity::Error,
-            subject,
-            line,
-            format!(
-                "interpreter: {interpreter}: is Python {major}.{minor}.{micro}, which is too old; name one of version {}.{} or newer",
-                OLDEST_PYTHON.0, OLDEST_PYTHON.1
-            ),
-        );
-        return;
-    }
-    let module_line = report.line(&["plugins", name, "module"]);
-    let file = look.file.clone().unwrap_or_default();
-    match look.module {
-        ModuleState::Missing => {
-            return report.add(
-                Severity::Error,
-                name,
-                module_line,
-                format!("module {module}: {interpreter} finds no such module, or its files may not be read by the plugin's user; mend its name or its mode"),
-            );
-        }
-        ModuleState::Namespace => {
-            return report.add(
-                Severity::Error,
-                name,
-                module_line,
-                format!(
-                    "module {module}: is a directory without __init__.py, which holds no class; name the module in it"
-                ),
-            );
-        }
-        ModuleState::Unreadable => {
-            return report.add(
-                Severity::Error,
-                name,
-                module_line,
-                format!(
-                    "module {module}: {}: may not be read by the plugin's user; mend it with: chmod go+r {}",
-                    file.display(),
-                    crate::quote::shell(&file)
-                ),
-            );
-        }
-        ModuleState::Unknown | ModuleState::Source => {}
-    }
-    if let Some(problem) = &look.problem {
-        let message = shorten(&problem.message, 400);
-        let what = format!("{interpreter} cannot read it: {message}");
-        return report.add_in(Severity::Error, name, &file, problem.line, what);
-    }
-    let line = report.line(&["plugins", name]);
-    match look.class {
-        ClassState::Missing => report.add(
-            Severity::Error,
-            name,
-            line,
-            format!("{name}: no such class in {}; the key is the name of the class", file.display()),
-        ),
-        ClassState::NoClass => report.add(
-            Severity::Error,
-            name,
-            line,
-            format!("{name}: is no class in {} (line {})", file.display(), look.class_line.unwrap_or(1)),
-        ),
-        ClassState::There | ClassState::Unknown => {}
-    }
-    if let Some(lacking) = look.lacking.as_deref().filter(|lacking| !lacking.is_empty()) {
-        let names: Vec<String> = lacking.iter().take(20).map(|name| shorten(name, 80)).collect();
-        report.add_in(
-            Severity::Error,
-            name,
-            &file,
-            look.init_line.unwrap_or(1),
-            format!(
-                "{name}.__init__ wants {}, which upm does not give; give each a default (upm gives project_root, cache_dir, policy, \
-                 fernet_lib, by keyword)",
-                names.join(", ")
-            ),
-        );
-    }
-}
-
-/// What was seen of one method, and of what its grant hands to the class.
-fn method(report: &mut Report<'_>, decision: &Decision, look: &Look) {
-    let (name, method) = (decision.plugin.as_str(), decision.method.as_str());
-    let subject = format!("{name}.{method}");
-    let file = look.file.clone().unwrap_or_default();
-    let plugin = report.config.plugins.get(name);
-    let at = plugin.and_then(|plugin| plugin.allowed_methods.iter().position(|allowed| allowed == method));
-    let lines = report.config.outline.items(&["plugins", name, "allowed_methods"]);
-    let line = at.and_then(|at| lines.get(at).copied()).unwrap_or_else(|| report.line(&["plugins", name]));
-    let place = format!("{}:{}", file.display(), look.class_line.unwrap_or(1));
-    let why = match look.methods.get(method) {
-        Some(MethodState::Missing) => {
-            Some(format!("{name} ({place}) has no method of that name; remove it, or mend its name"))
-        }
-        Some(MethodState::Property) => {
-            Some(format!("of {name} ({place}) is a property; only version, info, meta and __introspect__ may be one"))
-        }
-        Some(MethodState::Class) => Some(format!("of {name} ({place}) is a class, which is never called")),
-        Some(MethodState::Value) => {
-            Some(format!("of {name} ({place}) is a value; only version, info, meta and __introspect__ may be one"))
-        }
-        Some(MethodState::There | MethodState::Unknown) | None => None,
-    };
-    if let Some(why) = why {
-        report.add(Severity::Error, subject, line, format!("{method}: {why}"));
-    }
-    let Some(given) = &look.given else { return };
-    for (key, parameter, set) in
-        [("policy", "policy", !decision.grant.policy.is_empty()), ("fernet", "fernet_lib", decision.grant.fernet)]
-    {
-        if set && !given.iter().any(|one| one == parameter) {
-            let (subject, line) = report.origin(decision, key);
-            // `[defaults]` may be meant for other plugins.
-            if subject != "defaults" {
-                let what = format!(
-                    "`{key}` has no effect: {name} ({place}) has no __init__ that takes {parameter}; remove it, or take it"
-                );
-                report.add(Severity::Warning, subject, line, what);
-            }
-        }
-    }
 }

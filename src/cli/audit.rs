@@ -1,6 +1,12 @@
 //! `upm audit show`: the story of each call, from the audit file, the journal, or both.
 
+mod journal;
+
+use super::options::{Config as ConfigFile, Json};
+use super::print::failed;
+use super::since;
 use super::terminal::{escape, quote};
+use super::values::{self, value};
 use crate::config::{self, Audit, ConfigError, ConfigErrorKind, Journald};
 use crate::host::refusals;
 use crate::report::audit::{JOURNALD_SOCKET, default_file};
@@ -10,41 +16,56 @@ use crate::report::render::write_all;
 use crate::report::text::complain;
 use crate::report::trail::{Denied, Kind, Records, Refusals, State, Story, Trail, Wanted};
 use crate::types::{Code, Failure};
-use chrono::{DateTime, Days, Local, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta, TimeZone, Utc};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::{self, BufWriter, Read, Write};
-use std::os::fd::AsFd;
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::Duration;
 
 /// Where journalctl is looked for: never along the caller's `PATH`.
 const JOURNALCTL: [&str; 2] = ["/usr/bin/journalctl", "/bin/journalctl"];
 /// Where journals are kept.
 const JOURNALS: [&str; 2] = ["/run/log/journal", "/var/log/journal"];
-/// journalctl may be silent for so long.
-const PATIENCE: Timespec = Timespec { tv_sec: 30, tv_nsec: 0 };
-/// Bytes of its complaints.
-const COMPLAINT: usize = 4096;
 /// Denials of a call that the text shows.
 const SHOWN: usize = 100;
 
-/// What `upm audit show` is asked for.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Show {
-    /// `--config`.
-    pub config: Option<PathBuf>,
-    /// `--request-id`.
+const AFTER: &str = "\
+Exit status:
+  0     Something is shown
+  1     Nothing matches
+  125   A file or the journal could not be read
+
+Examples:
+    upm audit show --since today --plugin PipPlugin
+";
+
+/// Show the records of calls
+///
+/// Shows when each call was made, which method, who called, how long, how it ended and what was denied. The audit
+/// file and the journal that the configuration names are read. A call that was started and has no end on record is
+/// shown as such, or as running while its process is there.
+#[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
+#[group(skip)]
+#[command(verbatim_doc_comment, after_help = AFTER, override_usage = "upm audit show [OPTIONS]")]
+pub(super) struct Args {
+    /// The only action
+    #[arg(value_name = "show", value_parser = ["show"], hide_possible_values = true)]
+    pub action: String,
+    /// Only this call
+    #[arg(long, value_name = "UUID", value_parser = value(values::request_id))]
     pub request_id: Option<uuid::Uuid>,
-    /// `--since`.
+    /// Only calls that began since then: 90s, 15m, 1h, 2d, 1w ago; today; yesterday;
+    /// 2026-11-24, 2026-11-24T13:00 (of this host); 2026-11-24T13:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = value(since::since), allow_hyphen_values = true, verbatim_doc_comment)]
     pub since: Option<DateTime<Utc>>,
-    /// `--plugin`.
+    /// Only calls of this plugin
+    #[arg(long, value_name = "Plugin", value_parser = value(values::plugin))]
     pub plugin: Option<String>,
-    /// JSON instead of text.
-    pub json: bool,
+    #[command(flatten)]
+    pub config: ConfigFile,
+    #[command(flatten)]
+    pub json: Json,
 }
 
 /// One place where records are kept.
@@ -56,13 +77,18 @@ struct Source {
     error: Option<String>,
 }
 
+/// Prints text or JSON, and gives the exit status.
+pub(super) fn run(args: &Args) -> i32 {
+    show(args).unwrap_or_else(|failure| failed(&failure))
+}
+
 /// Prints text or JSON, and gives the exit status: 0 when there is something to show, 1 when nothing matches, 125 when a
 /// source could not be read. What is printed goes out as it is told: it may be more than fits in memory.
 ///
 /// # Errors
 /// A configuration that was named and is not there.
-pub fn run(show: &Show) -> Result<i32, Failure> {
-    let settings = settings(show.config.as_deref())?;
+fn show(show: &Args) -> Result<i32, Failure> {
+    let settings = settings(show.config.file.as_deref())?;
     let wanted =
         Wanted { request_id: show.request_id.map(|id| id.to_string()), plugin: show.plugin.clone(), since: show.since };
     let mut sources = Vec::new();
@@ -109,7 +135,7 @@ pub fn run(show: &Show) -> Result<i32, Failure> {
         (false, true) => 1,
         (false, false) => 0,
     };
-    match print(&trail, show.json.then_some(&told)) {
+    match print(&trail, show.json.json.then_some(&told)) {
         Ok(0) => Ok(exit),
         Ok(unread) => {
             complain(format_args!("audit: {unread} call(s) are left out: their records could not be read again"));
@@ -241,7 +267,7 @@ fn from_journal(mode: Journald, wanted: &Wanted) -> Option<Source> {
     let program = JOURNALCTL.iter().map(Path::new).find(|program| program.is_file());
     let read = match program {
         None => Err(format!("{} is not there; install systemd's journalctl", JOURNALCTL[0])),
-        Some(program) => journalctl(program, wanted, &mut records),
+        Some(program) => journal::journalctl(program, wanted, &mut records),
     };
     let mut source = Source { name: "journald".to_owned(), records, error: read.err() };
     if !in_use {
@@ -251,92 +277,6 @@ fn from_journal(mode: Journald, wanted: &Wanted) -> Option<Source> {
         }
     }
     Some(source)
-}
-
-/// Runs journalctl without anything of the caller's environment.
-fn journalctl(program: &Path, wanted: &Wanted, records: &mut Records) -> Result<(), String> {
-    let mut command = Command::new(program);
-    // `--all`: without it long fields are left out.
-    command.args(["-t", "upm", "-o", "json", "--no-pager", "--all", "--quiet"]);
-    if let Some(since) = wanted.since {
-        command.arg(format!("--since=@{}", since.timestamp()));
-    }
-    // Matches of the journal's own index. Neither name nor id can be taken for an option: both stand behind a `=`.
-    command.args(wanted.request_id.iter().map(|id| format!("UPM_REQUEST_ID={id}")));
-    command.args(wanted.plugin.iter().map(|plugin| format!("UPM_PLUGIN={plugin}")));
-    let mut child = command
-        .env_clear()
-        .env("PATH", "/usr/bin:/bin")
-        .env("LANG", "C.UTF-8")
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|error| format!("{}: {error}", program.display()))?;
-    let mut complaint = Vec::new();
-    let read = drain(&mut child, wanted, records, &mut complaint);
-    if read.is_err() {
-        // It may have ended by itself meanwhile.
-        let _gone = child.kill();
-    }
-    let status = child.wait().map_err(|error| format!("{}: {error}", program.display()))?;
-    read.map_err(|error| format!("{}: {error}", program.display()))?;
-    if status.success() {
-        return Ok(());
-    }
-    let complaint = String::from_utf8_lossy(&complaint).trim().to_owned();
-    // With `--quiet` it says by this status that there is nothing to show, and nothing else.
-    if complaint.is_empty() && status.code() == Some(1) {
-        return Ok(());
-    }
-    Err(format!("{}: {status}: {}", program.display(), quote(&complaint, 400)))
-}
-
-/// Reads both pipes to their ends, so that neither can fill up while the other is read.
-fn drain(
-    child: &mut std::process::Child,
-    wanted: &Wanted,
-    records: &mut Records,
-    complaint: &mut Vec<u8>,
-) -> io::Result<()> {
-    let (mut stdout, mut stderr) = (child.stdout.take(), child.stderr.take());
-    let mut buffer = vec![0; 64 << 10];
-    while stdout.is_some() || stderr.is_some() {
-        let ready = {
-            let mut fds: Vec<PollFd<'_>> = Vec::new();
-            fds.extend(stdout.as_ref().map(|pipe| PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::IN)));
-            fds.extend(stderr.as_ref().map(|pipe| PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::IN)));
-            match poll(&mut fds, Some(&PATIENCE)) {
-                Ok(0) => return Err(io::Error::other("said nothing for 30 s")),
-                Ok(_) => {}
-                Err(rustix::io::Errno::INTR) => continue,
-                Err(errno) => return Err(errno.into()),
-            }
-            let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
-            (stdout.is_some() && ready.next().unwrap_or(false), stderr.is_some() && ready.next().unwrap_or(false))
-        };
-        if ready.0
-            && let Some(pipe) = &mut stdout
-        {
-            match pipe.read(&mut buffer)? {
-                0 => stdout = None,
-                count => records.push(&buffer[..count], wanted)?,
-            }
-        }
-        if ready.1
-            && let Some(pipe) = &mut stderr
-        {
-            match pipe.read(&mut buffer)? {
-                0 => stderr = None,
-                count => {
-                    let room = COMPLAINT.saturating_sub(complaint.len());
-                    complaint.extend_from_slice(&buffer[..count.min(room)]);
-                }
-            }
-        }
-    }
-    records.finish(wanted)
 }
 
 /// Whether the process that wrote a record at `time` is still there: one that took its number over began later.
@@ -422,99 +362,10 @@ fn duration(us: u64) -> String {
     }
 }
 
-/// A time as people write it for `--since`: how long ago (`90s`, `15m`, `1h`, `2d`, `1w`), `today`, `yesterday`, a date,
-/// a date and time of day (of this host), or an RFC 3339 timestamp.
-pub(super) fn since(text: &str, now: DateTime<Utc>) -> Result<DateTime<Utc>, String> {
-    const EXPECTED: &str = "expected how long ago, as in 90s, 15m, 1h, 2d, 1w; today or yesterday; or a time, as in 2026-11-24, \
-         2026-11-24T13:00 or 2026-11-24T13:00:00Z";
-    let local = |date: NaiveDate, time: NaiveTime| {
-        // An hour that a change of clocks leaves out does not exist; of one that comes twice the first is meant.
-        Local.from_local_datetime(&NaiveDateTime::new(date, time)).earliest().map(|time| time.to_utc())
-    };
-    let today = now.with_timezone(&Local).date_naive();
-    let parsed = match text {
-        "now" => Some(now),
-        "today" => local(today, NaiveTime::MIN),
-        "yesterday" => today.checked_sub_days(Days::new(1)).and_then(|date| local(date, NaiveTime::MIN)),
-        _ => ago(text).and_then(|ago| now.checked_sub_signed(ago)).or_else(|| {
-            let timestamp = DateTime::parse_from_rfc3339(text).ok().map(|time| time.to_utc());
-            timestamp.or_else(|| local(text.parse().ok()?, NaiveTime::MIN)).or_else(|| {
-                let (date, time) = text.split_once(['T', ' '])?;
-                let time =
-                    NaiveTime::parse_from_str(time, "%H:%M:%S").or_else(|_| NaiveTime::parse_from_str(time, "%H:%M"));
-                local(date.parse().ok()?, time.ok()?)
-            })
-        }),
-    };
-    parsed.ok_or_else(|| EXPECTED.to_owned())
-}
-
-fn ago(text: &str) -> Option<TimeDelta> {
-    // As journalctl(1) writes it.
-    let text = text.strip_prefix('-').unwrap_or(text);
-    let digits = text.find(|c: char| !c.is_ascii_digit())?;
-    let number: u64 = text[..digits].parse().ok()?;
-    let seconds = match &text[digits..] {
-        "s" => 1,
-        "m" | "min" => 60,
-        "h" => 3600,
-        "d" => 86_400,
-        "w" => 7 * 86_400,
-        _ => return None,
-    };
-    TimeDelta::from_std(Duration::from_secs(number.checked_mul(seconds)?)).ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn times_as_people_write_them() {
-        let now = DateTime::parse_from_rfc3339("2026-11-24T12:00:00Z").unwrap().to_utc();
-        let ago = |text: &str| (now - since(text, now).unwrap()).num_seconds();
-        for (text, seconds) in [
-            ("90s", 90),
-            ("15m", 900),
-            ("15min", 900),
-            ("1h", 3600),
-            ("-1h", 3600),
-            ("2d", 172_800),
-            ("1w", 604_800),
-            ("0s", 0),
-            ("now", 0),
-        ] {
-            assert_eq!(ago(text), seconds, "{text}");
-        }
-        assert_eq!(ago("2026-11-24T11:59:00Z"), 60);
-        assert_eq!(ago("2026-11-24T12:59:00+01:00"), 60);
-        let local = |text: &str| since(text, now).unwrap().with_timezone(&Local).naive_local().to_string();
-        assert_eq!(local("2026-11-01"), "2026-11-01 00:00:00");
-        assert_eq!(local("2026-11-01T10:30"), "2026-11-01 10:30:00");
-        assert_eq!(local("2026-11-01 10:30:15"), "2026-11-01 10:30:15");
-        assert!(local("today").ends_with(" 00:00:00") && ago("today") < 86_400);
-        assert_eq!(since("today", now).unwrap() - since("yesterday", now).unwrap(), TimeDelta::days(1));
-        for text in [
-            "",
-            "h",
-            "1",
-            "1y",
-            "--1h",
-            "-",
-            "+1h",
-            "1.5h",
-            "1h30m",
-            "99999999999999999999s",
-            "999999999999999d",
-            "2026-13-01",
-            "2026-11-24T25:00",
-            "tomorrow",
-            "é1h",
-            "1h\n",
-        ] {
-            assert!(since(text, now).is_err(), "{text:?}");
-        }
-    }
+    use chrono::TimeDelta;
 
     #[test]
     fn a_process_that_took_the_number_over_is_another_one() {

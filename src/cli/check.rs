@@ -12,6 +12,8 @@ mod overlap;
 
 pub(super) use files::can_be_shown;
 
+use super::options::{Config as ConfigFile, Json};
+use super::print::show_with;
 use super::terminal::escape;
 use crate::call;
 use crate::config::{Base, Config, GrantKeys, PathSpec};
@@ -27,6 +29,37 @@ use std::time::{Duration, Instant};
 
 /// For all that is run or asked: readers, clients. Names have their own time.
 const TIME: Duration = Duration::from_secs(120);
+
+const AFTER: &str = "\
+Findings:
+  error     A call would be refused, or its plugin could not be started
+  unknown   It is not known on this host whether a call would be refused
+  warning   No call would be refused, but look at it
+  note      As written, but easily misread
+
+Exit status:
+  0     No error
+  1     An error
+  125   The answer is not known
+";
+
+/// Check the configuration and every plugin
+///
+/// It checks that schemas compile; that modules, classes, methods and interpreters are there; that granted paths
+/// can be used; that audit records can be stored; that egress groups resolve; and who could change the files. It
+/// warns of keys that have no effect, grants that contain one another, plugins without schema, and hosts that no
+/// method is granted. Each finding begins with FILE:LINE.
+///
+/// No plugin is run: its source is read, in a sandbox. Names are looked up, for 5 s at most.
+#[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
+#[group(skip)]
+#[command(verbatim_doc_comment, after_help = AFTER)]
+pub(super) struct Args {
+    #[command(flatten)]
+    pub config: ConfigFile,
+    #[command(flatten)]
+    pub json: Json,
+}
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -150,11 +183,16 @@ struct Granted {
     line: usize,
 }
 
+/// Prints text or JSON, and gives the exit status.
+pub(super) fn run(args: &Args) -> i32 {
+    show_with(checked(args.config.file.as_deref(), args.json.json))
+}
+
 /// Text or JSON for stdout, and the exit status: 0 when there is no error, 1 with one, 125 when it could not be told.
 ///
 /// # Errors
 /// A configuration that cannot be read at all.
-pub fn run(config: Option<&Path>, as_json: bool) -> Result<(String, i32), Failure> {
+fn checked(config: Option<&Path>, as_json: bool) -> Result<(String, i32), Failure> {
     let config = crate::config::load(config)?;
     let mut report = Report { config: &config, findings: Vec::new(), said: BTreeSet::new() };
     unknown_callers(&mut report);

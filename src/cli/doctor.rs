@@ -1,14 +1,42 @@
 //! `upm doctor`: renders what `host::doctor` tried.
 
+use super::options::{Config, Json};
+use super::print::show_with;
 use super::terminal::escape;
 use crate::host::doctor::{self, Trial};
 use crate::types::Failure;
 use serde_json::json;
 use std::path::Path;
 
+const AFTER: &str = "\
+Exit status:
+  0     Every layer holds
+  1     A layer is missing: calls are refused
+  125   The answer is not known
+";
+
+/// Check what this host offers for each layer of the sandbox
+///
+/// Each layer is tried on this host, with what must work and what must not. What is missing is printed, and what an
+/// administrator can do. With a configuration, its audit sinks, its `landlock_min_abi` and, as root, the file
+/// systems of its granted paths are checked too.
+#[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
+#[group(skip)]
+#[command(verbatim_doc_comment, after_help = AFTER)]
+pub(super) struct Args {
+    #[command(flatten)]
+    pub config: Config,
+    #[command(flatten)]
+    pub json: Json,
+}
+
+/// Prints text or JSON, and gives the exit status. `before` is what kept the engine from starting.
+pub(super) fn run(args: &Args, before: Option<Failure>) -> i32 {
+    show_with(Ok(tried(args.config.file.as_deref(), args.json.json, before)))
+}
+
 /// Text or JSON for stdout (`before` is what kept the engine from starting), and the exit status: 0 every layer holds, 1 one does not, 125 that could not be told.
-#[must_use]
-pub fn run(config: Option<&Path>, as_json: bool, before: Option<Failure>) -> (String, i32) {
+fn tried(config: Option<&Path>, as_json: bool, before: Option<Failure>) -> (String, i32) {
     let trials = doctor::run(config, before);
     let good = trials.iter().all(|trial| trial.holds == Some(true));
     let status = match trials.iter().any(|trial| trial.holds == Some(false)) {

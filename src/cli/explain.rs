@@ -1,7 +1,10 @@
 //! `upm explain`: the plan that a call would be enforced by, and where each value of its grant was written.
 
 use super::fits;
+use super::options::{Config as ConfigFile, Json, Method, Project};
+use super::print::show;
 use super::terminal::escape;
+use super::values::value;
 use crate::call;
 use crate::config::{self, Config};
 use crate::confine::filter;
@@ -14,28 +17,104 @@ use crate::host::sealed::{self, Layer};
 use crate::plugin::client::Patience;
 use crate::supervise::cgroup;
 use crate::types::{Change, Code, Failure, Grant};
+use clap::builder::{PossibleValue, TypedValueParser};
 use serde_json::{Value, json};
+use std::ffi::OsStr;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
+
+const AFTER: &str = "\
+Exit status:
+  0     The plan is printed; with --may: yes
+  1     With --may: no
+  125   The answer is not known
+  126   The configuration does not allow the plugin or the method
+
+Examples:
+    upm explain PipPlugin install
+    upm explain PipPlugin install --may 'write /etc/passwd' || echo no
+";
+
+/// Show what a call may do, and which line of the configuration says so
+///
+/// It prints paths, egress, limits, system calls, the environment, and where each value comes from. This is the
+/// plan that a call is enforced by. No plugin is run.
+#[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
+#[group(skip)]
+#[command(verbatim_doc_comment, after_help = AFTER)]
+pub(super) struct Args {
+    #[command(flatten)]
+    pub method: Method,
+    #[command(flatten)]
+    pub project: Project,
+    /// Only whether the call may do this:
+    /// 'read /PATH', 'write /PATH', 'connect HOST:PORT', 'syscall NAME'
+    #[arg(long, value_name = "ACT", value_parser = ActReader, hide_possible_values = true, verbatim_doc_comment)]
+    pub may: Option<Act>,
+    #[command(flatten)]
+    pub config: ConfigFile,
+    #[command(flatten)]
+    pub json: Json,
+}
+
+/// Reads `--may`. Its possible values are what completions offer.
+#[derive(Clone)]
+struct ActReader;
+
+impl TypedValueParser for ActReader {
+    type Value = Act;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        argument: Option<&clap::Arg>,
+        text: &OsStr,
+    ) -> Result<Act, clap::Error> {
+        value(act).parse_ref(command, argument, text)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(["read", "write", "connect", "syscall"].into_iter().map(PossibleValue::new)))
+    }
+}
+
+fn act(text: &OsStr) -> Result<Act, String> {
+    let parsed = text.to_str().and_then(|text| match text.split_once([' ', '='])? {
+        ("read", path) if path.starts_with('/') => Some(Act::Read(path.into())),
+        ("write", path) if path.starts_with('/') => Some(Act::Write(path.into())),
+        ("connect", address) => {
+            let (host, port) = address.rsplit_once(':')?;
+            let port = port.parse().ok().filter(|port| *port > 0)?;
+            (!host.is_empty()).then(|| Act::Connect { host: host.to_owned(), port })
+        }
+        ("syscall", name) if !name.is_empty() => Some(Act::Syscall(name.to_owned())),
+        _ => None,
+    });
+    parsed.ok_or_else(|| {
+        "unknown act; write 'read /PATH', 'write /PATH', 'connect HOST:PORT' or 'syscall NAME'".to_owned()
+    })
+}
+
+/// Prints text or JSON, and gives the exit status.
+pub(super) fn run(args: &Args) -> i32 {
+    let shown = show(explained(args));
+    // A question is answered yes, no, or not at all.
+    if args.may.is_some() && shown > 1 { 125 } else { shown }
+}
 
 /// Text or JSON for stdout, and whether the answer is yes (a plan is; `--may` may be no).
 ///
 /// # Errors
 /// Whatever would keep the call from being made.
-pub fn run(
-    config: Option<&Path>,
-    plugin: &str,
-    method: &str,
-    project: Option<&Path>,
-    as_json: bool,
-    act: Option<&Act>,
-) -> Result<(String, bool), Failure> {
-    let config = config::load(config)?;
-    let decision = call::decide(&config, plugin, method, project)?;
+fn explained(args: &Args) -> Result<(String, bool), Failure> {
+    let config = config::load(args.config.file.as_deref())?;
+    let as_json = args.json.json;
+    let Method { plugin, method } = &args.method;
+    let decision = call::decide(&config, plugin, method, args.project.project.as_deref())?;
     let patience = Patience { deadline: Instant::now() + decision.grant.timeout, signals: None };
     let plan = call::make_plan(&decision, "", decision.grant.timeout, &patience)?;
-    if let Some(act) = act {
+    if let Some(act) = &args.may {
         return may(&config, &decision, &plan, act, &patience, as_json);
     }
     let origins = origins(&decision.grant);
@@ -189,19 +268,8 @@ fn origins(grant: &Grant) -> Value {
     Value::Object(listed.collect())
 }
 
-fn render(config: &Path, plan: &Plan, origins: &Value) -> String {
-    let mut text = String::new();
-    let mut line = |parts: std::fmt::Arguments<'_>| {
-        // Writing to a String cannot fail.
-        text.write_fmt(parts).expect("a string grows");
-        text.push('\n');
-    };
-    line(format_args!("{}.{}  plan {}", plan.plugin, plan.method, plan.sha256()));
-    line(format_args!("\nprogram   {}", escape(&plan.argv.join(" "), false)));
-    line(format_args!("ids       1000:1000 inside, {}:{} outside", plan.outside.0, plan.outside.1));
-    if let Some(why) = facts::shared_user(plan.outside.0) {
-        line(format_args!("          {why}"));
-    }
+/// What the call's root has.
+fn mounts(line: &mut dyn FnMut(std::fmt::Arguments<'_>), plan: &Plan) {
     line(format_args!("\nroot"));
     let by_mount: Vec<&Path> = plan.read_only_by_mount().map(|mount| mount.path.as_path()).collect();
     for mount in &plan.mounts {
@@ -227,6 +295,22 @@ fn render(config: &Path, plan: &Plan, origins: &Value) -> String {
         let path = escape(&mount.path.display().to_string(), false);
         line(format_args!("  {access}  {path}  ({}: {what}{alone})", mount.why));
     }
+}
+
+fn render(config: &Path, plan: &Plan, origins: &Value) -> String {
+    let mut text = String::new();
+    let mut line = |parts: std::fmt::Arguments<'_>| {
+        // Writing to a String cannot fail.
+        text.write_fmt(parts).expect("a string grows");
+        text.push('\n');
+    };
+    line(format_args!("{}.{}  plan {}", plan.plugin, plan.method, plan.sha256()));
+    line(format_args!("\nprogram   {}", escape(&plan.argv.join(" "), false)));
+    line(format_args!("ids       1000:1000 inside, {}:{} outside", plan.outside.0, plan.outside.1));
+    if let Some(why) = facts::shared_user(plan.outside.0) {
+        line(format_args!("          {why}"));
+    }
+    mounts(&mut line, plan);
     for (number, (link, target)) in plan.links.iter().enumerate() {
         let head = if number == 0 { "\nlinks that led to the code and the interpreter\n" } else { "" };
         let shown = |path: &Path| escape(&path.display().to_string(), false);

@@ -1,11 +1,13 @@
 //! `upm learn`: a call is made and watched; what it looked for and was not given becomes a change of the configuration, which
 //! is printed and never made.
 
-use super::Screen;
+mod seen;
+
 use super::fits;
-use super::terminal::escape;
+use super::options::{Call, Json};
+use super::print::{self, Screen};
 use crate::call::{self, Answer, CallArgs};
-use crate::config::{self, Config};
+use crate::config;
 use crate::confine::filter;
 use crate::decide::learn::{Found, Suggestion};
 use crate::decide::plan::Facts;
@@ -17,10 +19,10 @@ use crate::report::envelope::Envelope;
 use crate::supervise::signals::{self, Signals};
 use crate::supervise::{self, Job, Unwatched, apart};
 use crate::types::{Change, Code, Denial, Denied, Entry, Explained, Failure, Look, LookFor, Observed};
+use seen::Seen;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -31,16 +33,49 @@ const ANSWER: u64 = 4 << 30;
 const PROPOSED: usize = 32;
 /// Time for the empty plugin.
 const START: Duration = Duration::from_secs(20);
-/// Look-ups of what is not on this host that the text lists; JSON has them all.
-const LISTED: usize = 20;
-/// The same of what is there, and of what is not suggested.
-const LISTED_HERE: usize = 200;
+
+const AFTER: &str = r#"Exit status:
+  0   The call was observed, whatever came of it; otherwise that of the call, with its answer
+
+Examples:
+    upm learn PipPlugin install '{"args": ["requests"]}'
+"#;
+
+/// Make a call, and propose the change of the configuration that it needs
+///
+/// The call is made as always, with the same confinement and the same effects. What the plugin looks for and is
+/// not given is noted. The change of the configuration that would give it is printed as a diff. Nothing is changed.
+///
+/// The proposal is the least: the nearest directory, reading rather than writing, hosts by name. It does not have
+/// what an empty plugin in the same interpreter looks for, what `upm check` would refuse, system directories, what
+/// root owns (to write), what not everyone may read, or places of keys and settings.
+///
+/// A hostile plugin can look for what it wants to be given: read the change before you make it.
+/// While a call is watched `cpus` does not slow it down. `require_cgroup` refuses it here too.
+#[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
+#[group(skip)]
+#[command(verbatim_doc_comment, after_help = AFTER)]
+pub(super) struct Args {
+    #[command(flatten)]
+    pub call: Call,
+    #[command(flatten)]
+    pub json: Json,
+}
+
+/// Makes the call, prints what was learned (or the answer of a call that could not be observed), and gives the exit status.
+pub(super) fn run(args: Args) -> i32 {
+    let call = CallArgs::from(args.call);
+    match learned(&call, args.json.json, &mut Screen::new(call.verbose)) {
+        Ok(text) => print::show(Ok((text, true))),
+        Err(ended) => print::answer(&ended),
+    }
+}
 
 /// Text or JSON for stdout; or the answer of a call that could not be observed.
 ///
 /// # Errors
 /// What kept the call from being made.
-pub fn run(args: &CallArgs, as_json: bool, screen: &mut Screen) -> Result<String, Answer> {
+fn learned(args: &CallArgs, as_json: bool, screen: &mut Screen) -> Result<String, Answer> {
     let failed = |failure: Failure| call::refuse(&failure, args.request_id);
     let internal = |error: std::io::Error| failed(Failure::new(Code::Internal, format!("upm learn: {error}")));
     let signals = signals::take().map_err(internal)?;
@@ -307,143 +342,4 @@ fn allowed(view: &View<'_>, suggestion: Suggestion) -> (Option<Change>, Vec<(Str
 
 fn copy(of: &Suggestion) -> Suggestion {
     Suggestion { read: of.read.clone(), write: of.write.clone(), hosts: of.hosts.clone(), refused: Vec::new() }
-}
-
-/// What there is to tell.
-struct Seen {
-    looks: Vec<Look>,
-    names: BTreeMap<(String, u16), u64>,
-    others: Vec<String>,
-    left_out: usize,
-    unmeasured: Option<String>,
-    dropped: u64,
-    refused: Vec<(String, String)>,
-}
-
-impl Seen {
-    /// Whether this host has what was looked for; of what is connected to nobody asks.
-    fn is_here(look: &Look) -> bool {
-        look.act == LookFor::Connect || fs::symlink_metadata(&look.object).is_ok()
-    }
-
-    fn json(
-        &self,
-        config: &Config,
-        envelope: &Envelope,
-        exit: i32,
-        change: Option<Change>,
-        diff: Option<String>,
-    ) -> String {
-        let looks: Vec<Value> = self
-            .looks
-            .iter()
-            .map(|look| json!({ "act": look.act, "object": look.object, "count": look.count, "on_host": Self::is_here(look) }))
-            .collect();
-        let names: Vec<Value> = self
-            .names
-            .iter()
-            .map(|((name, port), count)| json!({ "name": name, "port": port, "count": count }))
-            .collect();
-        let refused: Vec<Value> =
-            self.refused.iter().map(|(object, why)| json!({ "object": object, "why": why })).collect();
-        let document = json!({
-            "config": config.path,
-            "exit": exit,
-            "looked_for": looks,
-            "names": names,
-            "left_out": self.left_out,
-            "start_unmeasured": self.unmeasured,
-            "not_listed": self.dropped,
-            "not_suggested": refused,
-            "change": change.map(|change| config.lines(&change)),
-            "diff": diff,
-        });
-        // The call's answer is the last member, in the pieces that it has.
-        let head = document.to_string();
-        let head = head.strip_suffix('}').unwrap_or_default();
-        format!("{head},\"call\":{}}}\n", envelope.pieces().concat())
-    }
-
-    fn text(&self, config: &Config, envelope: &Value, exit: i32, diff: Option<String>) -> String {
-        let mut text = String::new();
-        let mut line = |parts: std::fmt::Arguments<'_>| {
-            // Writing to a String cannot fail.
-            text.write_fmt(parts).expect("a string grows");
-            text.push('\n');
-        };
-        match envelope["data"]["error"].as_str() {
-            Some(error) => line(format_args!("the call ended with {exit}: {}", escape(error, false))),
-            None => line(format_args!("the call succeeded")),
-        }
-        let (here, elsewhere): (Vec<&Look>, Vec<&Look>) = self.looks.iter().partition(|look| Self::is_here(look));
-        let verb = |act| match act {
-            LookFor::Read => "read   ",
-            LookFor::Write => "write  ",
-            LookFor::Execute => "run    ",
-            LookFor::Connect => "connect",
-        };
-        if !here.is_empty() || !self.names.is_empty() {
-            line(format_args!("\nlooked for and not given:"));
-        }
-        for look in here.iter().take(LISTED_HERE) {
-            line(format_args!("  {}  {}  ({} times)", verb(look.act), escape(&look.object, false), look.count));
-        }
-        if here.len() > LISTED_HERE {
-            line(format_args!("  and {} more (--json lists them)", here.len() - LISTED_HERE));
-        }
-        for ((name, port), count) in &self.names {
-            line(format_args!("  name     {}  (port {port}, {count} times)", escape(name, false)));
-        }
-        if !elsewhere.is_empty() {
-            line(format_args!("\nlooked for, and this host has nothing of that name:"));
-        }
-        for look in elsewhere.iter().take(LISTED) {
-            line(format_args!("  {}  {}  ({} times)", verb(look.act), escape(&look.object, false), look.count));
-        }
-        if elsewhere.len() > LISTED {
-            line(format_args!("  and {} more (--json lists them)", elsewhere.len() - LISTED));
-        }
-        if self.dropped > 0 {
-            line(format_args!("\n{} look-ups more are not listed", self.dropped));
-        }
-        match &self.unmeasured {
-            Some(why) => line(format_args!(
-                "\nnothing is left out: an empty plugin could not be measured: {}",
-                escape(why, false)
-            )),
-            None if self.left_out > 0 => {
-                line(format_args!(
-                    "\nleft out: {}, which an empty plugin that asks for one name looks for as well",
-                    self.left_out
-                ));
-            }
-            None => {}
-        }
-        if !self.others.is_empty() {
-            line(format_args!("\ndenied otherwise (a decision of yours, not part of the change):"));
-        }
-        for other in &self.others {
-            line(format_args!("  {}", escape(other, false)));
-        }
-        if !self.refused.is_empty() {
-            line(format_args!("\nnot suggested:"));
-        }
-        for (object, why) in self.refused.iter().take(LISTED_HERE) {
-            line(format_args!("  {}: {}", escape(object, false), escape(why, false)));
-        }
-        if self.refused.len() > LISTED_HERE {
-            line(format_args!("  and {} more (--json lists them)", self.refused.len() - LISTED_HERE));
-        }
-        match diff {
-            Some(diff) => {
-                line(format_args!(
-                    "\nthis change of {} would give it. It was not made; read it first:\n",
-                    escape(&config.path.display().to_string(), false)
-                ));
-                text.push_str(&escape(&diff, true));
-            }
-            None => line(format_args!("\nno change of the configuration is suggested")),
-        }
-        text
-    }
 }

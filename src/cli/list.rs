@@ -1,18 +1,49 @@
 //! `upm list`: the configured plugins and their methods.
 
+use super::options::{Config, Json};
+use super::print::show;
 use super::terminal::escape;
+use super::values::{plugin, value};
 use crate::config::{self, EntrySpec};
 use crate::types::{Code, Failure};
 use serde_json::{Value, json};
 use std::fmt::Write;
-use std::path::Path;
+
+const AFTER: &str = "\
+Exit status:
+  0     The list is printed
+  125   The configuration cannot be used
+  126   The configuration does not name the plugin
+";
+
+/// List the configured plugins and their allowed methods
+///
+/// No plugin is run.
+#[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
+#[group(skip)]
+#[command(verbatim_doc_comment, after_help = AFTER)]
+pub(super) struct Args {
+    /// Only this plugin
+    #[arg(value_name = "Plugin", value_parser = value(plugin), allow_negative_numbers = true)]
+    pub plugin: Option<String>,
+    #[command(flatten)]
+    pub config: Config,
+    #[command(flatten)]
+    pub json: Json,
+}
+
+/// Prints text or JSON, and gives the exit status.
+pub(super) fn run(args: &Args) -> i32 {
+    show(listed(args).map(|text| (text, true)))
+}
 
 /// Text or JSON for stdout.
 ///
 /// # Errors
 /// A configuration that cannot be used, or a plugin that it does not name.
-pub fn run(config: Option<&Path>, plugin: Option<&str>, as_json: bool) -> Result<String, Failure> {
-    let config = config::load(config)?;
+fn listed(args: &Args) -> Result<String, Failure> {
+    let config = config::load(args.config.file.as_deref())?;
+    let plugin = args.plugin.as_deref();
     if let Some(name) = plugin.filter(|name| !config.plugins.contains_key(*name)) {
         let known: Vec<&str> = config.plugins.keys().map(String::as_str).collect();
         return Err(Failure::new(
@@ -26,7 +57,7 @@ pub fn run(config: Option<&Path>, plugin: Option<&str>, as_json: bool) -> Result
         ));
     }
     let listed = config.plugins.values().filter(|found| plugin.is_none_or(|name| name == found.name));
-    if as_json {
+    if args.json.json {
         let plugins: Vec<Value> = listed
             .map(|found| {
                 let (kind, entry) = entry(&found.entry);

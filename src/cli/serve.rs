@@ -3,6 +3,8 @@
 //! systemd starts it for each connection (`Accept=yes`), which is stdin (`StandardInput=socket`) or descriptor 3. The caller
 //! is known by what the kernel noted when it connected. Nothing here waits for a caller longer than the constants say.
 
+use super::options::Config;
+use super::print;
 use super::wire::{self, Refused};
 use crate::call::{self, Answer, Peer, reading};
 use crate::config;
@@ -37,12 +39,49 @@ const BACKLOG: usize = 256 << 10;
 /// Bytes of stderr in one line.
 const PIECE: usize = 4 << 10;
 
+const AFTER: &str = r#"Request:
+  It is one line of JSON. Only plugin and method are required:
+
+    {"plugin": "P", "method": "m", "args": [], "kwargs": {}, "project": "/DIR", "timeout": "30s",
+     "request_id": "UUID", "progress": true, "verbose": true}
+
+  The answer is the envelope, on one line. With progress and verbose such lines come before it:
+
+    {"type": "progress", "message": "half", "fraction": 0.5}
+    {"type": "stderr", "text": "what the plugin wrote"}
+
+  Hanging up cancels the call. This line cancels it too, with an answer:
+
+    {"type": "cancel", "signal": "SIGINT"}
+
+  `upm --via SOCKET <Plugin> <method>` is a client.
+
+Exit status:
+  0     The caller was answered
+  2     Stdin is not a connection
+  125   The engine could not
+"#;
+
+/// Answer one call of the client that connected to the service's socket
+///
+/// A service manager starts it for each connection (systemd: Accept=yes), which is stdin, or descriptor 3 as
+/// sd_listen_fds(3) describes. `callers` in the configuration says who may call what; without it only root and
+/// the service's own user may.
+#[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
+#[group(skip)]
+#[command(verbatim_doc_comment, after_help = AFTER)]
+pub(super) struct Args {
+    #[command(flatten)]
+    pub config: Config,
+}
+
 /// Answers the one request of the connection that this process was started with; its exit status says whether the service
 /// is well, not how the call ended.
-pub(super) fn run(config: Option<&Path>) -> i32 {
+pub(super) fn run(args: &Args) -> i32 {
+    let config = args.config.file.as_deref();
     let connection = match connection() {
         Ok(connection) => connection,
-        Err(failure) => return super::answer(&call::refuse(&failure, None)),
+        Err(failure) => return print::answer(&call::refuse(&failure, None)),
     };
     let mut wire = Wire::new(connection.as_fd());
     let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| answer(&connection, config, &mut wire)));

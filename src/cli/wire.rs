@@ -2,6 +2,8 @@
 //! told; and the envelope, which is the last. [`super::serve`] answers, [`super::via`] asks.
 #![forbid(unsafe_code)]
 
+use super::usage::shown;
+use super::values;
 use crate::call::packed::{Packer, Unpacker};
 use crate::call::{CallArgs, JsonSource};
 use crate::config::is_plugin_name;
@@ -103,7 +105,7 @@ pub(super) fn read(line: &[u8]) -> Texts {
 
 /// Understands what [`read`] took apart. `config` is the service's own `--config`.
 pub(super) fn understand(texts: Texts, config: Option<&Path>) -> Result<Request, Refused> {
-    let request_id = texts.request_id.as_deref().and_then(|id| super::uuid_of(OsStr::new(id)));
+    let request_id = texts.request_id.as_deref().and_then(|id| values::uuid(OsStr::new(id)));
     request_of(texts, config).map_err(|message| Refused { request_id, ..Refused::usage(message) })
 }
 
@@ -148,26 +150,27 @@ fn request_of(texts: Texts, config: Option<&Path>) -> Result<Request, String> {
         return Err(wrong);
     }
     if !is_plugin_name(&plugin) {
-        return Err(format!("{}: {}", quote(&plugin, 80), super::NO_PLUGIN));
+        return Err(format!("{}: {}", quote(&plugin, 80), values::NOT_A_PLUGIN));
     }
     if let Some(project) = &project
         && !project.starts_with('/')
     {
         return Err(format!("`project` of the request: {}: expected an absolute path", quote(project, 400)));
     }
+    let option = |name: &str, text: &str, why: String| format!("`{name}` of the request: {}: {why}", quote(text, 80));
+    let timeout = timeout.map(|text| values::timeout(OsStr::new(&text)).map_err(|why| option("timeout", &text, why)));
+    let request_id =
+        request_id.map(|text| values::request_id(OsStr::new(&text)).map_err(|why| option("request_id", &text, why)));
     Ok(Request {
         call: CallArgs {
             config: config.map(Path::to_owned),
             plugin,
-            method: super::method_name(OsStr::new(&method)).map_err(|error| error.message)?,
+            method: values::method(OsStr::new(&method))
+                .map_err(|why| format!("{}: {why}", shown(OsStr::new(&method))))?,
             json: JsonSource::Text(document),
             project: project.map(PathBuf::from),
-            timeout: timeout.as_deref().map(super::parse_timeout).transpose().map_err(|error| error.message)?,
-            request_id: request_id
-                .as_deref()
-                .map(|id| super::parse_request_id(OsStr::new(id)))
-                .transpose()
-                .map_err(|error| error.message)?,
+            timeout: timeout.transpose()?,
+            request_id: request_id.transpose()?,
             verbose,
         },
         progress,
@@ -286,22 +289,19 @@ mod tests {
             (r#"{"plugin":"P","method":"m","args":[{"a":1,"a":2}]}"#, "the request is not JSON that is accepted"),
             (r#"{"plugin":"P","method":"m"} x"#, "the request is not JSON that is accepted"),
             (r#"{"plugin":"P","method":"m","config":"/x"}"#, "config is no member of a request"),
-            (r#"{"plugin":"p","method":"m"}"#, "p: no name of a plugin"),
+            (r#"{"plugin":"p","method":"m"}"#, "p: not a plugin name"),
             (r#"{"plugin":7,"method":"m"}"#, "`plugin` of the request is no string"),
             (r#"{"plugin":"P","method":""}"#, "'': the method's name is empty"),
             (r#"{"plugin":"P","method":"m\n"}"#, "m\\n: the method's name has control characters"),
             (r#"{"plugin":"P","method":"m","project":"x"}"#, "`project` of the request: x: expected an absolute path"),
             (r#"{"plugin":"P","method":"m","project":null}"#, "`project` of the request is no string"),
             (r#"{"plugin":"P","method":"m","timeout":5}"#, "`timeout` of the request is no string"),
-            (r#"{"plugin":"P","method":"m","timeout":"5"}"#, "timeout 5: a time without a unit"),
-            (r#"{"plugin":"P","method":"m","request_id":"7"}"#, "request-id 7: no UUID"),
+            (r#"{"plugin":"P","method":"m","timeout":"5"}"#, "`timeout` of the request: 5: a time without a unit"),
+            (r#"{"plugin":"P","method":"m","request_id":"7"}"#, "`request_id` of the request: 7: not a UUID"),
             (r#"{"plugin":"P","method":"m","progress":1}"#, "`progress` of the request is neither"),
         ] {
             let message = message(line);
-            assert!(
-                message.starts_with(text) || message.trim_start_matches("--").starts_with(text),
-                "{line}: {message}"
-            );
+            assert!(message.starts_with(text), "{line}: {message}");
         }
         assert!(parse(b"{\"plugin\":\"P\xff\",\"method\":\"m\"}", None).is_err());
     }

@@ -68,6 +68,62 @@ fn help_and_version(#[values(Mode::Root, Mode::User)] mode: Mode) {
     assert_eq!(version.stdout.trim(), format!("upm {}", env!("CARGO_PKG_VERSION")));
 }
 
+/// `help` is a command, and `--help` may stand anywhere.
+#[rstest]
+fn help_of_a_command(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let Some(f) = Fixture::bare(mode) else { return };
+    let help = |words: &[&str]| {
+        let answer = f.upm(words).run();
+        assert_eq!((answer.exit, answer.stderr.as_str()), (Some(0), ""), "{words:?}: {answer:#?}");
+        answer.stdout
+    };
+    assert_eq!(help(&["help"]), help(&["--help"]));
+    assert_ne!(help(&["help"]), help(&["help", "explain"]));
+    for words in [["explain", "--help"], ["--help", "explain"], ["-h", "explain"]] {
+        assert_eq!(help(&words), help(&["help", "explain"]), "{words:?}");
+    }
+    assert!(help(&["help", "explain"]).contains("Usage: upm explain "));
+    let data = f.upm(["help", "explian"]).run().failed("usage", 2);
+    assert_eq!(data["details"]["suggestion"], "upm explain", "{data:#}");
+    f.upm(["help", "list", "more"]).run().failed("usage", 2);
+}
+
+/// Completions and manual pages are made of the command line's definition, and those here are the newest.
+#[test]
+fn completions_and_manual_pages_are_current() {
+    let xtask = std::path::Path::new(env!("CARGO_BIN_EXE_upm")).with_file_name("xtask");
+    assert!(xtask.is_file(), "{}: build it with `cargo build --workspace`, as tests/run does", xtask.display());
+    let output = std::process::Command::new(xtask).args(["docs", "--check"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Options may stand anywhere, also before the command, and are refused where they do nothing.
+#[rstest]
+fn options_stand_anywhere(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let Some(f) = Fixture::probe(mode, "") else { return };
+    let listed = f.upm(["list", "Probe", "--json"]).run().stdout;
+    assert!(listed.contains("Probe"), "{listed}");
+    for words in [["--json", "list", "Probe"], ["list", "--json", "Probe"], ["--json", "--", "list"]] {
+        assert_eq!(f.upm(words).run().stdout, listed, "{words:?}");
+    }
+    let config = f.text("upm_config.toml");
+    assert_eq!(f.upm(["--config", &config, "list", "Probe", "--json"]).run().stdout, listed);
+    let echo = r#"{"args":["echo",1]}"#;
+    let wanted = f.upm(["Probe", "run", echo]).run().result();
+    for words in [["--timeout", "9s", "Probe", "run", echo], ["Probe", "run", "--timeout=9s", "--", echo]] {
+        assert_eq!(f.upm(words).run().result(), wanted, "{words:?}");
+    }
+    for words in [
+        &["list", "--timeout", "1s"][..],
+        &["--may", "read /x", "Probe", "run"],
+        &["audit", "show", "--via", "/x"],
+        &["Probe", "run", "--timeout", "1s", "--timeout", "1s"],
+        &["Probe", "run", "--", "{}", "--timeout", "1s"],
+    ] {
+        f.upm(words).run().failed("usage", 2);
+    }
+}
+
 #[rstest]
 fn verbose_streams_the_plugins_stderr(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let Some(f) = Fixture::probe(mode, "") else { return };

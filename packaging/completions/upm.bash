@@ -1,58 +1,477 @@
-# bash completion of upm: plugins and methods come from the configuration that the command line names.
-
-_upm() {
-    local cur prev words cword
+# made by `cargo xtask docs`; what is written by hand is in xtask/completions
+_upm_options() {
+    local i cur prev opts cmd
     COMPREPLY=()
-    cur=${COMP_WORDS[COMP_CWORD]}
-    prev=${COMP_WORDS[COMP_CWORD-1]}
+    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+        cur="$2"
+    else
+        cur="${COMP_WORDS[COMP_CWORD]}"
+    fi
+    prev="$3"
+    cmd=""
+    opts=""
 
-    local value='--config --via --project --timeout --request-id --may --since --plugin'
-    case $prev in
-        --config | --via) COMPREPLY=($(compgen -f -- "$cur")); compopt -o filenames 2>/dev/null; return ;;
-        --project) COMPREPLY=($(compgen -d -- "$cur")); compopt -o filenames 2>/dev/null; return ;;
-        --may) COMPREPLY=($(compgen -W 'read write connect syscall' -- "$cur")); return ;;
-        --timeout | --request-id | --since) return ;;
+    for i in "${COMP_WORDS[@]:0:COMP_CWORD}"
+    do
+        case "${cmd},${i}" in
+            ",$1")
+                cmd="upm"
+                ;;
+            upm,PLUGIN)
+                cmd="upm__subcmd__PLUGIN"
+                ;;
+            upm,audit)
+                cmd="upm__subcmd__audit"
+                ;;
+            upm,check)
+                cmd="upm__subcmd__check"
+                ;;
+            upm,doctor)
+                cmd="upm__subcmd__doctor"
+                ;;
+            upm,explain)
+                cmd="upm__subcmd__explain"
+                ;;
+            upm,help)
+                cmd="upm__subcmd__help"
+                ;;
+            upm,learn)
+                cmd="upm__subcmd__learn"
+                ;;
+            upm,list)
+                cmd="upm__subcmd__list"
+                ;;
+            upm,serve)
+                cmd="upm__subcmd__serve"
+                ;;
+            *)
+                ;;
+        esac
+    done
+
+    case "${cmd}" in
+        upm)
+            opts="-v -h -V --config --project --timeout --request-id --verbose --via --help --version list explain learn check doctor audit serve help PLUGIN"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                --project)
+                    COMPREPLY=()
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o plusdirs
+                    fi
+                    return 0
+                    ;;
+                --timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --request-id)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --via)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        upm__subcmd__PLUGIN)
+            opts="-v -h --config --project --timeout --request-id --verbose --via --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                --project)
+                    COMPREPLY=()
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o plusdirs
+                    fi
+                    return 0
+                    ;;
+                --timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --request-id)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --via)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        upm__subcmd__audit)
+            opts="-h --help --request-id --since --plugin --config --json show"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --request-id)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --since)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --plugin)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        upm__subcmd__check)
+            opts="-h --help --config --json"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        upm__subcmd__doctor)
+            opts="-h --help --config --json"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        upm__subcmd__explain)
+            opts="-h --help --project --may --config --json"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --project)
+                    COMPREPLY=()
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o plusdirs
+                    fi
+                    return 0
+                    ;;
+                --may)
+                    COMPREPLY=($(compgen -W "read write connect syscall" -- "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        upm__subcmd__help)
+            opts="-h --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        upm__subcmd__learn)
+            opts="-h -v --help --config --project --timeout --request-id --verbose --json"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                --project)
+                    COMPREPLY=()
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o plusdirs
+                    fi
+                    return 0
+                    ;;
+                --timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --request-id)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        upm__subcmd__list)
+            opts="-h --help --config --json"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        upm__subcmd__serve)
+            opts="-h --help --config"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
     esac
+}
 
-    # the words so far without options, and which configuration they are about
-    local at word config=() plain=()
+# Plugins and methods come from the configuration that the command line names. `_upm_options` is asked for the rest,
+# without values of options among the words.
+_upm() {
+    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}
+    local at word is_value='' config=() plain=()
+    COMPREPLY=()
     for ((at = 1; at < COMP_CWORD; at++)); do
         word=${COMP_WORDS[at]}
         case $word in
-            --config) config=(--config "${COMP_WORDS[at+1]}"); ((at++)) ;;
-            -*) [[ " $value " != *" $word "* ]] || ((at++)) ;;
+            --config | --may | --plugin | --project | --request-id | --since | --timeout | --via)
+                ((++at < COMP_CWORD)) || is_value=yes
+                [[ $word != --config ]] || config=(--config "${COMP_WORDS[at]}")
+                ;;
+            -*) ;;
             *) plain+=("$word") ;;
         esac
     done
 
-    if [[ $prev == --plugin ]]; then
+    if [[ $is_value && $prev == --plugin ]]; then
         COMPREPLY=($(compgen -W "$(_upm_list "${config[@]}")" -- "$cur"))
-        return
-    fi
-    if [[ $cur == -* ]]; then
-        local options='--config --json --help'
-        case ${plain[0]-} in
-            '') options='--config --via --project --timeout --request-id --verbose --json --may --since --plugin --help --version' ;;
-            list | check | doctor) ;;
-            audit) options='--request-id --since --plugin --config --json --help' ;;
-            serve) options='--config --help' ;;
-            learn) options='--config --project --timeout --verbose --json --help' ;;
-            explain) options='--config --project --may --json --help' ;;
-            *) options='--config --via --project --timeout --request-id --verbose --help' ;;
+    elif [[ $is_value || $cur == -* ]]; then
+        [[ ${plain[0]-} != [A-Z]* ]] || plain=(PLUGIN)
+        local COMP_WORDS=(upm "${plain[@]}" ${is_value:+"$prev"} "$cur")
+        local COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+        _upm_options upm "$cur" "$prev"
+        [[ ! $is_value ]] || compopt -o filenames 2>/dev/null
+    else
+        local want=()
+        case ${#plain[@]}:${plain[0]-} in
+            0:) want=(list explain learn check doctor audit serve help $(_upm_list "${config[@]}")) ;;
+            1:audit) want=(show) ;;
+            1:help) want=(list explain learn check doctor audit serve help) ;;
+            1:[A-Z]*) want=($(_upm_list "${config[@]}" "${plain[0]}")) ;;
+            1:*)
+                case ${plain[0]} in
+                    list | explain | learn) want=($(_upm_list "${config[@]}")) ;;
+                esac
+                ;;
+            2:*)
+                case ${plain[0]} in
+                    explain | learn) want=($(_upm_list "${config[@]}" "${plain[1]}")) ;;
+                esac
+                ;;
         esac
-        COMPREPLY=($(compgen -W "$options" -- "$cur"))
-        return
+        COMPREPLY=($(compgen -W "${want[*]}" -- "$cur"))
     fi
-
-    local want=()
-    case ${#plain[@]}:${plain[0]-} in
-        0:) want=(list explain learn check doctor audit serve $(_upm_list "${config[@]}")) ;;
-        1:audit) want=(show) ;;
-        1:list | 1:explain | 1:learn) want=($(_upm_list "${config[@]}")) ;;
-        2:explain | 2:learn) want=($(_upm_list "${config[@]}" "${plain[1]}")) ;;
-        1:[A-Z]*) want=($(_upm_list "${config[@]}" "${plain[0]}")) ;;
-    esac
-    COMPREPLY=($(compgen -W "${want[*]}" -- "$cur"))
 }
 
 # The plugins, or with a plugin its methods. A plugin's name is letters, digits and underscores; of the methods only

@@ -1,4 +1,88 @@
-# fish completion of upm: plugins and methods come from the configuration that the command line names.
+# made by `cargo xtask docs`; what is written by hand is in xtask/completions
+# Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
+function __fish_upm_global_optspecs
+    string join \n config= project= timeout= request-id= v/verbose via= h/help V/version
+end
+
+function __fish_upm_needs_command
+    # Figure out if the current invocation already has a command.
+    set -l cmd (commandline -opc)
+    set -e cmd[1]
+    argparse -s (__fish_upm_global_optspecs) -- $cmd 2>/dev/null
+    or return
+    if set -q argv[1]
+        # Also print the command, so this can be used to figure out what it is.
+        echo $argv[1]
+        return 1
+    end
+    return 0
+end
+
+function __fish_upm_using_subcommand
+    set -l cmd (__fish_upm_needs_command)
+    test -z "$cmd"
+    and return 1
+    contains -- $cmd[1] $argv
+end
+
+complete -c upm -n "__fish_upm_needs_command" -l config -d 'Configuration file' -r -F
+complete -c upm -n "__fish_upm_needs_command" -l project -d 'Directory to work on, instead of `project_root`; `projects` must allow it' -r -f -a "(__fish_complete_directories)"
+complete -c upm -n "__fish_upm_needs_command" -l timeout -d 'Shorten the time limit: a number and ms, s, m or h' -r
+complete -c upm -n "__fish_upm_needs_command" -l request-id -d 'UUID of the answer and the audit records, instead of a new one' -r
+complete -c upm -n "__fish_upm_needs_command" -l via -d 'Let the service that listens there make the call; it has its own configuration' -r -F
+complete -c upm -n "__fish_upm_needs_command" -s v -l verbose -d 'Show the plugin\'s stderr as it comes'
+complete -c upm -n "__fish_upm_needs_command" -s h -l help -d 'Print help'
+complete -c upm -n "__fish_upm_needs_command" -s V -l version -d 'Print version'
+complete -c upm -n "__fish_upm_needs_command" -f -a "list" -d 'List the configured plugins and their allowed methods'
+complete -c upm -n "__fish_upm_needs_command" -f -a "explain" -d 'Show what a call may do, and which line of the configuration says so'
+complete -c upm -n "__fish_upm_needs_command" -f -a "learn" -d 'Make a call, and propose the change of the configuration that it needs'
+complete -c upm -n "__fish_upm_needs_command" -f -a "check" -d 'Check the configuration and every plugin'
+complete -c upm -n "__fish_upm_needs_command" -f -a "doctor" -d 'Check what this host offers for each layer of the sandbox'
+complete -c upm -n "__fish_upm_needs_command" -f -a "audit" -d 'Show the records of calls'
+complete -c upm -n "__fish_upm_needs_command" -f -a "serve" -d 'Answer one call of the client that connected to the service\'s socket'
+complete -c upm -n "__fish_upm_needs_command" -f -a "help" -d 'Print help of upm, or of a command'
+complete -c upm -n "__fish_upm_using_subcommand list" -l config -d 'Configuration file' -r -F
+complete -c upm -n "__fish_upm_using_subcommand list" -s h -l help -d 'Print help'
+complete -c upm -n "__fish_upm_using_subcommand list" -l json -d 'Print JSON instead of text'
+complete -c upm -n "__fish_upm_using_subcommand explain" -l project -d 'Directory to work on, instead of `project_root`; `projects` must allow it' -r -f -a "(__fish_complete_directories)"
+complete -c upm -n "__fish_upm_using_subcommand explain" -l may -d 'Only whether the call may do this: \'read /PATH\', \'write /PATH\', \'connect HOST:PORT\', \'syscall NAME\'' -r -f -a "read\t''
+write\t''
+connect\t''
+syscall\t''"
+complete -c upm -n "__fish_upm_using_subcommand explain" -l config -d 'Configuration file' -r -F
+complete -c upm -n "__fish_upm_using_subcommand explain" -s h -l help -d 'Print help'
+complete -c upm -n "__fish_upm_using_subcommand explain" -l json -d 'Print JSON instead of text'
+complete -c upm -n "__fish_upm_using_subcommand learn" -l config -d 'Configuration file' -r -F
+complete -c upm -n "__fish_upm_using_subcommand learn" -l project -d 'Directory to work on, instead of `project_root`; `projects` must allow it' -r -f -a "(__fish_complete_directories)"
+complete -c upm -n "__fish_upm_using_subcommand learn" -l timeout -d 'Shorten the time limit: a number and ms, s, m or h' -r
+complete -c upm -n "__fish_upm_using_subcommand learn" -l request-id -d 'UUID of the answer and the audit records, instead of a new one' -r
+complete -c upm -n "__fish_upm_using_subcommand learn" -s h -l help -d 'Print help'
+complete -c upm -n "__fish_upm_using_subcommand learn" -s v -l verbose -d 'Show the plugin\'s stderr as it comes'
+complete -c upm -n "__fish_upm_using_subcommand learn" -l json -d 'Print JSON instead of text'
+complete -c upm -n "__fish_upm_using_subcommand check" -l config -d 'Configuration file' -r -F
+complete -c upm -n "__fish_upm_using_subcommand check" -s h -l help -d 'Print help'
+complete -c upm -n "__fish_upm_using_subcommand check" -l json -d 'Print JSON instead of text'
+complete -c upm -n "__fish_upm_using_subcommand doctor" -l config -d 'Configuration file' -r -F
+complete -c upm -n "__fish_upm_using_subcommand doctor" -s h -l help -d 'Print help'
+complete -c upm -n "__fish_upm_using_subcommand doctor" -l json -d 'Print JSON instead of text'
+complete -c upm -n "__fish_upm_using_subcommand audit" -l request-id -d 'Only this call' -r
+complete -c upm -n "__fish_upm_using_subcommand audit" -l since -d 'Only calls that began since then: 90s, 15m, 1h, 2d, 1w ago; today; yesterday; 2026-11-24, 2026-11-24T13:00 (of this host); 2026-11-24T13:00:00Z' -r
+complete -c upm -n "__fish_upm_using_subcommand audit" -l plugin -d 'Only calls of this plugin' -r
+complete -c upm -n "__fish_upm_using_subcommand audit" -l config -d 'Configuration file' -r -F
+complete -c upm -n "__fish_upm_using_subcommand audit" -s h -l help -d 'Print help'
+complete -c upm -n "__fish_upm_using_subcommand audit" -l json -d 'Print JSON instead of text'
+complete -c upm -n "__fish_upm_using_subcommand serve" -l config -d 'Configuration file' -r -F
+complete -c upm -n "__fish_upm_using_subcommand serve" -s h -l help -d 'Print help'
+complete -c upm -n "__fish_upm_using_subcommand help" -s h -l help -d 'Print help'
+complete -c upm -n __upm_calls -l config -d 'Configuration file' -r -F
+complete -c upm -n __upm_calls -l project -d 'Directory to work on, instead of `project_root`; `projects` must allow it' -r -f -a "(__fish_complete_directories)"
+complete -c upm -n __upm_calls -l timeout -d 'Shorten the time limit: a number and ms, s, m or h' -r
+complete -c upm -n __upm_calls -l request-id -d 'UUID of the answer and the audit records, instead of a new one' -r
+complete -c upm -n __upm_calls -l via -d 'Let the service that listens there make the call; it has its own configuration' -r -F
+complete -c upm -n __upm_calls -s v -l verbose -d 'Show the plugin\'s stderr as it comes'
+complete -c upm -n __upm_calls -s h -l help -d 'Print help'
+
+# Plugins and methods come from the configuration that the command line names.
 
 # the words so far without options and their values
 function __upm_words
@@ -6,7 +90,7 @@ function __upm_words
     for word in (commandline -opc)[2..]
         if test $skip = 1
             set skip 0
-        else if contains -- $word --config --via --project --timeout --request-id --may --since --plugin
+        else if contains -- $word --config --may --plugin --project --request-id --since --timeout --via
             set skip 1
         else if not string match -q -- '-*' $word
             echo $word
@@ -32,47 +116,31 @@ plugins = json.load(sys.stdin)['plugins']
 print('\n'.join(name for name in $what if re.fullmatch('[A-Za-z0-9_]+', name)))" 2>/dev/null
 end
 
-function __upm_at --argument-names count
-    test (count (__upm_words)) = $count
+function __upm_calls
+    string match -qr '^[A-Z]' -- (__upm_words)[1]
 end
 
-function __upm_plugin_next
-    set -l words (__upm_words)
-    test (count $words) = 0; or begin
-        test (count $words) = 1; and contains -- $words[1] list explain learn
-    end
-end
-
-function __upm_methods
+# the words that may stand at this place
+function __upm_next
     set -l words (__upm_words)
     switch (count $words)
+        case 0
+            __upm_list
         case 1
-            string match -qr '^[A-Z]' -- $words[1]; and __upm_list $words[1]
+            if string match -qr '^[A-Z]' -- $words[1]
+                __upm_list $words[1]
+            else if contains -- $words[1] list explain learn
+                __upm_list
+            else if contains -- $words[1] help
+                string split ' ' 'list explain learn check doctor audit serve help'
+            else if test $words[1] = audit
+                echo show
+            end
         case 2
             contains -- $words[1] explain learn; and __upm_list $words[2]
     end
 end
 
 complete -c upm -f
-complete -c upm -n '__upm_at 0' -a list -d 'The configured plugins and their methods'
-complete -c upm -n '__upm_at 0' -a explain -d 'What a call would be allowed'
-complete -c upm -n '__upm_at 0' -a learn -d 'Make a call, and tell what it was not given'
-complete -c upm -n '__upm_at 0' -a check -d 'Whether the configuration can be used'
-complete -c upm -n '__upm_at 0' -a doctor -d 'What this host offers'
-complete -c upm -n '__upm_at 0' -a audit -d 'What is on record of calls'
-complete -c upm -n 'test (__upm_words)[1] = audit 2>/dev/null; and __upm_at 1' -a show
-complete -c upm -n '__upm_at 0' -a serve -d 'Answer the caller whose connection is stdin'
-complete -c upm -n __upm_plugin_next -a '(__upm_list)'
-complete -c upm -a '(__upm_methods)'
-complete -c upm -l config -r -F -d 'Configuration file'
-complete -c upm -l via -r -F -d 'Let the service that listens there make the call'
-complete -c upm -l project -x -a '(__fish_complete_directories)' -d 'Directory to work on'
-complete -c upm -l timeout -x -d 'Shorten the time limit'
-complete -c upm -l request-id -x -d 'UUID of the answer and the audit records'
-complete -c upm -s v -l verbose -d 'Show the stderr of the plugin as it comes'
-complete -c upm -l json -d 'Commands: print JSON'
-complete -c upm -l may -x -a 'read write connect syscall' -d 'explain: only whether the call may do this'
-complete -c upm -l since -x -d 'audit show: only calls that began since then'
-complete -c upm -l plugin -x -a '(__upm_list)' -d 'audit show: only calls of this plugin'
-complete -c upm -s h -l help -d 'Print help'
-complete -c upm -s V -l version -d 'Print the version'
+complete -c upm -a '(__upm_next)'
+complete -c upm -l plugin -x -a '(__upm_list)'

@@ -594,17 +594,19 @@ const FILES: &[Tests] = &[
         only: &[],
         without: &[("no_other_directory_is_given_away", "a hundred calls take a minute here")],
     },
-    Tests { file: "own_filter", place: Place::Top, only: &[], without: &[] },
     Tests {
         file: "audit_attacks",
         place: Place::Top,
         only: &[],
-        without: &[("a_full_disk_hides_no_call::mode_1_Mode__Root", "the disk is a tmpfs: no mapped ids before 6.3")],
+        without: &[
+            ("a_full_disk_hides_no_call::mode_1_Mode__Root", "the disk is a tmpfs: no mapped ids before 6.3"),
+            ("a_reader_who_locks_the_file", SECONDS),
+        ],
     },
     Tests {
         file: "effort",
         place: Place::Top,
-        only: &["a_connection_to_the_stub", "little_more_than_the_call"],
+        only: &["little_more_than_the_call"],
         without: &[
             // frames: upm reads megabytes by its own code, in which the kernel has no part
             ("little_more_than_the_call::case_1", SLOW),
@@ -622,7 +624,7 @@ const CALLERS: &[Tests] = &[
         file: "afterwards",
         place: Place::Top,
         only: &[],
-        without: &[("when_a_limit_ends_its_process", "Python may need longer than that limit to start without KVM")],
+        without: &[("when_a_limit_ends_its_process", SECONDS), ("a_programs_last_frame", SECONDS)],
     },
     Tests {
         file: "strangers",
@@ -632,6 +634,8 @@ const CALLERS: &[Tests] = &[
     },
 ];
 
+// so does own_filter.rs, which is not here
+const SECONDS: &str = "counts seconds, and without KVM a call itself may take as long";
 const SLOW: &str = "takes half a minute without KVM";
 
 #[rstest]

@@ -26,7 +26,7 @@ function __fish_upm_using_subcommand
 end
 
 complete -c upm -n "__fish_upm_needs_command" -l config -d 'Configuration file' -r -F
-complete -c upm -n "__fish_upm_needs_command" -l project -d 'Directory to work on, instead of `project_root`; `projects` must allow it' -r -f -a "(__fish_complete_directories)"
+complete -c upm -n "__fish_upm_needs_command" -l project -d 'Directory to work on, instead of project_root; projects must allow it' -r -f -a "(__fish_complete_directories)"
 complete -c upm -n "__fish_upm_needs_command" -l timeout -d 'Shorten the time limit: a number and ms, s, m or h' -r
 complete -c upm -n "__fish_upm_needs_command" -l request-id -d 'UUID of the answer and the audit records, instead of a new one' -r
 complete -c upm -n "__fish_upm_needs_command" -l via -d 'Let the service that listens there make the call; it has its own configuration' -r -F
@@ -44,7 +44,7 @@ complete -c upm -n "__fish_upm_needs_command" -f -a "help" -d 'Print help of upm
 complete -c upm -n "__fish_upm_using_subcommand list" -l config -d 'Configuration file' -r -F
 complete -c upm -n "__fish_upm_using_subcommand list" -s h -l help -d 'Print help'
 complete -c upm -n "__fish_upm_using_subcommand list" -l json -d 'Print JSON instead of text'
-complete -c upm -n "__fish_upm_using_subcommand explain" -l project -d 'Directory to work on, instead of `project_root`; `projects` must allow it' -r -f -a "(__fish_complete_directories)"
+complete -c upm -n "__fish_upm_using_subcommand explain" -l project -d 'Directory to work on, instead of project_root; projects must allow it' -r -f -a "(__fish_complete_directories)"
 complete -c upm -n "__fish_upm_using_subcommand explain" -l may -d 'Only whether the call may do this: \'read /PATH\', \'write /PATH\', \'connect HOST:PORT\', \'syscall NAME\'' -r -f -a "read\t''
 write\t''
 connect\t''
@@ -53,7 +53,7 @@ complete -c upm -n "__fish_upm_using_subcommand explain" -l config -d 'Configura
 complete -c upm -n "__fish_upm_using_subcommand explain" -s h -l help -d 'Print help'
 complete -c upm -n "__fish_upm_using_subcommand explain" -l json -d 'Print JSON instead of text'
 complete -c upm -n "__fish_upm_using_subcommand learn" -l config -d 'Configuration file' -r -F
-complete -c upm -n "__fish_upm_using_subcommand learn" -l project -d 'Directory to work on, instead of `project_root`; `projects` must allow it' -r -f -a "(__fish_complete_directories)"
+complete -c upm -n "__fish_upm_using_subcommand learn" -l project -d 'Directory to work on, instead of project_root; projects must allow it' -r -f -a "(__fish_complete_directories)"
 complete -c upm -n "__fish_upm_using_subcommand learn" -l timeout -d 'Shorten the time limit: a number and ms, s, m or h' -r
 complete -c upm -n "__fish_upm_using_subcommand learn" -l request-id -d 'UUID of the answer and the audit records, instead of a new one' -r
 complete -c upm -n "__fish_upm_using_subcommand learn" -s h -l help -d 'Print help'
@@ -75,7 +75,7 @@ complete -c upm -n "__fish_upm_using_subcommand serve" -l config -d 'Configurati
 complete -c upm -n "__fish_upm_using_subcommand serve" -s h -l help -d 'Print help'
 complete -c upm -n "__fish_upm_using_subcommand help" -s h -l help -d 'Print help'
 complete -c upm -n __upm_calls -l config -d 'Configuration file' -r -F
-complete -c upm -n __upm_calls -l project -d 'Directory to work on, instead of `project_root`; `projects` must allow it' -r -f -a "(__fish_complete_directories)"
+complete -c upm -n __upm_calls -l project -d 'Directory to work on, instead of project_root; projects must allow it' -r -f -a "(__fish_complete_directories)"
 complete -c upm -n __upm_calls -l timeout -d 'Shorten the time limit: a number and ms, s, m or h' -r
 complete -c upm -n __upm_calls -l request-id -d 'UUID of the answer and the audit records, instead of a new one' -r
 complete -c upm -n __upm_calls -l via -d 'Let the service that listens there make the call; it has its own configuration' -r -F

@@ -19,7 +19,7 @@ Exit status:
 ///
 /// Each layer is tried on this host, with what must work and what must not. What is missing is printed, and what an
 /// administrator can do. With a configuration, its audit sinks, its `landlock_min_abi` and, as root, the file
-/// systems of its granted paths are checked too.
+/// systems of its granted paths are checked too. With --json every act that was tried is listed.
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
 #[group(skip)]
 #[command(verbatim_doc_comment, after_help = AFTER)]

@@ -45,6 +45,7 @@ Examples:
 ///
 /// The call is made as always, with the same confinement and the same effects. What the plugin looks for and is
 /// not given is noted. The change of the configuration that would give it is printed as a diff. Nothing is changed.
+/// With --json the call's answer is printed too.
 ///
 /// The proposal is the least: the nearest directory, reading rather than writing, hosts by name. It does not have
 /// what an empty plugin in the same interpreter looks for, what `upm check` would refuse, system directories, what

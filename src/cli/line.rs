@@ -58,6 +58,13 @@ enum Typed {
 /// The whole command line: a call, which is `upm` itself, and the commands. Help, completions and manual pages are made of it.
 #[must_use]
 pub fn command() -> clap::Command {
+    let root = tree();
+    let usages = help::usages(&root);
+    root.override_usage(usages)
+}
+
+/// The same without its usage, which no line is read by.
+fn tree() -> clap::Command {
     // clap's own would say that there is a longer help; it is one.
     let help =
         || Arg::new("help").short('h').long("help").action(ArgAction::Help).help("Print help").display_order(900);
@@ -71,8 +78,7 @@ pub fn command() -> clap::Command {
         .arg(help())
         .mut_subcommands(|command| command.arg(help()));
     root.build();
-    let usages = help::usages(&root);
-    root.override_usage(usages)
+    root
 }
 
 /// Reads a command line. `args` begins with the program's own name, as `std::env::args_os` does.
@@ -164,7 +170,7 @@ fn every_option() -> clap::Command {
         .disable_version_flag(true)
         .arg(words.value_parser(OsStringValueParser::new()))
         .args([flag("help", 'h'), flag("version", 'V')]);
-    let root = command();
+    let root = tree();
     let options = std::iter::once(&root).chain(root.get_subcommands()).flat_map(clap::Command::get_arguments);
     for option in options.filter(|arg| !arg.is_positional()) {
         if !all.get_arguments().any(|known| known.get_long() == option.get_long()) {

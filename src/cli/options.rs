@@ -1,4 +1,5 @@
-//! Options that more than one command has. No doc comments on the structs: clap would take them for the command's.
+//! Options that more than one command has. No doc comments on the structs: clap would take them for the command's. No
+//! backticks in a help line: shells read it in completions.
 
 use super::values::{json, method, plugin, request_id, timeout, value};
 use crate::call::{CallArgs, JsonSource};
@@ -29,7 +30,7 @@ pub(super) struct Json {
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
 #[group(skip)]
 pub(super) struct Project {
-    /// Directory to work on, instead of `project_root`; `projects` must allow it
+    /// Directory to work on, instead of project_root; projects must allow it
     #[arg(long = "project", value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub project: Option<PathBuf>,
 }
@@ -52,7 +53,7 @@ pub(super) struct Method {
 pub(super) struct Call {
     #[command(flatten)]
     pub method: Method,
-    /// {"args": [...], "kwargs": {...}}, both optional; `-` reads it from stdin [default: {}]
+    /// {"args": [...], "kwargs": {...}}, both optional; - reads it from stdin [default: {}]
     #[arg(value_name = "JSON | -", value_parser = value(json), allow_negative_numbers = true)]
     pub arguments: Option<JsonSource>,
     #[command(flatten)]

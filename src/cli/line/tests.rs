@@ -261,6 +261,11 @@ fn an_option_of_one_name_has_one_form() {
         assert!(!form.0 || form.1.is_none(), "--{name}: a letter that takes a value is not split");
     }
     assert!(forms.len() > 9, "{forms:?}");
+    // Shells read help lines in completions.
+    for argument in std::iter::once(&root).chain(root.get_subcommands()).flat_map(clap::Command::get_arguments) {
+        let help = argument.get_help().expect("every argument has a help line").to_string();
+        assert!(!help.contains(['`', '$', '\\']), "{help}");
+    }
 }
 
 #[test]

@@ -276,7 +276,8 @@ fn unknown_words_get_a_suggestion() {
         let error = parsed(&[word, "install"]).unwrap_err();
         assert_eq!(error.suggestion.as_deref(), Some(suggestion));
         assert!(error.message.starts_with(&format!("{word}: no command")), "{error}");
-        assert_eq!(Failure::from(error).details["suggestion"], suggestion);
+        let details = Details::Usage { usage: USAGE.to_owned(), suggestion: Some(suggestion.to_owned()) };
+        assert_eq!(Failure::from(error).details, details);
     }
     assert!(message(&["P", "m", "--timout", "1s"]).starts_with("--timout: unknown option; did you mean --timeout?"));
 }

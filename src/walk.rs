@@ -142,20 +142,34 @@ impl Object {
         self.fuse.clone().or_else(|| object_flaw(&self.stat, uid))
     }
 
-    /// Why somebody other than root could have put something else in this object's place: the directories above it are
-    /// looked at. Into one with the sticky bit anyone may move what root owns elsewhere.
+    /// Whoever is lent what `owner`, the object's user and group, may do in it: why somebody other than that user and root could
+    /// have chosen in what. Of what root or its group owns, root alone may have. The directories above are looked at, and of a
+    /// directory that is root's who may add entries to it; `groups_too`: also one that is root's by its group alone.
     #[must_use]
-    pub fn placed_by_others(&self) -> Option<(PathBuf, Flaw)> {
-        let parent = self.parent.as_deref()?;
-        let own = object_flaw(&parent.stat, 0).map(|flaw| (parent.path.clone(), flaw));
-        own.or_else(|| parent.flaw_but_for_root())
+    pub fn chosen_by_others(&self, owner: (u32, u32), groups_too: bool) -> Option<(PathBuf, Flaw)> {
+        let roots = owner.0 == 0 || owner.1 == 0;
+        let user = if roots { 0 } else { owner.0 };
+        let holds_others = || {
+            let flaw = object_flaw(&self.stat, 0).filter(|_| self.is_dir() && roots && (owner.0 == 0 || groups_too));
+            flaw.map(|flaw| (self.path.clone(), flaw))
+        };
+        self.placed_by_others(user).or_else(holds_others)
     }
 
-    /// As `flaw`, where root alone may change things.
-    fn flaw_but_for_root(&self) -> Option<(PathBuf, Flaw)> {
+    /// Why somebody other than root and `user` could have put something else in this object's place: the directories above it
+    /// are looked at. Into one of root's with the sticky bit anyone may move what root owns elsewhere.
+    fn placed_by_others(&self, user: u32) -> Option<(PathBuf, Flaw)> {
+        let parent = self.parent.as_deref()?;
+        let own = placing_flaw(&parent.stat, user).map(|flaw| (parent.path.clone(), flaw));
+        own.or_else(|| parent.flaw_but_for(user))
+    }
+
+    /// As `flaw`, where root and `user` alone may change things.
+    fn flaw_but_for(&self, user: u32) -> Option<(PathBuf, Flaw)> {
         self.chain().find_map(|object| {
-            let own = if is_root_sticky(&object.stat) { None } else { object_flaw(&object.stat, 0) };
-            Some((object.path.clone(), object.fuse.clone().or(own)?))
+            let own = if is_root_sticky(&object.stat) { None } else { placing_flaw(&object.stat, user) };
+            let fuse = object.fuse.clone().filter(|fuse| *fuse != Flaw::Fuse { uid: Some(user) });
+            Some((object.path.clone(), fuse.or(own)?))
         })
     }
 
@@ -489,7 +503,7 @@ impl Walker {
         // The flaw of a link is its own owner, or what lies above it.
         let flaw = match self.how {
             How::AnyLinks => None,
-            How::RootLinks => link.flaw_but_for_root(),
+            How::RootLinks => link.flaw_but_for(0),
             _ => link.flaw.clone(),
         };
         if let Some((by, flaw)) = flaw {
@@ -537,6 +551,12 @@ fn keep(object: Rc<Object>) -> Rc<Object> {
 /// A directory in which others may add entries, but not exchange those of others.
 fn is_root_sticky(stat: &Stat) -> bool {
     stat.st_uid == 0 && stat.st_mode & 0o1000 != 0 && FileType::from_raw_mode(stat.st_mode) == FileType::Directory
+}
+
+/// Who besides root and `user` could put things into a directory. Whom a user lets write has been let; where root's own is
+/// lent nobody else may.
+fn placing_flaw(stat: &Stat, user: u32) -> Option<Flaw> {
+    object_flaw(stat, user).filter(|flaw| user == 0 || !matches!(flaw, Flaw::Mode { .. }))
 }
 
 /// Who besides root and `uid` could change the object. POSIX ACLs need no reading of their own: the group bits of a file

@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::service::Service;
 use common::{Fixture, Mode, OWNER, PROBE, assert_ok};
 use serde_json::{Value, json};
 use std::fs;
@@ -198,4 +199,102 @@ fn no_other_directory_is_given_away() {
     assert!(exchanged > 0, "the attack was made");
     assert_ok(&f.act("echo", Value::Null));
     assert_eq!(owner(&theirs.join("project")), Some(54321), "the control: it is made and given");
+}
+
+/// Into a directory of root's where others may add files they put what is root's: a hard link where `fs.protected_hardlinks` is
+/// 0, a file of root's that lies in a directory of their own anyway.
+#[test]
+fn a_directory_of_roots_that_others_add_to_is_not_lent() {
+    let Some(f) = Fixture::probe(Mode::Root, "read = [\"data\"]\n") else { return };
+    f.mkdir("data");
+    f.write("key", "root's own");
+    fs::set_permissions(f.path("key"), fs::Permissions::from_mode(0o600)).unwrap();
+    // what a neighbour can do there
+    fs::hard_link(f.path("key"), f.path("data/link")).unwrap();
+    let read = || f.run("read", json!([f.text("data/link")]));
+    let mode = |mode: u32| fs::set_permissions(f.path("data"), fs::Permissions::from_mode(mode)).unwrap();
+    for open in [0o1777, 0o775] {
+        mode(open);
+        let data = read().failed("config_invalid", 125);
+        let text = data["error"].as_str().unwrap();
+        let command = format!("chmod go-w {}", f.text("data"));
+        assert!(text.contains(&command) && data["details"]["key"] == "read", "{open:o}: {text}");
+        let check = f.upm(["check"]).run();
+        assert!(check.exit == Some(1) && check.stdout.contains(&command), "{check:#?}");
+        // the command mends it, and the control: what root alone could have put there is lent
+        assert!(Command::new("sh").args(["-c", &command]).status().unwrap().success());
+        assert_ok(&read().result());
+    }
+    // root's by its group alone: a directory that a neighbour made in one with the set-group-id bit
+    f.mkdir("drop");
+    fs::set_permissions(f.path("drop"), fs::Permissions::from_mode(0o2777)).unwrap();
+    let neighbour = ["--reuid", "45678", "--regid", "45678", "--clear-groups", "mkdir"];
+    let made = Command::new("setpriv").args(neighbour).arg(f.path("drop/made")).status().unwrap();
+    assert!(made.success() && fs::metadata(f.path("drop/made")).unwrap().gid() == 0);
+    f.write("of_group", "x");
+    fs::set_permissions(f.path("of_group"), fs::Permissions::from_mode(0o640)).unwrap();
+    fs::hard_link(f.path("of_group"), f.path("drop/made/link")).unwrap();
+    fs::rename(f.path("drop/made"), f.path("moved")).unwrap();
+    f.config(&format!("{PROBE}read = [\"moved\"]\n"));
+    f.run("read", json!([f.text("moved/link")])).failed("config_invalid", 125);
+    chown(f.path("moved"), Some(45_678), Some(45_678)).unwrap();
+    common::assert_errno(&f.act("read", json!([f.text("moved/link")])), "EACCES");
+}
+
+/// A caller moves another user's directory, which lies in one of the caller's own, to where a call is lent that user's rights.
+#[test]
+fn another_users_directory_is_not_lent_where_its_owner_did_not_put_it() {
+    let Some(f) = Fixture::bare(Mode::Root) else { return };
+    let head = f.config_head();
+    let projects = format!("projects = [\"{}\"]\n", f.text("home/*/projects/*"));
+    f.write(
+        "upm_config.toml",
+        format!("{projects}{head}{PROBE}read = [\"{{project_root}}\"]\ncallers = [\"user:45678\"]\n"),
+    );
+    fs::set_permissions(f.path("home"), fs::Permissions::from_mode(0o755)).unwrap();
+    let own = |below: &str, uid: u32, mode: u32| {
+        chown(f.path(below), Some(uid), Some(uid)).unwrap();
+        fs::set_permissions(f.path(below), fs::Permissions::from_mode(mode)).unwrap();
+    };
+    for (below, uid, mode) in [
+        ("home/alice", 45_678, 0o755),
+        ("home/alice/shared", 45_678, 0o777),
+        ("home/alice/shared/bobs", 45_690, 0o700),
+        ("home/bob", 45_690, 0o755),
+        ("home/bob/projects", 45_690, 0o755),
+        ("home/bob/projects/bobs", 45_690, 0o700),
+    ] {
+        f.mkdir(below);
+        own(below, uid, mode);
+    }
+    for below in ["home/alice/shared/bobs/key", "home/bob/projects/bobs/key"] {
+        f.write(below, "bob's own");
+        own(below, 45_690, 0o600);
+    }
+    let as_alice = |words: &[&str]| {
+        let id = "45678";
+        let command =
+            Command::new("setpriv").args(["--reuid", id, "--regid", id, "--clear-groups"]).args(words).output();
+        command.unwrap()
+    };
+    assert!(as_alice(&["mv", &f.text("home/alice/shared"), &f.text("home/alice/projects")]).status.success());
+    let service = Service::start(&f);
+    let ask = |project: &str| {
+        let args = json!({ "args": ["read", format!("{}/key", f.text(project))] }).to_string();
+        let words = ["--via", &service.socket, "--project", &f.text(project), "Probe", "run", &args];
+        let output = as_alice(&[&[f.text("bin/upm").as_str()], &words[..]].concat());
+        serde_json::from_slice::<Value>(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}"))
+    };
+    // `--via` looks at the directory as its own user, who may enter alice's
+    own("home/alice/projects/bobs", 45_690, 0o711);
+    let answer = ask("home/alice/projects/bobs");
+    assert_eq!(answer["data"]["code"], "config_invalid", "{answer:#}");
+    let text = answer["data"]["error"].as_str().unwrap();
+    for words in ["45690", &f.text("home/alice/projects"), "chown"] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+    // the control: where bob put it
+    own("home/bob/projects/bobs", 45_690, 0o711);
+    let answer = ask("home/bob/projects/bobs");
+    assert_eq!(answer["data"]["result"]["ok"], true, "{answer:#}");
 }

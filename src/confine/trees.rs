@@ -95,17 +95,16 @@ fn open_one(
              with `chown`, or set as_root_owner = true",
         ));
     }
-    // A plugin is lent what the owner may; the owner of a directory above could have exchanged what was meant for something
-    // of root's that lies beside it.
+    // A plugin is lent what the owner may; others could have exchanged what was meant for something else of that owner.
     if mapped
         && as_root
-        && (owner.0 == 0 || owner.1 == 0)
-        && let Some((above, _)) = object.placed_by_others()
+        && (owner.0 != outside.0 || owner.1 == 0)
+        && let Some((changed, _)) = object.chosen_by_others(owner, !plan.as_root_owner)
     {
         return Err(other(&format!(
-            "root or its group owns it, but others than root may change {} and could have put it there; give it to an \
-             unprivileged user with `chown`, or move it to where root alone may write",
-            above.display()
+            "others than its owner may change {} and could have chosen what the owner's rights are lent to; give it to an \
+             unprivileged user with `chown`, or move it to where its owner and root alone may write",
+            changed.display()
         )));
     }
     if mapped && as_root && owner != outside {

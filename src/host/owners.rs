@@ -1,5 +1,6 @@
 //! Whom the writable paths of a grant belong to.
 
+use super::callers;
 use crate::decide::grant::Decision;
 use crate::decide::plan::Facts;
 use crate::quote::shell;
@@ -7,8 +8,9 @@ use crate::types::{Code, Details, Failure, Key};
 use crate::walk::{self, How};
 use std::path::Path;
 
-/// Refuses what root or its group owns where others than root could have placed it, and a path of `write` that root or root's group owns, when root calls: what the plugin writes there would be root's. The descriptor
-/// that is mounted is looked at once more, by `confine::trees`.
+/// When root calls, refuses a path of `read` or `write` where others than its owner and root could have chosen what the plugin
+/// is lent that owner's rights to, and a path of `write` that root or root's group owns: what the plugin writes there would be
+/// root's. The descriptor that is mounted is looked at once more, by `confine::trees`.
 ///
 /// # Errors
 /// `config_invalid`, naming the path, the line of the configuration, and what to do.
@@ -16,13 +18,15 @@ pub fn refuse_roots(decision: &Decision, facts: &Facts) -> Result<(), Failure> {
     if facts.caller_uid != 0 {
         return Ok(());
     }
-    let grant = &decision.grant;
-    grant.read.iter().try_for_each(|path| refuse_placed(decision, Key::Read, path))?;
-    grant.write.iter().try_for_each(|path| refuse_placed(decision, Key::Write, path))?;
-    if grant.as_root_owner {
-        return Ok(());
-    }
-    for path in &decision.grant.write {
+    let (grant, outside) = (&decision.grant, facts.outside_uid);
+    refuse_written(decision, facts)?;
+    grant.read.iter().try_for_each(|path| refuse_chosen(decision, outside, Key::Read, path))?;
+    grant.write.iter().try_for_each(|path| refuse_chosen(decision, outside, Key::Write, path))
+}
+
+/// Refuses to have written what root or its group owns.
+fn refuse_written(decision: &Decision, facts: &Facts) -> Result<(), Failure> {
+    for path in decision.grant.write.iter().filter(|_| !decision.grant.as_root_owner) {
         // What is not there, or cannot be opened so, is told of by whoever makes or opens it.
         let Ok(found) = walk::find(path, How::NoLinks) else { continue };
         let stat = found.stat();
@@ -54,28 +58,54 @@ pub fn refuse_roots(decision: &Decision, facts: &Facts) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Refuses what root or its group owns where somebody else could have put it in the place of what was meant: a plugin is lent
-/// what the owner of a granted path may.
-fn refuse_placed(decision: &Decision, key: Key, path: &Path) -> Result<(), Failure> {
+/// Refuses what somebody else than its owner could have put in the place of what was meant, or into it where it is root's: a
+/// plugin is lent what the owner of a granted path may, and is its own user `outside` anyway.
+fn refuse_chosen(decision: &Decision, outside: u32, key: Key, path: &Path) -> Result<(), Failure> {
     let Ok(found) = walk::find(path, How::NoLinks) else { return Ok(()) };
-    if found.stat().st_uid != 0 && found.stat().st_gid != 0 {
+    let owner = (found.stat().st_uid, found.stat().st_gid);
+    if owner.0 == outside && owner.1 != 0 {
         return Ok(());
     }
-    let Some((above, _)) = found.placed_by_others() else { return Ok(()) };
+    let Some((where_from, _)) = found.chosen_by_others(owner, !decision.grant.as_root_owner) else { return Ok(()) };
     let line = decision.grant.origins.get(key.name()).and_then(|origin| origin.line);
     let place = line.map_or_else(String::new, |line| format!(":{line}"));
-    let remedy =
-        format!("give {} to an unprivileged user with `chown`, or move it to where root alone may write", shell(path));
+    let (why, remedy) = lent(owner, path, &where_from);
     Err(Failure::new(
         Code::ConfigInvalid,
-        format!(
-            "{}: {} ({}{place}): root or its group owns it, but others than root may change {} and could have put it there; \
-             {remedy}",
-            path.display(),
-            key.name(),
-            decision.config.display(),
-            above.display(),
-        ),
+        format!("{}: {} ({}{place}): {why}; {remedy}", path.display(), key.name(), decision.config.display()),
     )
     .with(Details::Granted { key, path: Details::path(path), line, remedy }))
+}
+
+/// Why what `owner` owns is not lent where others may change `changed`, and what mends it.
+fn lent(owner: (u32, u32), path: &Path, changed: &Path) -> (String, String) {
+    let roots = owner.0 == 0 || owner.1 == 0;
+    let (whose, others) = if roots {
+        ("root or its group".to_owned(), "root".to_owned())
+    } else {
+        let user = callers::shown(owner.0);
+        (format!("user {user}"), "that user and root".to_owned())
+    };
+    let lent = "a plugin is lent what the owner of a granted path may";
+    if path == changed {
+        let why = format!("{whose} owns it, but others than {others} may add to it what is root's, and {lent}");
+        let remedy = match owner.0 {
+            0 => format!("run `chmod go-w {0}`, or give {0} to an unprivileged user with `chown`", shell(path)),
+            user => format!("give it a group of its owner's with `chown {user}:GROUP {}`", shell(path)),
+        };
+        return (why, remedy);
+    }
+    let why = format!(
+        "{whose} owns it, but others than {others} may change {} and could have put it there, and {lent}",
+        changed.display()
+    );
+    let remedy = if roots {
+        format!("give {} to an unprivileged user with `chown`, or move it to where root alone may write", shell(path))
+    } else {
+        format!(
+            "give {} to the owner of the directory above with `chown`, or move it to where {others} alone may write",
+            shell(path)
+        )
+    };
+    (why, remedy)
 }

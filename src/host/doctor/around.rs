@@ -156,11 +156,22 @@ fn file_system(path: &Path) -> String {
     holder.map_or_else(|| "unknown".to_owned(), |mount| mount.fs_type)
 }
 
+/// As root: what a neighbour who links files of others into granted directories is kept from doing by.
+fn hard_links() -> Option<&'static str> {
+    let open = fs::read_to_string("/proc/sys/fs/protected_hardlinks").is_ok_and(|text| text.trim() == "0");
+    (open && nix::unistd::geteuid().is_root()).then_some(
+        "set fs.protected_hardlinks = 1 with sysctl(8): other users can link files of a granted directory's owner into it",
+    )
+}
+
 /// Where it is recorded which paths calls may write. Nothing is made there.
 pub(super) fn record() -> Trial {
     const LAYER: &str = "record";
     match crate::host::writable::look() {
-        Ok(path) => line(LAYER, true, format!("{}: what a call may write is put there first", path.display()), None),
+        Ok(path) => {
+            let found = format!("{}: what a call may write is put there first", path.display());
+            line(LAYER, true, found, hard_links().map(str::to_owned))
+        }
         Err(failure) => {
             let remedy = failure.details.remedy().map(str::to_owned);
             line(LAYER, false, failure.message, remedy)

@@ -212,7 +212,15 @@ fn go(
         (None, Some(kwargs)) => plugin::call_frame(&plan, request_id, &[(); 0], &kwargs, &init),
         (Some(args), Some(kwargs)) => plugin::call_frame(&plan, request_id, args, &kwargs, &init),
     };
-    let job = Job { plan: &plan, frame, runner: plugin::RUNNER, signals, deadline: started + timeout, observe };
+    let job = Job {
+        caller: log.record.caller_uid,
+        plan: &plan,
+        frame,
+        runner: plugin::RUNNER,
+        signals,
+        deadline: started + timeout,
+        observe,
+    };
     tracing::debug!(plan = %plan.sha256(), "decided");
     let outcome = supervise::run(job, watcher)?;
     let fits = |change: &Change| match told {

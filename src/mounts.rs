@@ -42,6 +42,7 @@ pub struct Mount {
     point: PathBuf,
     options: Vec<u8>,
     file_system: Vec<u8>,
+    source: Vec<u8>,
     super_options: Vec<u8>,
 }
 
@@ -57,8 +58,8 @@ impl Mount {
         // Optional fields end with a hyphen.
         let mut after = words.skip_while(|word| *word != b"-").skip(1);
         let file_system = after.next()?.to_vec();
-        let super_options = after.nth(1)?.to_vec();
-        Some(Mount { id, parent, device, root, point, options, file_system, super_options })
+        let (source, super_options) = (after.next()?.to_vec(), after.next()?.to_vec());
+        Some(Mount { id, parent, device, root, point, options, file_system, source, super_options })
     }
 
     /// Where the mount is.
@@ -77,6 +78,12 @@ impl Mount {
     #[must_use]
     pub fn file_system(&self) -> &[u8] {
         &self.file_system
+    }
+
+    /// What was mounted, as its file system calls it: a device, or `server:/export`.
+    #[must_use]
+    pub fn source(&self) -> &[u8] {
+        &self.source
     }
 
     /// What it shows: the part of its file system that is mounted.
@@ -248,6 +255,7 @@ mod tests {
         assert_eq!(mount.point(), Path::new(r"/mnt/a\b"));
         assert!(mount.has("rw") && mount.has("noatime") && !mount.has("r") && !mount.has("user_id=1000"));
         assert_eq!((mount.file_system(), mount.fuse_user()), (&b"fuse.x"[..], Some(1000)));
+        assert_eq!(mount.source(), b"/dev/root");
         assert_eq!(mount.spot(Path::new(r"/mnt/a\b/c")).unwrap().path, Path::new("/mnt 1/c"));
         assert!(mount.spot(Path::new("/mnt/other")).is_err());
         assert!(Mount::parse(b"36 x 98:0 / / rw").is_none());

@@ -6,9 +6,12 @@ use common::{Answer, Fixture, Mode, OWNER, PROBE, assert_ok, is_root, skip};
 use rstest::rstest;
 use serde_json::{Value, json};
 use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
-use std::path::Path;
-use std::process::Command;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A policy of the plugin's own, and the code that it starts.
 const POLICY: &str = "plugin_paths = [\".\"]\n[audit]\njournald = \"off\"\nfile = \"AUDIT\"\n\
@@ -200,6 +203,14 @@ fn no_mount_hides_where_a_policy_lies(#[values(Mode::Root, Mode::User)] mode: Mo
     let control = run(format!("mount --bind {} {alias} && cd {alias}", f.text("apart")));
     assert_eq!(control.result(), "the planted program");
 
+    // a single file that is mounted
+    f.write("apart/mounted.toml", policy(&f));
+    f.write("alias/upm_config.toml", "");
+    f.write("alias/evil.py", PROGRAM);
+    let of_file = |file: &str| run(format!("mount --bind {} {alias}/upm_config.toml && cd {alias}", f.text(file)));
+    assert_refused(&of_file("project/sub/upm_config.toml"), &f.path("alias/upm_config.toml"));
+    assert_eq!(of_file("apart/mounted.toml").result(), "the planted program", "the control");
+
     // What is mounted below a grant is granted too, and on record by itself.
     let (other, below) = (f.text("other"), f.text("project/mounted"));
     f.write("other/upm_config.toml", policy(&f));
@@ -374,4 +385,240 @@ fn other_variables_find_the_record() {
     f.mkdir("home");
     let found = f.upm(["Evil", "run"]).through(["env", "-u", "XDG_STATE_HOME"]).cwd(f.path("project/sub")).run();
     assert_eq!(found.result(), "the planted program");
+}
+
+/// Until `stop`, one state of names after the other.
+fn exchange(steps: &[(PathBuf, PathBuf)], stop: &AtomicBool) -> u32 {
+    let mut rounds = 0;
+    while !stop.load(Ordering::Relaxed) {
+        for (from, to) in steps {
+            fs::rename(from, to).unwrap();
+        }
+        rounds += 1;
+    }
+    rounds
+}
+
+/// Ends the exchange also where an assertion fails meanwhile.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// `make`s answers while what a plugin may write is moved about, as a plugin of a call that runs can.
+fn while_moved(steps: &[(PathBuf, PathBuf)], mut make: impl FnMut()) {
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let mover = scope.spawn(|| exchange(steps, &stop));
+        let running = Stop(&stop);
+        make();
+        drop(running);
+        assert!(mover.join().unwrap() > 10, "the attack was made");
+    });
+}
+
+/// A plugin exchanges the directory that somebody works in with the one above: who goes up from there comes to where it began,
+/// and has not seen the directory that is on record.
+#[rstest]
+fn a_directory_that_is_moved_meanwhile_is_still_below(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let Some(f) = writable(mode, "") else { return };
+    // many between the two, so that there is time for it
+    let deep = "x/1/2/3/4/5/6/7/8";
+    f.mkdir_writable("project/x");
+    fs::create_dir_all(f.path("project").join(deep)).unwrap();
+    for above in Path::new(deep).ancestors().filter(|above| !above.as_os_str().is_empty()) {
+        let owner = fs::metadata(f.path("project")).unwrap();
+        chown(f.path("project").join(above), Some(owner.uid()), Some(owner.gid())).unwrap();
+    }
+    plant(&f, &[&format!("project/{deep}/y")]);
+    let below_x = f.path("project").join(deep).join("y");
+    let here = fs::File::open(&below_x).unwrap();
+    let cwd = format!("/proc/{}/fd/{}", std::process::id(), here.as_raw_fd());
+    let [x, y, below_y] = ["x", "y", "y/x"].map(|name| f.path("project").join(name));
+    let there = [(below_x.clone(), y.clone()), (x.clone(), below_y.clone())];
+    let back = [(below_y, x), (y, below_x.clone())];
+    while_moved(&[there, back].concat(), || {
+        for _ in 0..300 {
+            let answer = f.upm(["Evil", "run"]).cwd(&cwd).run();
+            let data = answer.failed("config_invalid", 125);
+            assert!(data["error"].as_str().unwrap().contains("was found, not named"), "{data:#}");
+        }
+    });
+    // the control: the same directory once it is out of there
+    fs::rename(&below_x, f.path("out")).unwrap();
+    assert_eq!(evil(&f, "out").result(), "the planted program");
+}
+
+/// The same of a mount that shows a part of it: its path in there is another one at every look.
+#[rstest]
+fn a_part_that_is_moved_meanwhile_is_still_a_part(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    if !is_root() {
+        return skip("needs root, to mount");
+    }
+    let Some(f) = writable(mode, "") else { return };
+    plant(&f, &["project/sub"]);
+    f.mkdir("alias");
+    let [sub, other] = ["project/sub", "project/other"].map(|name| f.path(name));
+    let (part, alias) = (f.text("project/sub"), f.text("alias"));
+    let script = format!("until mount --bind {part} {alias} 2>/dev/null; do :; done; cd {alias} && exec \"$@\"");
+    while_moved(&[(sub.clone(), other.clone()), (other, sub)], || {
+        for _ in 0..60 {
+            let answer = f.upm(["Evil", "run"]).mounting_script(&script).run();
+            assert_refused(&answer, &f.path("alias/upm_config.toml"));
+        }
+    });
+}
+
+/// A call that is recorded after the records were looked at, and writes before the configuration is read. The program that has
+/// the last word about opening the file (fanotify(7)) lets the call be made just then.
+#[rstest]
+fn a_policy_written_while_it_is_looked_at_is_not_found(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    const HOLD: &str = "import ctypes, os, struct, sys\n\
+        libc = ctypes.CDLL(None, use_errno=True)\n\
+        group = libc.fanotify_init(4, os.O_RDWR)\n\
+        if group < 0 or libc.fanotify_mark(group, 1, ctypes.c_uint64(0x10000), -100, sys.argv[1].encode()) != 0:\n\
+        \x20   print('none', ctypes.get_errno(), flush=True); sys.exit()\n\
+        print('ready', flush=True)\n\
+        fd = struct.unpack('=IBBHQii', os.read(group, 4096)[:24])[5]\n\
+        print('opened', flush=True)\n\
+        text = sys.stdin.readline().encode().decode('unicode_escape').encode()\n\
+        os.ftruncate(fd, 0); os.pwrite(fd, text, 0)\n\
+        os.write(group, struct.pack('=iI', fd, 1))\n";
+    let Some(f) = writable(mode, "") else { return };
+    if !is_root() {
+        return skip("needs root, for fanotify");
+    }
+    f.mkdir("project/own");
+    f.write("project/own/upm_config.toml", policy(&f));
+    f.write("project/own/evil.py", PROGRAM.replace("planted", "own"));
+    f.write("project/own/planted.py", PROGRAM);
+    for below in ["own", "own/upm_config.toml", "own/evil.py", "own/planted.py"] {
+        chown(f.path("project").join(below), Some(f.uid), Some(f.uid)).unwrap();
+    }
+    assert_eq!(evil(&f, "project/own").result(), "the own program", "the control: no call may write here yet");
+    let mut hold = Command::new("/usr/bin/python3")
+        .args(["-c", HOLD, &f.text("project/own/upm_config.toml")])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut told = BufReader::new(hold.stdout.take().unwrap());
+    let mut line = || {
+        let mut line = String::new();
+        told.read_line(&mut line).unwrap();
+        line
+    };
+    let first = line();
+    if first != "ready\n" {
+        hold.wait().unwrap();
+        return skip(&format!("no fanotify that decides: {first}"));
+    }
+    let running = f.upm(["Evil", "run"]).cwd(f.path("project/own")).start();
+    assert_eq!(line(), "opened\n");
+    f.upm(["--config", &f.text("upm_config.toml"), "Probe", "run", r#"{"args":["echo"]}"#]).run().result();
+    let planted = policy(&f).replace("module = \"evil\"", "module = \"planted\"").escape_default().to_string();
+    hold.stdin.take().unwrap().write_all(format!("{planted}\n").as_bytes()).unwrap();
+    assert_refused(&running.wait(), &f.path("project/own/upm_config.toml"));
+    assert!(hold.wait().unwrap().success());
+}
+
+/// A file system that keeps no time of birth has another device number after each mount: it is known by what is mounted, or by
+/// where.
+#[rstest]
+fn without_a_time_of_birth_it_is_known_after_another_mount(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    if !is_root() {
+        return skip("needs root, to mount");
+    }
+    let Some(f) = writable(mode, "") else { return };
+    f.mkdir("elsewhere");
+    let owner = fs::metadata(f.path("project")).unwrap().uid();
+    let disk = f.write("disk", "");
+    fs::File::options().write(true).open(&disk).unwrap().set_len(4 << 20).unwrap();
+    // inodes of 128 bytes have no room for it
+    let made = Command::new("mke2fs")
+        .args(["-q", "-t", "ext4", "-I", "128", "-O", "^metadata_csum", "-E", &format!("root_owner={owner}:{owner}")])
+        .arg(&disk)
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    // mounted by a name of its own, with `more` loop devices taken before
+    let mounted = |words: &[&str], name: &str, more: usize, at: &str, cwd: &str| {
+        let script = format!(
+            "cd {dir} && for n in $(seq {more}); do cp disk other$n; TAKEN=\"$TAKEN $(losetup -f --show other$n)\"; done; \
+             L=$(losetup -f --show disk) && rm -f {name} && mknod {name} b 7 ${{L#/dev/loop}} && \
+             mount $PWD/{name} {at} && losetup -d $L $TAKEN && cd {cwd} && exec \"$@\"",
+            dir = f.dir().display()
+        );
+        f.upm(words).mounting_script(&script).run()
+    };
+    let files = [("upm_config.toml", policy(&f)), ("evil.py", PROGRAM.to_owned())];
+    let acts: Vec<Value> = std::iter::once(json!("batch"))
+        .chain(files.map(|(name, text)| json!(["write", f.text(&format!("project/{name}")), text])))
+        .collect();
+    let config = f.text("upm_config.toml");
+    let words = json!({ "args": acts }).to_string();
+    let planted = mounted(&["--config", &config, "Probe", "run", &words], "one", 0, "project", "/");
+    planted.result();
+    let search = ["Evil", "run"];
+    assert_refused(&mounted(&search, "one", 0, "project", "project"), &f.path("project/upm_config.toml"));
+    let found = |answer: &Answer, at: &str| assert_refused(answer, &f.path(at).join("upm_config.toml"));
+    found(&mounted(&search, "two", 1, "project", "project"), "project");
+    found(&mounted(&search, "one", 1, "elsewhere", "elsewhere"), "elsewhere");
+    let control = mounted(&search, "two", 1, "elsewhere", "elsewhere");
+    assert_eq!(control.result(), "the planted program", "the control: neither what is mounted nor where is on record");
+}
+
+/// Where root's record cannot be looked at, nobody knows what root's calls may write.
+#[test]
+fn a_record_that_is_shut_is_told() {
+    if !is_root() {
+        return skip("needs root to mount");
+    }
+    let Some(f) = writable(Mode::User, "") else { return };
+    f.mkdir("elsewhere");
+    f.write("elsewhere/upm_config.toml", policy(&f));
+    f.write("elsewhere/evil.py", PROGRAM);
+    let run = |words: &[&str], mode: &str| {
+        let script = format!(
+            "mkdir -p /var/lib/upm && mount -t tmpfs -o mode={mode} none /var/lib/upm && mkdir -m 711 /var/lib/upm/writable && \
+             exec \"$@\""
+        );
+        f.upm(words).mounting_script(&script).cwd(f.path("elsewhere")).run()
+    };
+    let shut = run(&["Evil", "run"], "700");
+    assert_refused(&shut, &f.path("elsewhere/upm_config.toml"));
+    let text = shut.data()["error"].as_str().unwrap().to_owned();
+    assert!(text.contains("chmod a+x /var/lib/upm"), "{text}");
+    // the controls: named, and with the record open
+    assert_eq!(run(&["--config", "upm_config.toml", "Evil", "run"], "700").result(), "the planted program");
+    assert_eq!(run(&["Evil", "run"], "755").result(), "the planted program");
+}
+
+/// Everyone may look up what root's calls may write, but not list it: whatever the umask is. `check` and `doctor` say where it is shut.
+#[test]
+fn roots_record_is_for_looking_up() {
+    let Some(f) = Fixture::probe(Mode::Root, "write = [\"{project_root}\"]") else { return };
+    let modes = |umask: &str| {
+        let file = f.text("modes");
+        let script = format!(
+            "mount -t tmpfs -o mode=755 none /var/lib && umask {umask} && \"$@\" && stat -c %a /var/lib/upm /var/lib/upm/writable > {file}"
+        );
+        f.upm(["Probe", "run", r#"{"args":["echo"]}"#]).mounting_script(&script).run().result();
+        fs::read_to_string(f.path("modes")).unwrap()
+    };
+    for umask in ["022", "077"] {
+        assert_eq!(modes(umask), "755\n711\n", "umask {umask}");
+    }
+    let look = |words: &str, mode: &str| {
+        let script = format!("mount -t tmpfs -o mode=755 none /var/lib && mkdir -m {mode} /var/lib/upm && exec \"$@\"");
+        f.upm([words]).mounting_script(&script).run()
+    };
+    for words in ["check", "doctor"] {
+        let shut = look(words, "700");
+        assert!(shut.exit == Some(1) && shut.stdout.contains("chmod a+x /var/lib/upm"), "{words}: {shut:#?}");
+        assert!(!look(words, "755").stdout.contains("chmod a+x"), "the control: {words}");
+    }
 }

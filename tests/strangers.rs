@@ -143,7 +143,10 @@ fn without_a_place_for_counts_every_refusal_is_recorded(#[values("mode", "link",
             let path = f.mkdir("home/state");
             fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
         }
-        "link" => std::os::unix::fs::symlink(f.mkdir("elsewhere"), f.path("home/state")).unwrap(),
+        "link" => {
+            std::os::unix::fs::symlink(f.mkdir("elsewhere"), f.path("home/state")).unwrap();
+            std::os::unix::fs::lchown(f.path("home/state"), Some(OTHER.uid), None).unwrap();
+        }
         _ => {
             f.mkdir("home/state");
             f.mkdir("home/state/upm");

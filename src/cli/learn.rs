@@ -178,7 +178,15 @@ fn start_alone(view: &View<'_>, facts: &Facts, signals: &Signals) -> std::io::Re
         let run = || -> Result<Observed, Failure> {
             let signals = signals::take().map_err(|error| Failure::new(Code::Internal, error.to_string()))?;
             let deadline = Instant::now() + START;
-            let job = Job { plan: &plan, frame, runner: plugin::RUNNER, signals, deadline, observe: true };
+            let job = Job {
+                caller: nix::unistd::getuid().as_raw(),
+                plan: &plan,
+                frame,
+                runner: plugin::RUNNER,
+                signals,
+                deadline,
+                observe: true,
+            };
             Ok(supervise::run(job, &mut Unwatched)?.observed.unwrap_or_default())
         };
         match run() {

@@ -21,7 +21,7 @@ pub use error::{ConfigError, ConfigErrorKind};
 pub use model::{At, Audit, AuditArguments, EntrySpec, GrantKeys, Journald, Plugin};
 pub use outline::Outline;
 pub use path::{Base, PathSpec, ProjectPattern, is_reserved, normalize};
-pub use planted::{granted, record_dirs, record_key};
+pub use planted::{granted, record_dirs, record_keys, state_dirs};
 pub use schema::{Schema, load_schema};
 pub(crate) use trust::error_of;
 pub use trust::{Trusted, check_trusted, check_trusted_tree, read_trusted};
@@ -234,7 +234,7 @@ fn load_with(cli: Option<&Path>, env: &dyn Fn(&str) -> Option<OsString>, is_root
         None => env_path("UPM_CONFIG_PATH").map(|path| (path, "UPM_CONFIG_PATH")),
     };
     if let Some((path, by)) = named {
-        return load_file(&path, env, is_root).map_err(|mut error| {
+        return load_file(&path, false, env, is_root).map_err(|mut error| {
             if error.kind == ConfigErrorKind::NotFound {
                 error.message = format!("{}, but {by} names the configuration {}", error.message, path.display());
             }
@@ -252,10 +252,7 @@ fn load_with(cli: Option<&Path>, env: &dyn Fn(&str) -> Option<OsString>, is_root
     for path in &searched {
         // a file that is there but cannot be used is an error, not a reason to look further
         match std::fs::symlink_metadata(path) {
-            Ok(_) => {
-                planted::refuse(path, env, is_root)?;
-                return load_file(path, env, is_root);
-            }
+            Ok(_) => return load_file(path, true, env, is_root),
             Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {}
             Err(error) => {
                 return Err(ConfigError::new(ConfigErrorKind::Io, path, format!("cannot be looked at: {error}")));
@@ -274,8 +271,18 @@ fn load_with(cli: Option<&Path>, env: &dyn Fn(&str) -> Option<OsString>, is_root
     ))
 }
 
-fn load_file(path: &Path, env: &dyn Fn(&str) -> Option<OsString>, is_root: bool) -> Result<Config, ConfigError> {
-    let (_, bytes) = read_trusted(path, MAX_BYTES)?;
+fn load_file(
+    path: &Path,
+    searched: bool,
+    env: &dyn Fn(&str) -> Option<OsString>,
+    is_root: bool,
+) -> Result<Config, ConfigError> {
+    let read = read_trusted(path, MAX_BYTES);
+    // After the reading: a call that is recorded later writes too late.
+    if searched {
+        planted::refuse(path, env, is_root)?;
+    }
+    let (_, bytes) = read?;
     let path = std::path::absolute(path)
         .map_err(|error| ConfigError::new(ConfigErrorKind::Io, path, format!("cannot be resolved: {error}")))?;
     let parent = path.parent().unwrap_or(Path::new("/"));
@@ -359,13 +366,8 @@ fn ruling(config: &Config, env: &dyn Fn(&str) -> Option<OsString>, is_root: bool
         add("the record of what plugins may write,", &dir, true);
     }
     // what upm itself keeps from call to call; what lies below, as the packages' default project, may be written
-    let kept = if is_root {
-        Some("/var/lib/upm".into())
-    } else {
-        state("XDG_STATE_HOME", "upm").or_else(|| state("HOME", ".local/state/upm"))
-    };
-    if let Some(kept) = kept {
-        add("upm's state directory", &kept, false);
+    for dir in planted::state_dirs(is_root, env) {
+        add("upm's state directory", &dir, false);
     }
     add("the interpreter", Path::new(DEFAULT_INTERPRETER), false);
     let interpreter = |keys: &GrantKeys, cache: &Path| {

@@ -3,10 +3,16 @@
 //! Before a call is granted a directory or file to write, its identity is recorded in the state directory (`host::writable`).
 //! A record is a symbolic link: its name says which object, its target when and by which path that was granted. To look one
 //! up is one `readlink`, and to make one is atomic. An object is known by its inode number and its time of birth, which
-//! nobody can set: the number of a removed directory is used again, and device numbers change from boot to boot.
+//! nobody can set: the number of a removed directory is used again, and device numbers change from boot to boot. Where its
+//! file system keeps no time of birth, it is known by its number and what is mounted, and by its path.
 //!
 //! A configuration counts as planted where it, a directory or link on the way to it, or a directory above it is on record. What
 //! is above is found by `..` from descriptors, and, where a mount shows a part of a file system alone, in what that part lies in.
+//!
+//! Plugins of other calls may rename and write meanwhile. The answer holds all the same: a plugin changes only what lies in a
+//! directory on record. Whoever goes up from there meets that directory, however the rest is moved about, before `/`; whoever
+//! comes down meets it before any name that a plugin could change; and what was read before the records were looked at is not
+//! what a call wrote that was recorded later.
 #![forbid(unsafe_code)]
 
 use super::error::{ConfigError, ConfigErrorKind};
@@ -17,26 +23,27 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
-/// root's state directory.
+/// root's state directory, which everybody may enter.
 const ROOT_STATE: &str = "/var/lib/upm";
 /// The directory of the records, in a state directory.
 const RECORDS: &str = "writable";
 /// Links followed before a path counts as a loop; `MAXSYMLINKS` of the kernel.
 const MAX_LINKS: usize = 40;
-/// Directories looked at for one configuration. A path has 4096 bytes at most, which is half as many.
+/// Directories looked at for one configuration, those met again because they were moved included. A path has 4096 bytes at
+/// most, which is half as many.
 const MAX_LOOKS: usize = 10_000;
 /// Looking, never reading.
 const LOOK: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-/// The directories that records are kept in, root's for root. A user's are made in each and looked for in each, for
-/// variables differ between a login and a timer; the first must take them.
-pub fn record_dirs(is_root: bool, env: &dyn Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
+/// The state directories: root's for root; for a user that of `XDG_STATE_HOME`, that of `HOME`, and where neither is set that
+/// of the user database. A variable that is empty or relative counts as unset, as the XDG base directory specification says.
+pub fn state_dirs(is_root: bool, env: &dyn Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
     if is_root {
-        return vec![Path::new(ROOT_STATE).join(RECORDS)];
+        return vec![PathBuf::from(ROOT_STATE)];
     }
     let variable = |name: &str| env(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let of_home = |home: PathBuf| home.join(".local/state");
@@ -47,14 +54,22 @@ pub fn record_dirs(is_root: bool, env: &dyn Fn(&str) -> Option<OsString>) -> Vec
         let user = nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten();
         bases.extend(user.map(|user| of_home(user.dir)));
     }
-    bases.iter().map(|base| base.join("upm").join(RECORDS)).collect()
+    bases.iter().map(|base| base.join("upm")).collect()
 }
+
+/// The directories that records are kept in, one in each state directory. A user's are made in each and looked for in each,
+/// for variables differ between a login and a timer; the first must take them.
+pub fn record_dirs(is_root: bool, env: &dyn Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
+    state_dirs(is_root, env).iter().map(|dir| dir.join(RECORDS)).collect()
+}
+
+/// The same object by the same mount: `..` of `/` leads to itself.
+type Place = (u64, u64, u32, u32);
 
 /// What identifies an object, and its mount where it is the root of one.
 struct Identity {
-    key: String,
-    /// The same object by the same mount: `..` of `/` leads to itself.
-    place: (u64, u64, u32, u32),
+    keys: Vec<String>,
+    place: Place,
     /// The mount that it is the root of.
     mount: Option<u64>,
 }
@@ -64,31 +79,48 @@ fn identity(object: BorrowedFd<'_>) -> Result<Identity, Errno> {
     let stat = rustix::fs::statx(object, "", AtFlags::EMPTY_PATH, wanted)?;
     let born = stat.stx_btime;
     let known = StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::BTIME) && born.tv_sec != 0;
-    let key = if known {
-        format!("{}-{}.{:09}", stat.stx_ino, born.tv_sec, born.tv_nsec)
+    let keys = if known {
+        vec![format!("{}-{}.{:09}", stat.stx_ino, born.tv_sec, born.tv_nsec)]
     } else {
-        // File systems that keep no time of birth: then the device has to do.
-        format!("{}-{}:{}", stat.stx_ino, stat.stx_dev_major, stat.stx_dev_minor)
+        unborn_keys(object, stat.stx_ino)?
     };
     let is_mount = stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT);
     Ok(Identity {
-        key,
+        keys,
         place: (stat.stx_mnt_id, stat.stx_ino, stat.stx_dev_major, stat.stx_dev_minor),
         mount: is_mount.then_some(stat.stx_mnt_id),
     })
 }
 
-/// The name of an object's record.
-///
-/// # Errors
-/// What `statx(2)` says.
-pub fn record_key(object: BorrowedFd<'_>) -> Result<String, Errno> {
-    identity(object).map(|identity| identity.key)
+/// For a file system that keeps no time of birth (NFS, FUSE). Its device number is another after each mount, and inode numbers
+/// of FUSE may be too: the number goes with what is mounted, wherever, and the path with whatever is mounted there.
+fn unborn_keys(object: BorrowedFd<'_>, inode: u64) -> Result<Vec<String>, Errno> {
+    let io = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
+    let mount = crate::mounts::of(object).map_err(io)?;
+    let link = format!("/proc/self/fd/{}", object.as_raw_fd());
+    let path = rustix::fs::readlinkat(rustix::fs::CWD, link, Vec::new())?;
+    let mounted = [mount.file_system(), b"\0", mount.source()].concat();
+    Ok(vec![
+        format!("{inode}-of-{:.32}", crate::types::sha256_hex(&mounted)),
+        format!("path-{:.32}", crate::types::sha256_hex(path.as_bytes())),
+    ])
 }
 
-/// Refuses `path`, which was searched for, where a call could write what lies there. A path that is not there is fine.
+/// The names of an object's records: one, or two where its file system keeps no time of birth.
+///
+/// # Errors
+/// What `statx(2)` says; that the object's mount is not known.
+pub fn record_keys(object: BorrowedFd<'_>) -> Result<Vec<String>, Errno> {
+    identity(object).map(|identity| identity.keys)
+}
+
+/// Refuses `path`, which was searched for and was read just before, where a call could write what lies there. A path that is
+/// not there is fine.
 pub(super) fn refuse(path: &Path, env: &dyn Fn(&str) -> Option<OsString>, is_root: bool) -> Result<(), ConfigError> {
     let io = |errno: Errno| {
+        if errno == Errno::ACCESS && !is_root && roots_are_closed() {
+            return closed(path);
+        }
         let message = format!(
             "whether calls of plugins may write here could not be told: {}; name the configuration with --config",
             std::io::Error::from(errno)
@@ -104,6 +136,27 @@ pub(super) fn refuse(path: &Path, env: &dyn Fn(&str) -> Option<OsString>, is_roo
         None => Ok(()),
         Some(record) => Err(planted(path, &record)),
     }
+}
+
+/// Whether this user may not look at root's records.
+fn roots_are_closed() -> bool {
+    let records = Path::new(ROOT_STATE).join(RECORDS);
+    rustix::fs::access(&records, rustix::fs::Access::EXEC_OK) == Err(Errno::ACCESS)
+}
+
+/// What is said where root's records are shut: without them nobody knows what its calls may write.
+fn closed(path: &Path) -> ConfigError {
+    let named = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    ConfigError::new(
+        ConfigErrorKind::Io,
+        path,
+        format!(
+            "was found, not named, and root's record of what its calls may write ({ROOT_STATE}/{RECORDS}) cannot be looked at; \
+             let root run: chmod a+x {ROOT_STATE} {ROOT_STATE}/{RECORDS}; or name the configuration: --config {} \
+             (or UPM_CONFIG_PATH)",
+            shell(&named)
+        ),
+    )
 }
 
 /// Refuses `path` where it, or a link to it, lies directly in a directory such as `/tmp`. Nobody can exchange there what belongs
@@ -156,7 +209,11 @@ struct Record {
 struct Search {
     records: Vec<(PathBuf, OwnedFd)>,
     mounts: Option<Table>,
-    seen: HashSet<(u64, u64, u32, u32)>,
+    /// Directories from which `/` was reached, past no record.
+    clear: HashSet<Place>,
+    /// Mounts whose surroundings were looked at, or are being.
+    around: HashSet<u64>,
+    looks: usize,
 }
 
 impl Search {
@@ -166,16 +223,18 @@ impl Search {
             dirs.extend(record_dirs(false, env));
         }
         let mut records = Vec::new();
-        for dir in dirs {
+        for (number, dir) in dirs.into_iter().enumerate() {
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
             match rustix::fs::open(&dir, flags, Mode::empty()) {
                 Ok(fd) => records.push((dir, fd)),
-                // None were made, or they are not for this user to see.
-                Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => {}
+                // None were made.
+                Err(Errno::NOENT | Errno::NOTDIR) => {}
+                // A variable that leads to another user's home: this one made none there.
+                Err(Errno::ACCESS) if number > 0 => {}
                 Err(errno) => return Err(errno),
             }
         }
-        Ok(Search { records, mounts: None, seen: HashSet::new() })
+        Ok(Search { records, mounts: None, clear: HashSet::new(), around: HashSet::new(), looks: 0 })
     }
 
     /// Every directory that a name of `path` is looked up in, every link's target, the file, and what is above all.
@@ -208,7 +267,7 @@ impl Search {
                     push(&mut todo, &target);
                 }
                 FileType::Directory => here = next,
-                _ => return self.record(&identity(next.as_fd())?.key),
+                _ => return self.here(&identity(next.as_fd())?),
             }
         }
     }
@@ -217,58 +276,74 @@ impl Search {
     fn upwards(&mut self, from: BorrowedFd<'_>) -> Result<Option<Record>, Errno> {
         let mut here = rustix::io::fcntl_dupfd_cloexec(from, 3)?;
         let mut is = identity(here.as_fd())?;
-        // What was seen was seen up to the root.
-        while self.seen.insert(is.place) {
-            if self.seen.len() > MAX_LOOKS {
+        let mut passed = Vec::new();
+        // One that is met again before `/` is no end: it was moved meanwhile, to below where it was.
+        while !self.clear.contains(&is.place) {
+            self.looks += 1;
+            if self.looks > MAX_LOOKS {
                 return Err(Errno::NAMETOOLONG);
             }
-            if let Some(record) = self.record(&is.key)? {
+            if let Some(record) = self.here(&is)? {
                 return Ok(Some(record));
             }
-            if let Some(mount) = is.mount
-                && let Some(record) = self.around(mount, &is.key)?
-            {
-                return Ok(Some(record));
-            }
+            passed.push(is.place);
             here = rustix::fs::openat(&here, "..", LOOK | OFlags::DIRECTORY, Mode::empty())?;
-            is = identity(here.as_fd())?;
+            let above = identity(here.as_fd())?;
+            if above.place == is.place {
+                break;
+            }
+            is = above;
         }
+        self.clear.extend(passed);
         Ok(None)
     }
 
-    /// What a mount's root lies in: where it shows a part of a file system, another mount may show more of it.
-    fn around(&mut self, mount: u64, key: &str) -> Result<Option<Record>, Errno> {
+    /// This object itself, and where it is a mount's root what that lies in.
+    fn here(&mut self, object: &Identity) -> Result<Option<Record>, Errno> {
+        match (self.record(object)?, object.mount) {
+            (None, Some(mount)) => self.around(mount),
+            (record, _) => Ok(record),
+        }
+    }
+
+    /// What a mount's root lies in: where it shows a part of a file system, another mount may show more of it. Its path there is
+    /// gone down, and each directory looked at before a name in it: what is found in the end does not matter, for a plugin may
+    /// have moved it meanwhile, but not what it may write.
+    fn around(&mut self, mount: u64) -> Result<Option<Record>, Errno> {
+        if !self.around.insert(mount) {
+            return Ok(None);
+        }
         if self.mounts.is_none() {
             self.mounts = Some(Table::read().map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?);
         }
         let wider = self.mounts.as_ref().map_or_else(Vec::new, |table| table.wider(mount));
         for path in wider {
-            // Another mount may lie over it, and a deleted directory has no name: then the next one is tried.
-            let Ok(same) = walk::find(&path, How::NoLinks) else { continue };
-            if identity(same.fd())?.key == key {
-                return self.upwards(same.fd());
+            if let Some(record) = self.whole(&path)? {
+                return Ok(Some(record));
             }
         }
         Ok(None)
     }
 
-    fn record(&self, key: &str) -> Result<Option<Record>, Errno> {
+    fn record(&self, object: &Identity) -> Result<Option<Record>, Errno> {
         for (dir, fd) in &self.records {
-            match rustix::fs::readlinkat(fd, key, Vec::new()) {
-                Ok(target) => {
-                    return Ok(Some(Record { file: dir.join(key), granted: granted(target.as_bytes()) }));
+            for key in &object.keys {
+                match rustix::fs::readlinkat(fd, key, Vec::new()) {
+                    Ok(target) => {
+                        return Ok(Some(Record { file: dir.join(key), granted: granted(target.as_bytes()) }));
+                    }
+                    Err(Errno::NOENT) => {}
+                    // As in `new`.
+                    Err(Errno::ACCESS) if !dir.starts_with(ROOT_STATE) => {}
+                    Err(errno) => return Err(errno),
                 }
-                Err(Errno::NOENT) => {}
-                // A directory that can be opened and not searched is not for this user to see.
-                Err(Errno::ACCESS) => {}
-                Err(errno) => return Err(errno),
             }
         }
         Ok(None)
     }
 }
 
-/// The path in a record's target, `MAJOR:MINOR PATH`.
+/// The path in a record's target, `MAJOR:MINOR PATH`, of the service `MAJOR:MINOR:CALLER PATH`.
 pub fn granted(target: &[u8]) -> PathBuf {
     let at = target.iter().position(|byte| *byte == b' ').map_or(0, |space| space + 1);
     PathBuf::from(OsStr::from_bytes(&target[at..]))
@@ -293,7 +368,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let key = |path: &Path| {
             crate::walk::forget();
-            record_key(walk::find(path, How::NoLinks).unwrap().fd()).unwrap()
+            record_keys(walk::find(path, How::NoLinks).unwrap().fd()).unwrap()
         };
         let (one, two) = (dir.path().join("one"), dir.path().join("two"));
         std::fs::create_dir(&one).unwrap();

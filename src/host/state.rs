@@ -1,68 +1,70 @@
-//! The directory in which upm keeps what one call must tell the next: `/var/lib/upm` for root, else `$XDG_STATE_HOME/upm`
-//! or `~/.local/state/upm`.
+//! The directory in which upm keeps what one call must tell the next ([`config::state_dirs`]), and directories in it.
 
-use rustix::fs::{Mode, OFlags};
+use crate::config;
+use crate::walk::{self, How};
+use rustix::fs::Mode;
 use rustix::io::Errno;
-use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::{Component, Path, PathBuf};
+use std::path::Path;
 
-/// Where it is. A variable that is empty or relative counts as unset, as the XDG base directory specification says.
-#[must_use]
-pub fn state_dir_path() -> Option<PathBuf> {
-    if nix::unistd::geteuid().is_root() {
-        return Some(PathBuf::from("/var/lib/upm"));
-    }
-    let variable = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let base = variable("XDG_STATE_HOME").or_else(|| variable("HOME").map(|home| home.join(".local/state")))?;
-    Some(base.join("upm"))
-}
+/// Mode of root's state directory, and of what is missing above it: everyone may enter it, to look at what lies there.
+const FOR_ALL: u32 = 0o755;
+/// Mode of a user's own.
+const OWN: u32 = 0o700;
 
-/// Opens it for reading, and makes what is missing of it (mode 0755 for root, 0700 for a user). No symbolic link is
-/// followed, and every directory on the way belongs to root or to this user and can be written by its owner alone (root's
-/// sticky directories excepted, but not as the last one).
+/// Opens it for reading, and makes what is missing of it. See [`open`].
 ///
 /// # Errors
-/// `ENOENT` where no variable says where it is; `EPERM` for a directory that others own or can write; `ELOOP` or `ENOTDIR`
-/// for a link; what `openat(2)` and `mkdirat(2)` say.
+/// `NotFound` where nothing says where it is; else as [`open`].
 pub fn open_state_dir() -> io::Result<OwnedFd> {
-    open_at(&state_dir_path().ok_or(Errno::NOENT)?)
+    let is_root = rustix::process::geteuid().is_root();
+    let dirs = config::state_dirs(is_root, &|name| std::env::var_os(name));
+    open(dirs.first().ok_or(Errno::NOENT)?, FOR_ALL)
 }
 
-fn open_at(path: &Path) -> io::Result<OwnedFd> {
-    let user = rustix::process::geteuid().as_raw();
-    let mode = if user == 0 { Mode::from_raw_mode(0o755) } else { Mode::RWXU };
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mut here = rustix::fs::open("/", flags, Mode::empty())?;
-    let mut sticky = false;
-    for component in path.components() {
-        let name: &OsStr = match component {
-            Component::RootDir => continue,
-            Component::Normal(name) => name,
-            _ => return Err(Errno::INVAL.into()),
+/// Opens the directory `path` for reading, and makes what is missing, whatever the umask: the last with `mode` for root, all of
+/// a user's for that user alone. Every directory on the way, and every link, must be one that root and this user alone could
+/// change, and the last one must be this user's.
+///
+/// # Errors
+/// One that is not so, or cannot be made or opened; the message names it.
+pub fn open(path: &Path, mode: u32) -> io::Result<OwnedFd> {
+    let user = rustix::process::getuid();
+    let untrusted = |error| io::Error::other(config::error_of(path, error));
+    let walked = walk::walk(path, How::Trusted).map_err(untrusted)?;
+    let mut at = walked.object;
+    let failed = |at: &Path, error: Errno| io::Error::other(format!("{}: {}", at.display(), io::Error::from(error)));
+    let others =
+        |at: &Path| io::Error::other(format!("{}: others than this user may change what it holds", at.display()));
+    let open = |at: &walk::Object| at.open().map_err(|errno| failed(at.path(), errno));
+    for (number, name) in (1..).zip(&walked.missing) {
+        if at.own_flaw(user.as_raw()).is_some() {
+            return Err(others(at.path()));
+        }
+        let mode = match number == walked.missing.len() {
+            _ if !user.is_root() => OWN,
+            true => mode,
+            false => FOR_ALL,
         };
-        here = match rustix::fs::openat(&here, name, flags, Mode::empty()) {
-            Err(Errno::NOENT) => {
-                match rustix::fs::mkdirat(&here, name, mode) {
-                    // Another call was faster.
-                    Ok(()) | Err(Errno::EXIST) => {}
-                    Err(errno) => return Err(errno.into()),
-                }
-                rustix::fs::openat(&here, name, flags, Mode::empty())?
-            }
-            other => other?,
-        };
-        let stat = rustix::fs::fstat(&here)?;
-        sticky = stat.st_uid == 0 && stat.st_mode & 0o1000 != 0;
-        if (stat.st_uid != 0 && stat.st_uid != user) || (stat.st_mode & 0o022 != 0 && !sticky) {
-            return Err(Errno::PERM.into());
+        let made = rustix::fs::mkdirat(at.fd(), name, Mode::from_raw_mode(mode));
+        let path = at.path().join(name);
+        if let Err(errno) = made
+            && errno != Errno::EXIST
+        {
+            return Err(failed(&path, errno));
+        }
+        at = walk::child(&at, name).map_err(untrusted)?;
+        if made.is_ok() {
+            rustix::fs::fchmod(open(&at)?, Mode::from_raw_mode(mode)).map_err(|errno| failed(&path, errno))?;
         }
     }
-    if sticky || rustix::fs::fstat(&here)?.st_uid != user {
-        return Err(Errno::PERM.into());
+    let found = open(&at)?;
+    let stat = rustix::fs::fstat(&found).map_err(|errno| failed(at.path(), errno))?;
+    if walk::object_flaw(&stat, user.as_raw()).is_some() || stat.st_uid != user.as_raw() || !at.is_dir() {
+        return Err(others(at.path()));
     }
-    Ok(rustix::fs::openat(&here, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -75,38 +77,46 @@ mod tests {
         tempfile::tempdir_in("/var/tmp").unwrap()
     }
 
+    fn opened(path: &Path) -> io::Result<OwnedFd> {
+        walk::forget();
+        open(path, 0o711)
+    }
+
     #[test]
     fn it_is_made_with_what_is_missing_above() {
         let dir = place();
         let path = dir.path().join("a/b/upm");
-        open_at(&path).unwrap();
-        let expected = if nix::unistd::geteuid().is_root() { 0o755 } else { 0o700 };
-        let umask = rustix::process::umask(Mode::empty());
-        rustix::process::umask(umask);
-        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, expected & !umask.as_raw_mode());
-        open_at(&path).unwrap();
+        opened(&path).unwrap();
+        let modes = if nix::unistd::geteuid().is_root() { [0o755, 0o711] } else { [0o700, 0o700] };
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().mode() & 0o777;
+        assert_eq!([mode(path.parent().unwrap()), mode(&path)], modes);
+        opened(&path).unwrap();
     }
 
     #[test]
     fn what_others_could_have_placed_is_refused() {
         let dir = place();
-        let errno = |path: &Path| open_at(path).unwrap_err().raw_os_error();
+        let refused = |below: &str| opened(&dir.path().join(below)).unwrap_err().to_string();
         std::fs::create_dir(dir.path().join("real")).unwrap();
-        open_at(&dir.path().join("real/upm")).unwrap();
         symlink("real", dir.path().join("link")).unwrap();
-        let refused = errno(&dir.path().join("link/upm"));
-        assert!([nix::libc::ELOOP, nix::libc::ENOTDIR].map(Some).contains(&refused), "{refused:?}");
-        symlink("real", dir.path().join("upm")).unwrap();
-        assert!(errno(&dir.path().join("upm")).is_some());
+        opened(&dir.path().join("link/upm")).unwrap();
         std::fs::create_dir(dir.path().join("open")).unwrap();
         std::fs::set_permissions(dir.path().join("open"), std::fs::Permissions::from_mode(0o777)).unwrap();
-        assert_eq!(errno(&dir.path().join("open/upm")), Some(nix::libc::EPERM));
+        assert!(refused("open/upm").contains("/open: "));
         assert!(!dir.path().join("open/upm").exists(), "nothing was made there");
-        assert_eq!(errno(Path::new("/tmp")), Some(nix::libc::EPERM), "whoever may write /tmp chose what is in it");
+        std::fs::write(dir.path().join("file"), "").unwrap();
+        assert!(refused("file").contains("/file: "));
+        for shared in ["/tmp", "/tmp/upm-is-not-made-here"] {
+            assert!(opened(Path::new(shared)).is_err(), "whoever may write /tmp chose what is in it");
+            assert!(shared == "/tmp" || !Path::new(shared).exists());
+        }
         if nix::unistd::geteuid().is_root() {
             std::fs::create_dir(dir.path().join("theirs")).unwrap();
+            symlink("real", dir.path().join("their_link")).unwrap();
             std::os::unix::fs::chown(dir.path().join("theirs"), Some(12345), None).unwrap();
-            assert_eq!(errno(&dir.path().join("theirs/upm")), Some(nix::libc::EPERM));
+            std::os::unix::fs::lchown(dir.path().join("their_link"), Some(12345), None).unwrap();
+            assert!(refused("theirs/upm").contains("/theirs: "));
+            assert!(refused("their_link/upm").contains("/their_link: "));
         }
     }
 }

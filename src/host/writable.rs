@@ -1,9 +1,11 @@
 //! Which directories and files calls were allowed to write, recorded in the state directory before they are granted.
 //!
-//! `/var/lib/upm/writable` for root, which everyone may read, and `$XDG_STATE_HOME/upm/writable` (else below
-//! `~/.local/state`) for a user. A record is a symbolic link (see `config::planted`), so that none can be half written, two
-//! calls at once need no lock, and to know one that is there costs one `readlink`.
+//! `/var/lib/upm/writable` for root, and `$XDG_STATE_HOME/upm/writable` (else below `~/.local/state`) for a user. In root's
+//! everyone may look up what they have the identity of, but not list it: paths of others' projects are nobody's business. A
+//! record is a symbolic link (see `config::planted`), so that none can be half written, two calls at once need no lock, and to
+//! know one that is there costs one `readlink`.
 
+use super::state;
 use crate::config;
 use crate::confine::step::{Step, StepError};
 use crate::confine::trees::Tree;
@@ -12,7 +14,7 @@ use crate::mounts::Table;
 use crate::quote::{shell, shorten};
 use crate::types::{Cause, Code, Details, Failure, Layer};
 use crate::walk::{self, How};
-use rustix::fs::{AtFlags, Dir, Mode, OFlags};
+use rustix::fs::{AtFlags, Dir};
 use rustix::io::Errno;
 use std::ffi::CString;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -21,6 +23,11 @@ use std::path::{Path, PathBuf};
 
 /// Records at most. Then those whose path no longer leads to their object are dropped.
 const MAX_RECORDS: usize = 16_384;
+/// Records at most of calls of one caller of the service, who may be granted any number of directories by a wildcard in
+/// `projects` and must leave room for others.
+const MAX_OF_CALLER: usize = MAX_RECORDS / 4;
+/// Mode of root's directory of records.
+const LOOK_UP: u32 = 0o711;
 /// Bytes of a link's target: what `PATH_MAX` leaves.
 const MAX_TARGET: usize = 4095;
 
@@ -32,25 +39,29 @@ pub struct Writable {
     path: PathBuf,
     dir: OwnedFd,
     most: usize,
+    /// The caller, where it is another user than the engine's own, and how many of its records there may be.
+    caller: Option<(u32, usize)>,
     /// Where the same is recorded for a search that has other variables.
     others: Vec<Writable>,
 }
 
 impl Writable {
-    /// Opens the records, making what is missing of their directory. Everything on the way is checked for who could
-    /// change it.
+    /// Opens the records to be added to by a call of user `caller`, making what is missing of their directory. Everything on
+    /// the way is checked for who could change it.
     ///
     /// # Errors
     /// `sandbox_unavailable`: there is none, or it cannot be made, or others could change it.
-    pub fn open() -> Result<Writable, Failure> {
+    pub fn open(caller: u32) -> Result<Writable, Failure> {
+        let own = rustix::process::getuid().as_raw();
+        let caller = (caller != own && caller != 0).then_some((caller, MAX_OF_CALLER));
         let path = place()?;
-        let dir = open(&path).map_err(|why| unusable(&path, &why))?;
+        let dir = state::open(&path, LOOK_UP).map_err(|why| unusable(&path, &why.to_string()))?;
         // One that cannot be had is none that a search would find records in: whoever has such a HOME makes none there.
         let others = places().into_iter().skip(1).filter_map(|path| {
-            let dir = open(&path).ok()?;
-            Some(Writable { dir, path, most: MAX_RECORDS, others: Vec::new() })
+            let dir = state::open(&path, LOOK_UP).ok()?;
+            Some(Writable { dir, path, most: MAX_RECORDS, caller, others: Vec::new() })
         });
-        Ok(Writable { dir, path, most: MAX_RECORDS, others: others.collect() })
+        Ok(Writable { dir, path, most: MAX_RECORDS, caller, others: others.collect() })
     }
 
     /// Records every path of the host that the plan grants to be written, as it was opened, and what is mounted below.
@@ -84,29 +95,44 @@ impl Writable {
         self.others.iter().try_for_each(|other| other.add(object, path))?;
         let stored = || -> Result<(), Errno> {
             copy_up(object)?;
-            let key = config::record_key(object)?;
-            match rustix::fs::readlinkat(&self.dir, &key, Vec::new()) {
-                Err(Errno::NOENT) => {}
-                other => return other.map(drop),
+            let known = |key: &String| match rustix::fs::readlinkat(&self.dir, key, Vec::new()) {
+                Err(Errno::NOENT) => Some(Ok(key.clone())),
+                other => other.err().map(Err),
+            };
+            let missing: Vec<String> =
+                config::record_keys(object)?.iter().filter_map(known).collect::<Result<_, _>>()?;
+            if missing.is_empty() {
+                return Ok(());
             }
             self.make_room()?;
             let device = rustix::fs::fstat(object)?.st_dev;
-            let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
-            let mut target = format!("{major}:{minor} ").into_bytes();
+            let mut target = format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device)).into_bytes();
+            if let Some((caller, _)) = self.caller {
+                target.extend(format!(":{caller}").into_bytes());
+            }
+            target.push(b' ');
             target.extend(path.as_os_str().as_bytes());
             target.truncate(MAX_TARGET);
             let target = CString::new(target).map_err(|_| Errno::INVAL)?;
-            match rustix::fs::symlinkat(&target, &self.dir, &key) {
-                // Another call was quicker.
-                Err(Errno::EXIST) => Ok(()),
-                other => other,
-            }?;
+            for key in missing {
+                match rustix::fs::symlinkat(&target, &self.dir, &key) {
+                    // Another call was quicker.
+                    Ok(()) | Err(Errno::EXIST) => {}
+                    Err(errno) => return Err(errno),
+                }
+            }
             rustix::fs::fsync(&self.dir)
         };
         stored().map_err(|errno| match errno {
             Errno::DQUOT => self.fail(&format!(
                 "it holds {} records of paths that are all there; remove (rm) those of paths where no plugin wrote",
                 self.most
+            )),
+            Errno::USERS => self.fail(&format!(
+                "it holds {} records of paths that are all there and were named by user {}, as many as one caller may have; \
+                 remove (rm) those of paths where no plugin wrote, or give that user fewer projects",
+                self.caller.map_or(0, |(_, most)| most),
+                self.caller.map_or(0, |(caller, _)| caller)
             )),
             // No directory refuses so: it is the system call.
             Errno::NOSYS | Errno::PERM => {
@@ -116,29 +142,57 @@ impl Writable {
         })
     }
 
-    /// Where there are too many, drops records whose path leads to something else by now, or to nothing; `EDQUOT` where
-    /// that is not enough.
+    /// Where there are too many, of all or of this call's caller, drops records whose path leads to something else by now, or
+    /// to nothing; `EDQUOT`, of the caller `EUSERS`, where that is not enough.
     fn make_room(&self) -> Result<(), Errno> {
         let all = self.all()?;
+        if let Some((caller, most)) = self.caller
+            && all.len() >= most
+        {
+            let mut own = Vec::new();
+            for key in &all {
+                if named_by(&self.target(key)?) == Some(caller) {
+                    own.push(key);
+                }
+            }
+            if own.len() >= most && own.len() - self.drop_gone(&own)? >= most {
+                return Err(Errno::USERS);
+            }
+        }
         if all.len() < self.most {
             return Ok(());
         }
-        let mut left = all.len();
-        for key in all {
-            let target = rustix::fs::readlinkat(&self.dir, &key, Vec::new())?;
-            let found = walk::find(&config::granted(target.as_bytes()), How::NoLinks).map_err(|error| error.errno());
-            let gone = match found.and_then(|object| config::record_key(object.fd())) {
-                Ok(now) => now.as_bytes() != key.as_bytes(),
+        let dropped = self.drop_gone(&all.iter().collect::<Vec<_>>())?;
+        if all.len() - dropped < self.most { Ok(()) } else { Err(Errno::DQUOT) }
+    }
+
+    /// How many of these records led to nothing, or to something else, and are gone now.
+    fn drop_gone(&self, keys: &[&CString]) -> Result<usize, Errno> {
+        let mut dropped = 0;
+        for key in keys {
+            let path = config::granted(&self.target(key)?);
+            let found = walk::find(&path, How::NoLinks).map_err(|error| error.errno());
+            let gone = match found.and_then(|object| config::record_keys(object.fd())) {
+                Ok(now) => !now.iter().any(|now| now.as_bytes() == key.as_bytes()),
                 Err(errno) => matches!(errno, Errno::NOENT | Errno::NOTDIR | Errno::LOOP),
             };
             if gone {
-                match rustix::fs::unlinkat(&self.dir, &key, AtFlags::empty()) {
-                    Ok(()) | Err(Errno::NOENT) => left -= 1,
+                match rustix::fs::unlinkat(&self.dir, *key, AtFlags::empty()) {
+                    Ok(()) | Err(Errno::NOENT) => dropped += 1,
                     Err(errno) => return Err(errno),
                 }
             }
         }
-        if left < self.most { Ok(()) } else { Err(Errno::DQUOT) }
+        Ok(dropped)
+    }
+
+    /// What a record says; nothing where another call has dropped it.
+    fn target(&self, key: &CString) -> Result<Vec<u8>, Errno> {
+        match rustix::fs::readlinkat(&self.dir, key, Vec::new()) {
+            Ok(target) => Ok(target.into_bytes()),
+            Err(Errno::NOENT) => Ok(Vec::new()),
+            Err(errno) => Err(errno),
+        }
     }
 
     fn all(&self) -> Result<Vec<CString>, Errno> {
@@ -174,17 +228,41 @@ fn is_writable(mount: &crate::decide::plan::Mount) -> bool {
     mount.write && matches!(mount.source, Source::Host { .. })
 }
 
-/// Where records are, or would be, and whether they could be made there. Nothing is made.
+/// Where records are, or would be, and whether they could be made there, and looked up by everyone where they are root's.
+/// Nothing is made.
 ///
 /// # Errors
 /// As of [`Writable::open`].
 pub fn look() -> Result<PathBuf, Failure> {
     let path = place()?;
-    let there = path.ancestors().find(|above| above.symlink_metadata().is_ok()).unwrap_or(&path);
-    config::check_trusted(there).map_err(|error| unusable(&path, &error.to_string()))?;
-    rustix::fs::access(there, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)
-        .map_err(|errno| unusable(&path, &format!("{}: nothing can be made there: {errno}", there.display())))?;
+    let fail = |why: String| unusable(&path, &why);
+    let walked = walk::walk(&path, How::Trusted).map_err(|error| fail(config::error_of(&path, error).to_string()))?;
+    let there = walked.object;
+    let own = rustix::process::getuid();
+    if there.own_flaw(own.as_raw()).is_some() {
+        return Err(fail(format!("{}: others than this user may change what it holds", there.path().display())));
+    }
+    rustix::fs::access(there.path(), rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)
+        .map_err(|errno| fail(format!("{}: nothing can be made there: {errno}", there.path().display())))?;
+    if own.is_root()
+        && let Some(shut) = there.chain().find(|object| object.stat().st_mode & 0o001 == 0)
+    {
+        let remedy = format!("chmod a+x {}", shell(shut.path()));
+        let message = format!(
+            "{}: everyone must be able to look up what root's calls may write, and may not enter {}, so that no configuration is \
+             found for other users; {remedy}",
+            path.display(),
+            shut.path().display()
+        );
+        return Err(Failure::new(Code::SandboxUnavailable, message).detail("layer", "root").detail("remedy", remedy));
+    }
     Ok(path)
+}
+
+/// The caller of the service in a record's target, `MAJOR:MINOR:CALLER PATH`.
+fn named_by(target: &[u8]) -> Option<u32> {
+    let word = target.split(|byte| *byte == b' ').next()?;
+    std::str::from_utf8(word.split(|byte| *byte == b':').nth(2)?).ok()?.parse().ok()
 }
 
 /// Where records are made: the first place must take them.
@@ -199,26 +277,6 @@ fn place() -> Result<PathBuf, Failure> {
         return Err(unusable(Path::new("the record of writable paths"), why));
     }
     Ok(dirs.swap_remove(0))
-}
-
-/// Opens the directory, and makes what is missing. Root's is for everyone to read, whatever the umask: whoever works in
-/// a directory that root's calls may write must be able to know.
-fn open(path: &Path) -> Result<OwnedFd, String> {
-    let there = path.ancestors().find(|above| above.symlink_metadata().is_ok()).unwrap_or(Path::new("/"));
-    let mode = if rustix::process::getuid().is_root() { 0o755 } else { 0o700 };
-    let mut dir: OwnedFd = config::check_trusted(there).map_err(|error| error.to_string())?.file.into();
-    let missing = path.strip_prefix(there).map_err(|error| error.to_string())?;
-    for name in missing {
-        let fail = |errno: Errno| format!("{}: {errno}", name.display());
-        match rustix::fs::mkdirat(&dir, name, Mode::from_raw_mode(mode)) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(errno) => return Err(fail(errno)),
-        }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        dir = rustix::fs::openat(&dir, name, flags, Mode::empty()).map_err(fail)?;
-        rustix::fs::fchmod(&dir, Mode::from_raw_mode(mode)).map_err(fail)?;
-    }
-    Ok(dir)
 }
 
 fn unusable(path: &Path, why: &str) -> Failure {
@@ -243,6 +301,7 @@ fn unusable(path: &Path, why: &str) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::fs::{Mode, OFlags};
 
     fn state(dir: &Path, most: usize) -> Writable {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -250,6 +309,7 @@ mod tests {
             path: dir.to_owned(),
             dir: rustix::fs::open(dir, flags, Mode::empty()).unwrap(),
             most,
+            caller: None,
             others: Vec::new(),
         }
     }
@@ -304,5 +364,30 @@ mod tests {
             .collect();
         kept.sort();
         assert_eq!(kept, [objects[0].clone(), objects[2].clone(), objects[3].clone()]);
+    }
+
+    #[test]
+    fn a_caller_has_a_share_and_others_have_the_rest() {
+        let dir = tempfile::tempdir().unwrap();
+        let records = dir.path().join("records");
+        std::fs::create_dir(&records).unwrap();
+        let of = |caller: Option<u32>| Writable { caller: caller.map(|uid| (uid, 2)), ..state(&records, 10) };
+        let objects: Vec<PathBuf> = (0..5).map(|number| dir.path().join(number.to_string())).collect();
+        objects.iter().for_each(|path| std::fs::create_dir(path).unwrap());
+        add(&of(Some(7)), &objects[0]).unwrap();
+        add(&of(Some(7)), &objects[1]).unwrap();
+        let full = add(&of(Some(7)), &objects[2]).unwrap_err();
+        assert!(full.message.contains("2 records") && full.message.contains("user 7"), "{}", full.message);
+        add(&of(Some(8)), &objects[2]).unwrap();
+        add(&of(None), &objects[3]).unwrap();
+        // what is on record is nobody's to pay for again
+        add(&of(Some(7)), &objects[2]).unwrap();
+        assert!(add(&of(Some(7)), &objects[4]).is_err());
+        std::fs::remove_dir(&objects[0]).unwrap();
+        add(&of(Some(7)), &objects[4]).unwrap();
+        assert_eq!(
+            [b"8:0 /x".as_slice(), b"8:0:7 /x:9", b"8:0:7 /x y:8:9", b""].map(named_by),
+            [None, Some(7), Some(7), None]
+        );
     }
 }

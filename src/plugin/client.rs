@@ -315,7 +315,15 @@ fn answer(plan: &plan::Plan, frame: Vec<u8>, deadline: Instant) -> Vec<u8> {
     let ended: Result<Value, Failure> = match signals::take() {
         Err(error) => Err(Failure::new(Code::Internal, format!("signals: {error}"))),
         Ok(signals) => {
-            let job = Job { plan, frame, runner: super::RUNNER, signals, deadline, observe: false };
+            let job = Job {
+                caller: nix::unistd::getuid().as_raw(),
+                plan,
+                frame,
+                runner: super::RUNNER,
+                signals,
+                deadline,
+                observe: false,
+            };
             supervise::run(job, &mut Unwatched).and_then(|outcome| outcome.result.map(|result| result.value()))
         }
     };

@@ -98,6 +98,8 @@ impl Watcher for Unwatched {
 
 /// What the supervisor is asked to run.
 pub struct Job<'a> {
+    /// The user who called.
+    pub caller: u32,
     /// What is enforced.
     pub plan: &'a Plan,
     /// The call frame, with its newline.
@@ -131,7 +133,7 @@ pub fn run(job: Job<'_>, watcher: &mut dyn Watcher) -> Result<Outcome<Denial>, F
         bounds.cpus = None;
     }
     // Before `prepare` too: it looks at owners.
-    let writable = if writable::is_needed(job.plan) { Some(writable::Writable::open()?) } else { None };
+    let writable = if writable::is_needed(job.plan) { Some(writable::Writable::open(job.caller)?) } else { None };
     let cgroup = cgroup::make(bounds, request_id);
     own::prepare(as_root)?;
     if !as_root {

@@ -114,6 +114,7 @@ fn attempt(outside: &Outside) -> Told {
     let frame = format!("{}\n", json!({ "type": "call", "args": asks }));
     let signals = signals::take().map_err(|error| internal(format!("signals: {error}")))?;
     let job = Job {
+        caller: nix::unistd::getuid().as_raw(),
         plan: &plan,
         frame: frame.into_bytes(),
         runner: crate::plugin::RUNNER,

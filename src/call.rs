@@ -154,6 +154,7 @@ fn refusal(
     let request_id = request_id.unwrap_or_else(Uuid::now_v7).to_string();
     let mut log = Log::new(&request_id, "", "", caller);
     log.by_socket = by_socket;
+    log.may_call = by_socket && config.is_some_and(|config| may_call(config, caller));
     if config.is_some()
         && let Err(error) = log.open(config)
     {
@@ -185,6 +186,7 @@ fn go(
     privileges::require()?;
     tracing::debug!(path = %config.path.display(), sha256 = config.sha256, "configuration");
     if by_socket {
+        log.may_call = may_call(&config, &peer.caller);
         check_caller(&config, args, &peer.caller)?;
     }
     if by_socket && args.project.as_ref().is_some_and(|project| !config.spells_project(project)) {
@@ -261,6 +263,11 @@ fn check_caller(config: &Config, args: &CallArgs, caller: &Caller) -> Result<(),
         ),
     )
     .with(Details::Caller { uid: caller.uid, gid: caller.gid }))
+}
+
+/// Whether any table's `callers` names this one.
+pub(crate) fn may_call(config: &Config, caller: &Caller) -> bool {
+    grant::tables(config).filter_map(|keys| keys.callers.as_ref()).any(|at| callers::names(&at.value, caller))
 }
 
 /// The service may see directories that its caller cannot: whatever is no project of the configuration, or is not there, is
@@ -492,6 +499,8 @@ struct Log {
     record: Record,
     begun: bool,
     by_socket: bool,
+    /// Whether the caller of a service may call anything.
+    may_call: bool,
 }
 
 impl Log {
@@ -501,7 +510,8 @@ impl Log {
         record.caller_pid = caller.pid;
         record.plugin = (!plugin.is_empty()).then(|| plugin.to_owned());
         record.method = (!method.is_empty()).then(|| method.to_owned());
-        Log { started: Instant::now(), sinks: None, named: String::new(), record, begun: false, by_socket: false }
+        let started = Instant::now();
+        Log { started, sinks: None, named: String::new(), record, begun: false, by_socket: false, may_call: false }
     }
 
     /// Opens the sinks that the configuration names, or the default ones where there is none.
@@ -540,9 +550,19 @@ impl Log {
     }
 
     /// What is to be done with this refusal: one over the socket, by another user than root and the service's own (who could
-    /// write the audit themselves), may be one of many.
-    fn limit(&mut self) -> Verdict {
+    /// write the audit themselves), may be one of many. Not so what a caller who may call something was refused by policy, or for
+    /// what the host is like: calls of that user are recorded one by one too.
+    fn limit(&mut self, code: Code) -> Verdict {
         let uid = self.record.caller_uid;
+        let malformed = match code {
+            Code::ArgumentsInvalid | Code::Cancelled | Code::Timeout => true,
+            // Of a request that was understood it is the project.
+            Code::Usage => self.record.plugin.is_none(),
+            _ => false,
+        };
+        if self.may_call && !malformed {
+            return Verdict::Record;
+        }
         if !self.by_socket || self.begun || uid == 0 || uid == nix::unistd::getuid().as_raw() {
             return Verdict::Record;
         }
@@ -599,7 +619,7 @@ impl Log {
                 return;
             }
         }
-        match self.limit() {
+        match self.limit(failure.code) {
             Verdict::Record => {}
             Verdict::Last { until } => self.record.limited_until = Some(stamp(until)),
             Verdict::Counted => return,

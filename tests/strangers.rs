@@ -7,6 +7,7 @@ use common::{Fixture, Mode, is_root, skip};
 use rstest::rstest;
 use serde_json::{Value, json};
 use std::fs;
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -178,6 +179,86 @@ fn the_state_directory_is_nobodys_grant(#[values(Mode::Root, Mode::User)] mode: 
         f.config(&format!("{}write = [\"{}/project\"]\n", common::PROBE, state.display()));
         assert_eq!(f.act("echo", json!(["x"]))["value"], json!(["x"]));
     }
+}
+
+/// Of a user who may call something every refusal by policy is on record; malformed requests of the same user are counted.
+#[rstest]
+fn what_a_caller_is_not_allowed_is_always_recorded(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    const MANY: usize = 3 * ONE_BY_ONE;
+    if !is_root() {
+        return skip("needs root to call as another user");
+    }
+    let Some(f) = Fixture::probe(mode, &format!("callers = [\"user:{}\"]", OTHER.uid)) else { return };
+    let service = Service::start(&f);
+    let _gone = Gone(counts(&f));
+    let codes = |who: &Other| {
+        let refused = of(&f.audit(), who.uid, "call_refused");
+        let mut codes = std::collections::BTreeMap::new();
+        for record in refused {
+            *codes.entry(record["UPM_CODE"].as_str().unwrap().to_owned()).or_insert(0) += 1;
+        }
+        codes
+    };
+    let method = r#"{"plugin":"Probe","method":"other"}"#;
+    let project = r#"{"plugin":"Probe","method":"run","project":"/srv"}"#;
+    let malformed = r#"{"plugin":"Probe","method":"run","args":7}"#;
+    for request in [malformed, method, project, "{"] {
+        flood(&f, &service, &OTHER, request, MANY);
+    }
+    let told = codes(&OTHER);
+    assert_eq!((told["method_not_allowed"], told["usage"]), (MANY, MANY), "{told:?}");
+    assert_eq!(told.get("arguments_invalid"), Some(&ONE_BY_ONE), "{told:?}");
+    // the control: a stranger's same requests
+    flood(&f, &service, &THIRD, method, MANY);
+    assert_eq!(codes(&THIRD).values().sum::<usize>(), ONE_BY_ONE);
+}
+
+/// A wildcard in `projects` lets one caller name any number of directories, each of which is put on record: a share of the
+/// records, and no more.
+#[test]
+fn one_caller_does_not_fill_the_record_of_what_calls_may_write() {
+    const SHARE: usize = 16_384 / 4;
+    if !is_root() {
+        return skip("needs root to call as another user");
+    }
+    let Some(f) = Fixture::bare(Mode::User) else { return };
+    for dir in ["many", "many/new", "many/next", "many/held"] {
+        f.mkdir(dir);
+    }
+    let callers = format!("callers = [\"user:{}\", \"user:{}\"]\n", OTHER.uid, THIRD.uid);
+    let (projects, head) = (format!("projects = [\"{}\"]\n", f.text("many/*")), f.config_head());
+    f.write("upm_config.toml", format!("{projects}{head}{}write = [\"{{project_root}}\"]\n{callers}", common::PROBE));
+    let service = Service::start(&f);
+    let ask = |who: &Other, project: &str| {
+        let project = f.text(&format!("many/{project}"));
+        answered(&as_other(
+            &f,
+            who,
+            &["--via", &service.socket, "--project", &project, "Probe", "run", r#"{"args":["echo"]}"#],
+        ))
+        .1
+    };
+    let made = |answer: &Value| answer["success"] == true;
+    assert!(made(&ask(&OTHER, "held")));
+    // as many calls later
+    let records = f.path("home/state/upm/writable");
+    for n in 1..SHARE {
+        let dir = f.mkdir(&format!("many/{n}"));
+        let key = upm::config::record_keys(fs::File::open(&dir).unwrap().as_fd()).unwrap().remove(0);
+        let record = records.join(key);
+        std::os::unix::fs::symlink(format!("0:0:{} {}", OTHER.uid, dir.display()), &record).unwrap();
+        std::os::unix::fs::lchown(&record, Some(f.uid), Some(f.uid)).unwrap();
+    }
+    let full = ask(&OTHER, "new");
+    assert_eq!(full["data"]["code"], "sandbox_unavailable", "{full:#}");
+    let text = full["data"]["error"].as_str().unwrap();
+    assert!(text.contains(&format!("{SHARE} records")) && text.contains(&OTHER.uid.to_string()), "{text}");
+    // what is on record stays usable, and others go on
+    assert!(made(&ask(&OTHER, "held")) && made(&ask(&THIRD, "new")));
+    // and so does this caller, once one of the directories is gone
+    assert!(!made(&ask(&OTHER, "next")));
+    fs::remove_dir(f.path("many/7")).unwrap();
+    assert!(made(&ask(&OTHER, "next")));
 }
 
 /// A user may call with each of its subordinate ids: as many as there are slots are counted, others recorded.

@@ -8,6 +8,7 @@ use super::print;
 use super::wire::{self, Refused};
 use crate::call::{self, Answer, Peer, reading};
 use crate::config;
+use crate::decide::grant;
 use crate::host::callers;
 use crate::report::render;
 use crate::report::text::complain;
@@ -270,18 +271,15 @@ fn read_line(connection: BorrowedFd<'_>, config: Option<&Path>, caller: &Caller)
 fn longest(config: Option<&Path>, caller: &Caller) -> Result<u64, Refused> {
     let refused = |failure| Refused { failure, request_id: None };
     let config = config::load(config).map_err(|error| refused(error.into()))?;
-    let plugins =
-        config.plugins.values().flat_map(|plugin| std::iter::once(&plugin.keys).chain(plugin.methods.values()));
-    let keys: Vec<_> = std::iter::once(&config.defaults).chain(plugins).collect();
     let own = [0, nix::unistd::getuid().as_raw()].contains(&caller.uid);
-    if !own && !keys.iter().filter_map(|keys| keys.callers.as_ref()).any(|at| callers::names(&at.value, caller)) {
+    if !own && !call::may_call(&config, caller) {
         let message = format!(
             "the request is longer than {HEAD} bytes, and no method has user {} among its `callers`",
             callers::shown(caller.uid)
         );
         return Err(refused(Failure::new(Code::CallerNotAllowed, message).with(Details::MaxBytes(HEAD))));
     }
-    let most = keys.iter().filter_map(|keys| keys.arguments.as_ref()).map(|at| at.value).max();
+    let most = grant::tables(&config).filter_map(|keys| keys.arguments.as_ref()).map(|at| at.value).max();
     Ok(most.unwrap_or(0).max(ARGUMENTS).saturating_add(HEAD))
 }
 

@@ -219,6 +219,13 @@ pub fn callers<'c>(config: &'c Config, plugin: &str, method: &str) -> Option<&'c
     tables.into_iter().flatten().find_map(|keys| keys.callers.as_ref()).map(|at| at.value.as_slice())
 }
 
+/// Every table with grant keys that a configuration has.
+pub fn tables(config: &Config) -> impl Iterator<Item = &GrantKeys> {
+    let plugins =
+        config.plugins.values().flat_map(|plugin| std::iter::once(&plugin.keys).chain(plugin.methods.values()));
+    std::iter::once(&config.defaults).chain(plugins)
+}
+
 fn named_project(config: &Config, dir: &ProjectDir) -> Result<PathBuf, DecideError> {
     if config.is_project(dir) {
         return Ok(dir.path().to_owned());

@@ -247,3 +247,50 @@ fn hostile_values_arrive_as_they_are(#[values(Mode::Root, Mode::User)] mode: Mod
     let result = f.upm(["Echo", "back", &json!({"args": args, "kwargs": kwargs}).to_string()]).run().result();
     assert_eq!(result, json!([args, kwargs]));
 }
+
+/// Whoever wrote a plugin wrote its schema too: one that can take for ever is ended, and what is small is not held up.
+#[rstest]
+fn a_schema_that_takes_for_ever_is_ended(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let Some(f) = Fixture::bare(mode) else { return };
+    f.mkdir("schemas");
+    let allowed = |timeout: &str| {
+        let table = common::PROBE.replace("[\"run\"]", "[\"run\"]\nschemas = \"schemas\"");
+        f.config(&format!("{table}timeout = \"{timeout}\"\n"));
+    };
+    // definitions that each name the next one twice
+    let doubling = |levels: usize| {
+        let next = |n: usize| json!({"$ref": format!("#/$defs/d{n}")});
+        let mut all: serde_json::Map<String, Value> =
+            (0..levels).map(|n| (format!("d{n}"), json!({"allOf": [next(n + 1), next(n + 1)]}))).collect();
+        all.insert(format!("d{levels}"), json!({"properties": {"args": {"items": {"maxLength": 100}}}}));
+        json!({"$defs": all, "$ref": "#/$defs/d0"})
+    };
+    // repetitions that each compile to nearly as much as a pattern may
+    let patterns: Vec<Value> = (0..20_000).map(|n| json!({"pattern": format!("(?:[a-z{n}]{{90}}){{30}}")})).collect();
+    for (name, schema) in [("references", doubling(60)), ("patterns", json!({"anyOf": patterns}))] {
+        f.write("schemas/run.json", schema.to_string());
+        allowed("2s");
+        let start = std::time::Instant::now();
+        let answer = f.run("echo", json!(["x"]));
+        assert!(start.elapsed() < std::time::Duration::from_secs(8), "{name}: {:?}", start.elapsed());
+        answer.failed("timeout", 124);
+    }
+    // a longer time is not the schema's, and `check` does not wait for ever either
+    allowed("60s");
+    f.write("schemas/run.json", doubling(60).to_string());
+    let data = f.run("echo", json!(["x"])).failed("arguments_invalid", 2);
+    assert!(data["error"].as_str().unwrap().contains("10 s of processor time"), "{data:#}");
+    // one that leads to itself at once is answered
+    f.write("schemas/run.json", r##"{"$ref": "#"}"##);
+    let answer = f.run("echo", json!(["x"]));
+    assert!(answer.exit.is_some(), "{answer:#?}");
+    // the controls: few levels, and one that leads to itself through the arguments
+    f.write("schemas/run.json", doubling(5).to_string());
+    assert_eq!(f.run("echo", json!(["x"])).exit, Some(0));
+    f.run("echo", json!(["x".repeat(200)])).failed("arguments_invalid", 2);
+    let tree = json!({"properties": {"args": {"items": {"$ref": "#/$defs/tree"}}},
+        "$defs": {"tree": {"type": ["string", "array"], "maxItems": 2, "items": {"$ref": "#/$defs/tree"}}}});
+    f.write("schemas/run.json", tree.to_string());
+    assert_eq!(f.run("echo", json!([[["x"], "y"]])).exit, Some(0));
+    f.run("echo", json!([["x", "y", "z"]])).failed("arguments_invalid", 2);
+}

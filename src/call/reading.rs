@@ -1,14 +1,17 @@
 //! What a caller sent, read and checked. As root: over the socket in a process that has no right at all, which costs some
-//! 0.6 ms; else here, with no capability in effect meanwhile. For a user here, who has nothing to give up.
+//! 0.6 ms; else here, with no capability in effect meanwhile. For a user here, who has nothing to give up. What may take
+//! long, by its schema, for everyone in that process: it has a limit of processor time.
 
 use super::packed::{Packer, Unpacker, torn};
 use crate::config::Schema;
 use crate::confine::privileges;
 use crate::confine::reader::Bounds;
 use crate::decide::arguments::{self, Checked};
-use crate::supervise::reader;
+use crate::decide::cost;
 use crate::supervise::signals::Signals;
+use crate::supervise::{apart, reader};
 use crate::types::Failure;
+use nix::sys::resource::{Resource, setrlimit};
 use std::time::{Duration, Instant};
 
 /// Processor time that reading may take, in seconds.
@@ -28,23 +31,12 @@ pub enum From {
     Socket,
     /// Whoever started the engine, or what that user passes on.
     Here,
+    /// Anyone, with a schema that can make much work.
+    Costly,
 }
 
-/// Runs `act`, which packs what it read of `length` bytes, in the reader's process.
-///
-/// # Errors
-/// As [`reader::run`].
-pub(crate) fn apart(
-    length: usize,
-    until: Instant,
-    signals: &Signals,
-    act: impl FnOnce() -> Vec<u8>,
-) -> Result<Vec<u8>, Failure> {
-    let bounds = Bounds { memory: MEMORY + COPIES * length as u64, cpu_s: CPU_S };
-    reader::run(bounds, ANSWER + 6 * length, until, signals, act)
-}
-
-/// Reads `length` bytes by `act`: of the socket as root in another process, whose `pack`ed answer is `unpack`ed.
+/// Reads `length` bytes by `act`: of the socket as root, and what is costly, in another process, whose `pack`ed answer is
+/// `unpack`ed.
 ///
 /// # Errors
 /// What `act` fails with, and what [`reader::run`] does.
@@ -57,13 +49,13 @@ pub(crate) fn read<T>(
     pack: impl FnOnce(&T, &mut Packer),
     unpack: impl FnOnce(&mut Unpacker<'_>) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    if !nix::unistd::geteuid().is_root() {
-        return act();
+    match (from, nix::unistd::geteuid().is_root()) {
+        (From::Costly, _) | (From::Socket, true) => {}
+        (From::Here, true) => return privileges::without(act)?,
+        (From::Here | From::Socket, false) => return act(),
     }
-    if from == From::Here {
-        return privileges::without(act)?;
-    }
-    let bytes = apart(length, until, signals, || {
+    let bounds = Bounds { memory: MEMORY + COPIES * length as u64, cpu_s: CPU_S };
+    let bytes = reader::run(bounds, ANSWER + 6 * length, until, signals, || {
         let mut packer = Packer::default();
         match act() {
             Ok(value) => {
@@ -110,6 +102,8 @@ pub fn check(
         // Not worth a process.
         return act();
     }
+    let costly = schema.is_some_and(|schema| !cost::is_light(schema, text.len()));
+    let from = if costly { From::Costly } else { from };
     let until = until.unwrap_or_else(|| Instant::now() + Duration::from_secs(2 * CPU_S));
     let pack = |checked: &Checked, packer: &mut Packer| {
         for (name, text) in checked.members() {
@@ -128,4 +122,32 @@ pub fn check(
         }
         Checked::from_texts(members).ok_or_else(torn)
     })
+}
+
+/// Whether a schema can be used: what `upm check` asks.
+///
+/// # Errors
+/// A sentence.
+pub fn check_schema(schema: &Schema) -> Result<(), String> {
+    let act = || arguments::check_schema(schema).map_err(|error| error.to_string());
+    if cost::is_light(schema, 0) {
+        return act();
+    }
+    let told = apart::run(ANSWER as u64, None, || {
+        let limited = setrlimit(Resource::RLIMIT_CPU, CPU_S, CPU_S + 1);
+        limited
+            .map_err(|errno| format!("its processor time cannot be limited: {errno}"))
+            .and_then(|()| act())
+            .err()
+            .unwrap_or_default()
+            .into_bytes()
+    });
+    match told {
+        Ok(told) if told.bytes.is_empty() => Ok(()),
+        Ok(told) => Err(String::from_utf8_lossy(&told.bytes).into_owned()),
+        Err(error) => Err(format!(
+            "{}: the schema cannot be checked within {CPU_S} s of processor time: {error}; simplify it",
+            schema.path.display()
+        )),
+    }
 }

@@ -1,4 +1,4 @@
-//! The confinement of the process that reads what a caller sent, where the engine itself has capabilities.
+//! The confinement of the process that reads what a caller sent ([`crate::supervise::reader`]).
 
 use super::step::{Step, StepError};
 use super::{capabilities, filter, landlock, session};

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod arguments;
+pub mod cost;
 pub mod grant;
 pub mod learn;
 pub mod names;

@@ -1,6 +1,10 @@
-//! Reading what a caller sent in a process that has no right at all, where the engine has capabilities: as root.
+//! Reading what a caller sent in a process that has no right at all: where the engine has capabilities, as root, and where it
+//! may take long.
 //!
-//! What comes back is the child's word, bounded in length and otherwise as hostile as what it read.
+//! What comes back is the child's word, bounded in length and otherwise as hostile as what it read. The child begins as a copy
+//! of the engine's memory: of the configuration and the engine's environment, with what secrets these hold. It has one way out,
+//! its answer, which the engine takes for the arguments: a parser that was taken over could put into them what its caller is not
+//! to know. What clients (pip, npm) keep of credentials is read later.
 
 use super::signals::{self, Signals};
 use crate::confine::reader::{Bounds, confine};
@@ -74,7 +78,7 @@ fn unread(ended: Ended, bounds: Bounds) -> Failure {
     use nix::libc::{SIGABRT, SIGKILL, SIGXCPU};
     let why = match ended {
         Ended::Killed(SIGXCPU | SIGKILL) => format!("more than {} s of processor time", bounds.cpu_s),
-        Ended::Killed(SIGABRT) => format!("more than {} MiB of memory", bounds.memory >> 20),
+        Ended::Killed(SIGABRT) => format!("more than {} MiB of memory, or has no end", bounds.memory >> 20),
         Ended::Killed(signal) => format!("what its process may not do (signal {signal})"),
         Ended::Exited(status) => format!("what its process could not do (status {status})"),
     };

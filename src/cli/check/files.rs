@@ -2,10 +2,9 @@
 //! paths.
 
 use super::classes::{class, method, not_looked};
-use super::{Report, Severity};
-use crate::call;
+use super::{Report, Severity, cannot_tell};
+use crate::call::{self, reading};
 use crate::config::{self, ConfigError, Journald as Mode};
-use crate::decide::arguments;
 use crate::decide::grant::Decision;
 use crate::decide::plan::Facts;
 use crate::host::{self, writable};
@@ -124,8 +123,8 @@ pub(super) fn schemas(report: &mut Report<'_>) {
                 ),
                 Ok(Some(schema)) => {
                     names.extend(schema.files.keys().cloned());
-                    if let Err(error) = arguments::check_schema(&schema) {
-                        report.add(Severity::Error, subject, line, error.to_string());
+                    if let Err(error) = reading::check_schema(&schema) {
+                        report.add(Severity::Error, subject, line, error);
                     }
                 }
                 Err(ConfigError { place: Some((line, column)), path, message, .. }) => {

@@ -1,0 +1,149 @@
+//! Whether a schema can make much work, as far as that can be told by looking at it.
+//!
+//! Whoever wrote a plugin may have written its schema. Held against arguments, each part of a schema is held against each value
+//! once, but references multiply: fifty definitions that each name the next one twice are 2^50 parts. What is light is checked
+//! where it is; all else in a process of its own, which has a limit of processor time.
+#![forbid(unsafe_code)]
+
+use crate::config::Schema;
+use serde_json::Value;
+use std::collections::{HashMap, HashSet};
+
+/// Parts of the schema times bytes of the arguments; a second or two at most.
+const LIGHT: u64 = 1 << 24;
+/// Bytes of arguments that count at least: to compile a schema takes time too.
+const LEAST: usize = 64;
+/// References and levels in one another.
+const DEPTH: usize = 400;
+/// What a pattern counts beside its length.
+const PATTERN: u64 = 256;
+/// The same of one with a repetition that is counted or a class of characters by name, which compile to many states.
+const LARGE_PATTERN: u64 = 4096;
+
+/// Whether holding arguments of `length` bytes against `schema` certainly takes little.
+pub fn is_light(schema: &Schema, length: usize) -> bool {
+    let Some(root) = schema.files.get(&schema.root).filter(|_| schema.files.len() == 1) else { return false };
+    let mut scale = Scale { root, known: HashMap::new(), open: HashSet::new() };
+    let weight = scale.value(root, 0);
+    weight.is_some_and(|weight| weight.saturating_mul(length.max(LEAST) as u64) <= LIGHT)
+}
+
+struct Scale<'s> {
+    root: &'s Value,
+    known: HashMap<&'s str, u64>,
+    open: HashSet<&'s str>,
+}
+
+impl<'s> Scale<'s> {
+    /// How many parts it comes to with all references in place; `None` where that is not known.
+    fn value(&mut self, value: &'s Value, depth: usize) -> Option<u64> {
+        if depth > DEPTH {
+            return None;
+        }
+        match value {
+            Value::Array(items) => {
+                items.iter().try_fold(1u64, |sum, item| Some(sum.saturating_add(self.value(item, depth + 1)?)))
+            }
+            Value::Object(object) => object.iter().try_fold(1u64, |sum, (key, value)| {
+                let weight = match (key.as_str(), value) {
+                    ("$ref", Value::String(target)) => self.reference(target, depth)?,
+                    // Scopes that a path alone does not tell, and what looks at its neighbours once more.
+                    ("$dynamicRef" | "$recursiveRef" | "$anchor" | "$dynamicAnchor" | "$id", _)
+                    | ("unevaluatedItems" | "unevaluatedProperties", _) => return None,
+                    ("pattern", Value::String(pattern)) => self::pattern(pattern),
+                    ("patternProperties", Value::Object(patterns)) => {
+                        let own = patterns.keys().map(|key| self::pattern(key)).fold(0, u64::saturating_add);
+                        own.saturating_add(self.value(value, depth + 1)?)
+                    }
+                    _ => self.value(value, depth + 1)?,
+                };
+                Some(sum.saturating_add(weight))
+            }),
+            Value::String(text) => Some(1 + text.len() as u64 / 16),
+            Value::Null | Value::Bool(_) | Value::Number(_) => Some(1),
+        }
+    }
+
+    fn reference(&mut self, target: &'s str, depth: usize) -> Option<u64> {
+        if let Some(weight) = self.known.get(target) {
+            return Some(*weight);
+        }
+        let pointer = target.strip_prefix('#').filter(|pointer| !pointer.contains('%'))?;
+        // One that leads to itself is as deep as the arguments are.
+        let found = self.root.pointer(pointer).filter(|_| self.open.insert(target))?;
+        let weight = self.value(found, depth + 1)?;
+        self.open.remove(target);
+        self.known.insert(target, weight);
+        Some(weight)
+    }
+}
+
+fn pattern(pattern: &str) -> u64 {
+    let large = pattern.contains('{') || pattern.contains("(?") && pattern.contains('i') || {
+        let escaped = pattern.as_bytes().windows(2).filter(|pair| pair[0] == b'\\');
+        escaped.into_iter().any(|pair| pair[1].is_ascii_alphanumeric())
+    };
+    (if large { LARGE_PATTERN } else { PATTERN }).saturating_add(16 * pattern.len() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use std::collections::BTreeMap;
+
+    fn schema(document: Value) -> Schema {
+        let files = BTreeMap::from([("m.json".to_owned(), document)]);
+        Schema { path: "/m.json".into(), root: "m.json".into(), files }
+    }
+
+    /// `levels` definitions that each name the next one twice.
+    fn doubling(levels: usize) -> Schema {
+        let next = |n: usize| json!({"$ref": format!("#/$defs/d{n}")});
+        let mut all: serde_json::Map<String, Value> =
+            (0..levels).map(|n| (format!("d{n}"), json!({"allOf": [next(n + 1), next(n + 1)]}))).collect();
+        all.insert(format!("d{levels}"), json!({"type": "object"}));
+        schema(json!({"$defs": all, "$ref": "#/$defs/d0"}))
+    }
+
+    #[test]
+    fn what_is_shipped_is_light() {
+        let mut seen = 0;
+        for plugin in ["hello_plugin", "pip_plugin"] {
+            let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("plugins").join(plugin).join("schemas");
+            for entry in std::fs::read_dir(dir).unwrap() {
+                let path = entry.unwrap().path();
+                let document = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+                assert!(is_light(&schema(document), 200), "{}", path.display());
+                seen += 1;
+            }
+        }
+        assert!(seen > 5);
+    }
+
+    #[test]
+    fn what_multiplies_or_has_no_end_is_not() {
+        assert!(is_light(&doubling(3), 100));
+        assert!(!is_light(&doubling(50), 100));
+        assert!(is_light(&doubling(3), 100) && !is_light(&doubling(3), 1 << 20), "with the length");
+        for heavy in [
+            json!({"$ref": "#"}),
+            json!({"$ref": "#/$defs/missing"}),
+            json!({"properties": {"args": {"$ref": "#/$defs/a"}}, "$defs": {"a": {"items": {"$ref": "#/$defs/a"}}}}),
+            json!({"$ref": "#name", "$defs": {"a": {"$anchor": "name"}}}),
+            json!({"unevaluatedProperties": false}),
+            json!({"allOf": vec![json!({"pattern": "^[a-z]{100}$"}); 100]}),
+            json!({"patternProperties": (0..100).map(|n| (format!("^\\w{n}"), json!(true))).collect::<serde_json::Map<_, _>>()}),
+            json!({"enum": vec!["x"; 200_000]}),
+        ] {
+            assert!(
+                !is_light(&schema(heavy.clone()), 100),
+                "{}",
+                heavy.to_string().chars().take(200).collect::<String>()
+            );
+        }
+        let mut two = doubling(1);
+        two.files.insert("other.json".into(), json!({}));
+        assert!(!is_light(&two, 1));
+    }
+}

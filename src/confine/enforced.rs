@@ -4,6 +4,7 @@
 
 use super::limits::{Cgroup, values};
 use super::step::{Step, StepError};
+use super::verify::{differs, unreadable};
 use crate::decide::plan::Limits;
 use nix::sys::resource::Resource;
 use procfs::process::{LimitValue, Process};
@@ -13,14 +14,6 @@ use std::io;
 
 /// A name that nothing else has in the call's `/tmp`, which is new.
 const TRIED: &str = "/tmp/.upm-verify";
-
-fn differs(what: impl Into<String>) -> StepError {
-    StepError::new(Step::Verify, what, io::Error::other("is not as planned"))
-}
-
-fn unreadable(what: &str, error: impl std::error::Error + Send + Sync + 'static) -> StepError {
-    StepError::new(Step::Verify, what, io::Error::other(error))
-}
 
 /// The session is this process's own, the limits are those of the plan or lower, and landlock refuses what it alone refuses.
 ///

@@ -35,11 +35,13 @@ pub struct Report {
     pub uid_map: String,
 }
 
-fn differs(what: impl Into<String>) -> StepError {
+/// Something is active that is not what the plan says.
+pub(super) fn differs(what: impl Into<String>) -> StepError {
     StepError::new(Step::Verify, what, io::Error::other("is not as planned"))
 }
 
-fn unreadable(what: &str, error: impl std::error::Error + Send + Sync + 'static) -> StepError {
+/// Something cannot be read back.
+pub(super) fn unreadable(what: &str, error: impl std::error::Error + Send + Sync + 'static) -> StepError {
     StepError::new(Step::Verify, what, io::Error::other(error))
 }
 

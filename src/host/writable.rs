@@ -254,7 +254,11 @@ pub fn look() -> Result<PathBuf, Failure> {
             path.display(),
             shut.path().display()
         );
-        return Err(Failure::new(Code::SandboxUnavailable, message).detail("layer", "root").detail("remedy", remedy));
+        return Err(Failure::new(Code::SandboxUnavailable, message).with(Details::Layer {
+            layer: Layer::Root,
+            cause: None,
+            remedy: Some(remedy),
+        }));
     }
     Ok(path)
 }

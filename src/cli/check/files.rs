@@ -2,7 +2,7 @@
 //! paths.
 
 use super::classes::{class, method, not_looked};
-use super::{Report, Severity, cannot_tell};
+use super::{Report, Severity};
 use crate::call::{self, reading};
 use crate::config::{self, ConfigError, Journald as Mode};
 use crate::decide::grant::Decision;

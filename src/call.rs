@@ -11,6 +11,7 @@ use crate::decide::plan::{self, Environment, Facts, Plan};
 use crate::decide::verdict::View;
 use crate::host::refusals::{Counted, Refusals, Verdict};
 use crate::host::{callers, directories, facts, grantable, owners};
+use crate::keys::Key;
 use crate::plugin::client::{self, Patience};
 use crate::plugin::{self, digest};
 use crate::quote::shell;
@@ -22,7 +23,7 @@ use crate::supervise::client::Client;
 use crate::supervise::signals::{self, Signals};
 use crate::supervise::{self, Job, Watcher};
 use crate::types::{
-    Caller, Change, Code, Denial, Denied, Details, Explained, Failure, Key, Note, Observed, Outcome, sha256_hex,
+    Caller, Change, Code, Denial, Denied, Details, Explained, Failure, Note, Observed, Outcome, sha256_hex,
 };
 use crate::walk::{self, How};
 use chrono::{DateTime, Utc};

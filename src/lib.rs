@@ -13,6 +13,7 @@ pub mod decide;
 pub mod gateway;
 pub mod host;
 pub mod json;
+pub mod keys;
 pub mod mounts;
 pub mod plugin;
 pub mod quote;

@@ -6,18 +6,15 @@ mod failure;
 mod outcome;
 mod step;
 
-pub use denial::{Class, Denial, Denied, Explained, Layer, Limit, Met, NoHello, Stream, Syscall};
-pub(crate) use failure::{Cause, CountedBy, Details, Exception, Key, Note, Said, Sought};
+pub use denial::{Class, Denial, Denied, Explained, Layer, Met, NoHello, Stream, Syscall};
+pub(crate) use failure::{Cause, CountedBy, Details, Exception, Note, Said, Sought};
 pub use failure::{Code, Failure};
 pub use outcome::{Completeness, EgressRecord, Look, LookFor, Observed, Outcome, Output, Usage};
 pub use step::Step;
 
-use crate::units::Cpus;
 use serde::Serialize;
-use serde_json::{Map, Value};
-use std::collections::BTreeMap;
+use serde_json::Value;
 use std::path::PathBuf;
-use std::time::Duration;
 
 /// Who calls.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -183,82 +180,6 @@ pub struct EgressRule {
     pub tls: bool,
 }
 
-/// Where a grant's value was written.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Origin {
-    /// `method`, `plugin`, `defaults` or `built-in`.
-    pub level: &'static str,
-    /// 1-based line in the configuration file; `None` for built-in values.
-    pub line: Option<usize>,
-}
-
-/// What the configuration allows one method, every key resolved. Paths have their variables replaced and are absolute.
-#[derive(Debug, Clone, Serialize)]
-pub struct Grant {
-    /// Python interpreter of the plugin.
-    pub interpreter: PathBuf,
-    /// Whether site-packages are imported (`false` adds `-S`).
-    pub site: bool,
-    /// Paths granted read-only.
-    pub read: Vec<PathBuf>,
-    /// Paths granted read-write.
-    pub write: Vec<PathBuf>,
-    /// Egress groups, in the order granted.
-    pub egress: Vec<EgressGroup>,
-    /// Variables set.
-    pub env: BTreeMap<String, String>,
-    /// Variables passed from the caller.
-    pub env_pass: Vec<String>,
-    /// System calls added to the filter.
-    pub syscalls: Vec<String>,
-    /// What a denied system call does.
-    pub on_violation: OnViolation,
-    /// Handed to the plugin as `policy`.
-    pub policy: Map<String, Value>,
-    /// Whether `cryptography.fernet` is handed to the plugin.
-    pub fernet: bool,
-    /// Wall-clock limit.
-    #[serde(serialize_with = "as_text")]
-    pub timeout: Duration,
-    /// Processor time limit of each process.
-    #[serde(serialize_with = "as_text")]
-    pub cpu_time: Duration,
-    /// Processors that the whole call may keep busy; `None` is as many as there are.
-    pub cpus: Option<Cpus>,
-    /// Bytes of memory of the call.
-    pub memory: u64,
-    /// Whether only a cgroup will do to count them.
-    pub require_cgroup: bool,
-    /// Processes and threads at once.
-    pub processes: u64,
-    /// Descriptors of each process.
-    pub open_files: u64,
-    /// Files and directories of which inotify tells the call what happens to them; 0 is no inotify.
-    pub file_watches: u64,
-    /// Bytes of a file written.
-    pub file_size: u64,
-    /// Bytes of `/tmp`.
-    pub tmp: u64,
-    /// Bytes kept of stdout, and of stderr.
-    pub output: u64,
-    /// Bytes of the JSON arguments.
-    pub arguments: u64,
-    /// Bytes of a frame.
-    pub result: u64,
-    /// Bytes carried by the gateway, both ways together.
-    pub egress_bytes: u64,
-    /// Oldest landlock ABI that is accepted.
-    pub landlock_min_abi: u32,
-    /// User that the plugin runs as when root calls: a name or a number.
-    pub run_as: Option<String>,
-    /// Whether root's own directories may be written when root calls: what the plugin makes there is root's.
-    pub as_root_owner: bool,
-    /// Who may call over the service's socket besides root; `None` is the service's own user.
-    pub callers: Option<Vec<CallerSpec>>,
-    /// Where each key's value comes from.
-    pub origins: BTreeMap<&'static str, Origin>,
-}
-
 /// How a plugin is started.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -273,12 +194,6 @@ pub enum Entry {
         /// The executable on the host.
         path: PathBuf,
     },
-}
-
-/// A time as the configuration writes it.
-fn as_text<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    let ms = time.as_millis();
-    serializer.collect_str(&if ms.is_multiple_of(1000) { format!("{}s", ms / 1000) } else { format!("{ms}ms") })
 }
 
 /// SHA-256 as lower-case hexadecimal.

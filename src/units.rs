@@ -107,6 +107,39 @@ pub fn size(text: &str, max: u64) -> Result<u64, String> {
     }
 }
 
+/// A size in the largest unit that it is whole in.
+#[must_use]
+pub(crate) fn size_text(bytes: u64) -> String {
+    let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
+    match units.iter().find(|(_, bits)| bytes > 0 && bytes.trailing_zeros() >= *bits) {
+        Some((unit, bits)) => format!("{}{unit}", bytes >> bits),
+        None => format!("{bytes}B"),
+    }
+}
+
+/// A time in the largest unit that it is whole in.
+#[must_use]
+pub(crate) fn time_text(time: Duration) -> String {
+    let ms = time.as_millis();
+    let units = [("h", 3_600_000), ("m", 60_000), ("s", 1000)];
+    match units.iter().find(|(_, length)| ms.is_multiple_of(*length)) {
+        Some((unit, length)) => format!("{}{unit}", ms / length),
+        None => format!("{ms}ms"),
+    }
+}
+
+/// Milliseconds.
+#[must_use]
+pub(crate) fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Seconds, rounded up.
+#[must_use]
+pub(crate) fn whole_seconds(time: Duration) -> u64 {
+    time.as_secs() + u64::from(time.subsec_nanos() > 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -138,6 +171,20 @@ mod tests {
             assert!(time(text).is_err(), "{text}");
         }
         assert!(time("10").unwrap_err().starts_with("a time without a unit"));
+    }
+
+    #[test]
+    fn amounts_are_written_in_their_largest_unit() {
+        for (bytes, text) in [(2 << 30, "2GiB"), (1 << 20, "1MiB"), (6 << 20, "6MiB"), (2000, "2000B"), (1024, "1KiB")]
+        {
+            assert_eq!(size_text(bytes), text);
+            assert_eq!(size(text, u64::MAX), Ok(bytes));
+        }
+        for (ms, text) in [(500, "500ms"), (2000, "2s"), (120_000, "2m"), (7_200_000, "2h"), (90_000, "90s")] {
+            assert_eq!(time_text(Duration::from_millis(ms)), text);
+            assert_eq!(time(text), Ok(Duration::from_millis(ms)));
+        }
+        assert_eq!([1, 1000, 1001].map(|ms| whole_seconds(Duration::from_millis(ms))), [1, 1, 2]);
     }
 
     #[test]

@@ -16,9 +16,10 @@ use super::options::{Config as ConfigFile, Json};
 use super::print::show_with;
 use super::terminal::escape;
 use crate::call;
-use crate::config::{Base, Config, GrantKeys, PathSpec};
+use crate::config::{Base, Config, GrantKeys, Level, PathSpec};
 use crate::decide::grant::Decision;
 use crate::host::callers;
+use crate::keys::Key;
 use crate::plugin::client::Patience;
 use crate::types::{Code, Failure};
 use serde::Serialize;
@@ -137,33 +138,30 @@ impl<'c> Report<'c> {
     }
 
     /// Where a grant's value comes from: the table that it is a matter of, and the line. Of a built-in value the plugin's.
-    fn origin(&self, decision: &Decision, key: &str) -> (String, usize) {
-        let plugin_line = || self.line(&["plugins", &decision.plugin]);
-        match decision.grant.origins.get(key) {
-            Some(origin) if origin.level == "method" => {
-                (format!("{}.{}", decision.plugin, decision.method), origin.line.unwrap_or_else(plugin_line))
-            }
-            Some(origin) if origin.level == "defaults" => {
-                ("defaults".to_owned(), origin.line.unwrap_or_else(plugin_line))
-            }
-            origin => (decision.plugin.clone(), origin.and_then(|origin| origin.line).unwrap_or_else(plugin_line)),
-        }
+    fn origin(&self, decision: &Decision, key: Key) -> (String, usize) {
+        let origin = decision.grant.origins[key];
+        let subject = match origin.level {
+            Level::Method => format!("{}.{}", decision.plugin, decision.method),
+            Level::Defaults => "defaults".to_owned(),
+            Level::Plugin | Level::BuiltIn => decision.plugin.clone(),
+        };
+        (subject, origin.line.unwrap_or_else(|| self.line(&["plugins", &decision.plugin])))
     }
 
     /// The table that decides a key of this method; `None` for a built-in value.
-    fn deciding(&self, decision: &Decision, key: &str) -> Option<&'c GrantKeys> {
+    fn deciding(&self, decision: &Decision, key: Key) -> Option<&'c GrantKeys> {
         let plugin = self.config.plugins.get(&decision.plugin)?;
-        match decision.grant.origins.get(key)?.level {
-            "method" => plugin.methods.get(&decision.method),
-            "plugin" => Some(&plugin.keys),
-            "defaults" => Some(&self.config.defaults),
-            _ => None,
+        match decision.grant.origins[key].level {
+            Level::Method => plugin.methods.get(&decision.method),
+            Level::Plugin => Some(&plugin.keys),
+            Level::Defaults => Some(&self.config.defaults),
+            Level::BuiltIn => None,
         }
     }
 
     /// The granted paths of one list, each with what was written and its line.
     fn paths(&self, decision: &Decision, write: bool) -> Vec<Granted> {
-        let (key, paths) = if write { ("write", &decision.grant.write) } else { ("read", &decision.grant.read) };
+        let (key, paths) = if write { (Key::Write, &decision.grant.write) } else { (Key::Read, &decision.grant.read) };
         let table = self.deciding(decision, key);
         let specs = table.and_then(|keys| if write { keys.write.as_ref() } else { keys.read.as_ref() });
         let Some(specs) = specs else { return Vec::new() };

@@ -6,7 +6,7 @@ use super::print::show;
 use super::terminal::escape;
 use super::values::value;
 use crate::call;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Grant};
 use crate::confine::filter;
 use crate::confine::step::Step;
 use crate::decide::grant::Decision;
@@ -14,9 +14,10 @@ use crate::decide::plan::{Plan, Source};
 use crate::decide::verdict::{Act, Remedy, Verdict, View};
 use crate::host::facts;
 use crate::host::sealed::{self, Layer};
+use crate::keys::Key;
 use crate::plugin::client::Patience;
 use crate::supervise::cgroup;
-use crate::types::{Change, Code, Failure, Grant};
+use crate::types::{Change, Code, Failure};
 use clap::builder::{PossibleValue, TypedValueParser};
 use serde_json::{Value, json};
 use std::ffi::OsStr;
@@ -156,7 +157,8 @@ fn may(
     let text = if as_json {
         let remedy = remedy.map(|remedy| view.text(remedy));
         let (yes, layer, why, key) = (verdict.yes, verdict.layer, verdict.why, verdict.key);
-        json!({ "may": yes, "layer": layer, "why": why, "key": key, "place": place, "remedy": remedy }).to_string()
+        json!({ "may": yes, "layer": layer, "why": why, "key": key.name(), "place": place, "remedy": remedy })
+            .to_string()
     } else {
         let word = if verdict.yes { "yes" } else { "no" };
         let remedy = remedy.map_or_else(String::new, |remedy| match view.lines(remedy) {
@@ -204,7 +206,7 @@ fn of_path(view: &View<'_>, path: &Path, write: bool, patience: &Patience<'_>) -
             Layer::Root => "root",
             Layer::Permissions => "permissions",
         },
-        key: if write { "write" } else { "read" },
+        key: if write { Key::Write } else { Key::Read },
         remedy: match (way.yes, way.grantable) {
             (true, _) => None,
             (false, true) => Some(remedy()),
@@ -259,11 +261,12 @@ fn secrets(plan: &Plan) -> Vec<String> {
 /// Every key of the grant with its value and place.
 fn origins(grant: &Grant) -> Value {
     let values = json!(grant);
-    let listed = grant.origins.iter().map(|(key, origin)| {
-        (
-            (*key).to_owned(),
-            json!({ "value": values.get(*key).cloned().unwrap_or(Value::Null), "level": origin.level, "line": origin.line }),
-        )
+    let mut keys = Key::ALL.to_vec();
+    keys.sort_unstable_by_key(|key| key.name());
+    let listed = keys.into_iter().map(|key| {
+        let origin = grant.origins[key];
+        let value = json!({ "value": values[key.name()], "level": origin.level, "line": origin.line });
+        (key.name().to_owned(), value)
     });
     Value::Object(listed.collect())
 }

@@ -1,24 +1,28 @@
 //! The configuration: where it is, who may write it, what it says.
 //!
 //! The file is found, checked for who could change it, and read through the descriptor that was checked
-//! ([`trust`]); TOML and JSON become one tree with places ([`tree`]) and then typed values ([`model`]). What rules a
-//! plugin must not lie where a plugin may write; that is looked at once, when the file is read.
+//! ([`trust`]); TOML and JSON become one tree with places ([`tree`]) and then typed values ([`model`]), those of grants by one
+//! table of keys ([`crate::keys`]). What rules a plugin must not lie where a plugin may write; that is looked at once, when the
+//! file is read.
 #![forbid(unsafe_code)]
 
 mod edit;
 mod error;
+pub mod keys;
 mod model;
 mod outline;
 mod path;
 mod planted;
 mod protect;
+mod reader;
 mod schema;
 mod tree;
 mod trust;
 mod value;
 
 pub use error::{ConfigError, ConfigErrorKind};
-pub use model::{At, Audit, AuditArguments, EntrySpec, GrantKeys, Journald, Plugin};
+pub use keys::{At, Grant, GrantKeys, Level, Limits, Origin};
+pub use model::{Audit, AuditArguments, EntrySpec, Journald, Plugin};
 pub use outline::Outline;
 pub use path::{Base, PathSpec, ProjectPattern, is_reserved, normalize};
 pub use planted::{granted, record_dirs, record_keys, state_dirs};

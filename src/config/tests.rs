@@ -1,5 +1,6 @@
 use super::*;
 use crate::decide::grant::{DecideError, grant};
+use crate::keys::Key;
 use crate::types::{Code, Details, Entry, Failure, OnViolation};
 use proptest::prelude::*;
 use std::fs;
@@ -45,10 +46,9 @@ fn the_quick_start_is_understood() {
     assert_eq!(install.grant.write, [root.join("project"), root.join(".upm-cache/PipPlugin")]);
     assert_eq!(install.grant.egress.len(), 1);
     assert_eq!(install.grant.timeout, Duration::from_secs(600));
-    assert_eq!(install.grant.origins["timeout"].level, "method");
-    assert_eq!(install.grant.origins["write"].level, "plugin");
-    assert_eq!(install.grant.origins["memory"], crate::types::Origin { level: "built-in", line: None });
-    assert_eq!(install.grant.origins.len(), 29);
+    assert_eq!(install.grant.origins[Key::Timeout].level, Level::Method);
+    assert_eq!(install.grant.origins[Key::Write].level, Level::Plugin);
+    assert_eq!(install.grant.origins[Key::Memory], Origin { level: Level::BuiltIn, line: None });
     let list = grant(&config, "PipPlugin", "list", None).unwrap();
     assert!(list.grant.egress.is_empty());
     assert_eq!(list.grant.timeout, Duration::from_secs(60));
@@ -102,8 +102,8 @@ fn the_most_specific_value_wins_whole() {
     assert_eq!(m.env.into_iter().collect::<Vec<_>>(), [("C".to_owned(), "3".to_owned())]);
     assert_eq!(m.egress.iter().map(|group| group.name.as_str()).collect::<Vec<_>>(), ["b"]);
     assert_eq!(m.run_as.as_deref(), Some("7"));
-    assert_eq!((m.origins["read"].level, m.origins["read"].line), ("method", Some(17)));
-    assert_eq!((m.origins["memory"].level, m.origins["memory"].line), ("defaults", Some(8)));
+    assert_eq!((m.origins[Key::Read].level, m.origins[Key::Read].line), (Level::Method, Some(17)));
+    assert_eq!((m.origins[Key::Memory].level, m.origins[Key::Memory].line), (Level::Defaults, Some(8)));
     let n = grant(&config, "X", "n", None).unwrap().grant;
     assert_eq!(n.read, [PathBuf::from("/p"), config.dir.join(".upm-cache/X/x")]);
     assert_eq!((n.env.len(), n.egress.len()), (2, 2));
@@ -126,7 +126,7 @@ fn the_most_specific_callers_are_the_callers() {
         assert_eq!(shown(plugin, "m").as_deref(), Some("[\"user:d\"]"));
     }
     let grant = grant(&config, "X", "n", None).unwrap().grant;
-    assert_eq!((grant.callers.unwrap().len(), grant.origins["callers"].level), (2, "plugin"));
+    assert_eq!((grant.callers.unwrap().len(), grant.origins[Key::Callers].level), (2, Level::Plugin));
     assert_eq!(callers(&toml(X).unwrap(), "X", "m"), None, "built in is no list, which is not an empty one");
 }
 

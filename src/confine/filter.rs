@@ -3,8 +3,9 @@
 
 mod arguments;
 
+use crate::keys::Key;
 pub use crate::sys::syscalls::{fixed_reason, syscall_name, syscall_number};
-use crate::types::{Code, Details, Failure, Key, OnViolation, Standing};
+use crate::types::{Code, Details, Failure, OnViolation, Standing};
 pub use arguments::value_args;
 use sha2::{Digest, Sha256};
 use std::fmt;

@@ -1,16 +1,12 @@
 //! The grant: what the configuration allows one method of one plugin.
 
-use crate::config::{At, Config, DEFAULT_INTERPRETER, EntrySpec, GrantKeys, Plugin, ProjectDir};
+use crate::config::keys::{Scope, pick};
+use crate::config::{Config, EntrySpec, Grant, GrantKeys, Level, Plugin, ProjectDir};
 use crate::quote::quote;
-use crate::types::{CallerSpec, Code, Details, EgressGroup, Entry, Failure, Grant, OnViolation, Origin};
+use crate::types::{CallerSpec, Code, Details, Entry, Failure};
 use crate::walk::Id;
-use std::collections::BTreeMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-/// Mebibyte.
-const MIB: u64 = 1 << 20;
+use std::path::PathBuf;
 
 /// One allowed method with everything the configuration says of it.
 #[derive(Debug, Clone)]
@@ -172,7 +168,8 @@ pub fn grant(
         Some(dir) => named_project(config, dir)?,
     };
     let cache_dir = config.plugin_cache_dir(plugin);
-    let grant = resolve(&levels_of(config, found, method), &config.egress, &project_root, &cache_dir);
+    let scope = Scope { groups: &config.egress, project_root: &project_root, cache_dir: &cache_dir };
+    let grant = Grant::resolve(&levels_of(config, Some(found), method), &scope);
     if project.is_some() {
         // with the configured project this was checked when the file was read
         if let Some(what) = grant.write.iter().find_map(|path| config.ruled_by(path)) {
@@ -199,24 +196,25 @@ pub fn grant(
 }
 
 /// The tables that a method's keys are looked up in, the most specific first.
-fn levels_of<'c>(config: &'c Config, plugin: &'c Plugin, method: &str) -> Vec<(&'static str, &'c GrantKeys)> {
-    let levels =
-        [("method", plugin.methods.get(method)), ("plugin", Some(&plugin.keys)), ("defaults", Some(&config.defaults))];
+fn levels_of<'c>(config: &'c Config, plugin: Option<&'c Plugin>, method: &str) -> Vec<(Level, &'c GrantKeys)> {
+    let levels = [
+        (Level::Method, plugin.and_then(|plugin| plugin.methods.get(method))),
+        (Level::Plugin, plugin.map(|plugin| &plugin.keys)),
+        (Level::Defaults, Some(&config.defaults)),
+    ];
     levels.into_iter().filter_map(|(level, keys)| Some((level, keys?))).collect()
 }
 
 /// The same of a decided method.
-pub(super) fn levels<'c>(config: &'c Config, decision: &Decision) -> Vec<(&'static str, &'c GrantKeys)> {
-    config.plugins.get(&decision.plugin).map_or_else(Vec::new, |plugin| levels_of(config, plugin, &decision.method))
+pub(super) fn levels<'c>(config: &'c Config, decision: &Decision) -> Vec<(Level, &'c GrantKeys)> {
+    levels_of(config, config.plugins.get(&decision.plugin), &decision.method)
 }
 
 /// `callers` of a method that need not be there: who may not call is told so before anything is looked up for them. The
 /// most specific table that there is decides, as in [`grant`].
 pub fn callers<'c>(config: &'c Config, plugin: &str, method: &str) -> Option<&'c [CallerSpec]> {
-    let found = config.plugins.get(plugin);
-    let tables =
-        [found.and_then(|found| found.methods.get(method)), found.map(|found| &found.keys), Some(&config.defaults)];
-    tables.into_iter().flatten().find_map(|keys| keys.callers.as_ref()).map(|at| at.value.as_slice())
+    let levels = levels_of(config, config.plugins.get(plugin), method);
+    pick(&levels, |keys| keys.callers.as_ref()).map(|(_, at)| at.value.as_slice())
 }
 
 /// Every table with grant keys that a configuration has.
@@ -233,79 +231,4 @@ fn named_project(config: &Config, dir: &ProjectDir) -> Result<PathBuf, DecideErr
     let root = config.project_root.display().to_string();
     let allowed = std::iter::once(root).chain(config.projects.iter().map(|pattern| pattern.text.clone())).collect();
     Err(DecideError::ProjectNotAllowed { project: dir.path().to_owned(), allowed })
-}
-
-/// The built-in value of every key: what a method without any line of configuration gets.
-pub fn built_in() -> Grant {
-    resolve(&[], &BTreeMap::new(), Path::new("/"), Path::new("/"))
-}
-
-fn resolve(
-    levels: &[(&'static str, &GrantKeys)],
-    groups: &BTreeMap<String, EgressGroup>,
-    project_root: &Path,
-    cache_dir: &Path,
-) -> Grant {
-    let mut origins = BTreeMap::new();
-    macro_rules! pick {
-        ($field:ident, $built_in:expr) => {
-            pick(levels, stringify!($field), |keys| keys.$field.as_ref(), &mut origins)
-                .cloned()
-                .unwrap_or_else(|| $built_in)
-        };
-    }
-    let expand =
-        |specs: Vec<crate::config::PathSpec>| specs.iter().map(|spec| spec.expand(project_root, cache_dir)).collect();
-    let interpreter = pick(levels, "interpreter", |keys| keys.interpreter.as_ref(), &mut origins)
-        .map_or_else(|| PathBuf::from(DEFAULT_INTERPRETER), |spec| spec.expand(project_root, cache_dir));
-    let egress: Vec<String> = pick!(egress, Vec::new());
-    Grant {
-        interpreter,
-        site: pick!(site, true),
-        read: expand(pick!(read, Vec::new())),
-        write: expand(pick!(write, Vec::new())),
-        // names that no group has are refused when the file is read
-        egress: egress.iter().filter_map(|name| groups.get(name).cloned()).collect(),
-        env: pick!(env, BTreeMap::new()),
-        env_pass: pick!(env_pass, Vec::new()),
-        syscalls: pick!(syscalls, Vec::new()),
-        on_violation: pick!(on_violation, OnViolation::Deny),
-        policy: pick!(policy, serde_json::Map::new()),
-        fernet: pick!(fernet, false),
-        timeout: pick!(timeout, Duration::from_secs(60)),
-        cpu_time: pick!(cpu_time, Duration::from_secs(60)),
-        cpus: pick(levels, "cpus", |keys| keys.cpus.as_ref(), &mut origins).copied(),
-        memory: pick!(memory, 1024 * MIB),
-        require_cgroup: pick!(require_cgroup, false),
-        processes: pick!(processes, 64),
-        open_files: pick!(open_files, 256),
-        file_watches: pick!(file_watches, 0),
-        file_size: pick!(file_size, 1024 * MIB),
-        tmp: pick!(tmp, 256 * MIB),
-        output: pick!(output, 4 * MIB),
-        arguments: pick!(arguments, MIB),
-        result: pick!(result, 16 * MIB),
-        egress_bytes: pick!(egress_bytes, 4096 * MIB),
-        landlock_min_abi: pick!(landlock_min_abi, 2),
-        as_root_owner: pick!(as_root_owner, false),
-        run_as: pick(levels, "run_as", |keys| keys.run_as.as_ref(), &mut origins).cloned(),
-        callers: pick(levels, "callers", |keys| keys.callers.as_ref(), &mut origins).cloned(),
-        origins,
-    }
-}
-
-/// The most specific value of a key, noting where it stands.
-fn pick<'k, T>(
-    levels: &[(&'static str, &'k GrantKeys)],
-    key: &'static str,
-    get: impl Fn(&'k GrantKeys) -> Option<&'k At<T>>,
-    origins: &mut BTreeMap<&'static str, Origin>,
-) -> Option<&'k T> {
-    let found = levels.iter().find_map(|(level, keys)| Some((*level, get(keys)?)));
-    let origin = match found {
-        Some((level, at)) => Origin { level, line: Some(at.line) },
-        None => Origin { level: "built-in", line: None },
-    };
-    origins.insert(key, origin);
-    found.map(|(_, at)| &at.value)
 }

@@ -1,8 +1,10 @@
 //! The grant resolved for this host. Pure data: what `upm explain` prints and what is enforced are this one value.
 #![forbid(unsafe_code)]
 
-use crate::types::{EgressRule, Entry, Grant, OnViolation};
-use crate::units::Cpus;
+use crate::config::Grant;
+pub use crate::config::Limits;
+use crate::types::{EgressRule, Entry, OnViolation};
+use crate::units::millis;
 use serde::Serialize;
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -174,35 +176,6 @@ impl Mount {
     }
 }
 
-/// Numbers that bound the call. Bytes, counts and seconds.
-#[derive(Debug, Clone, Serialize)]
-pub struct Limits {
-    /// Wall clock, milliseconds.
-    pub timeout_ms: u64,
-    /// Processor time a process, seconds (`RLIMIT_CPU` counts whole ones).
-    pub cpu_time_s: u64,
-    /// Processors that the whole call may keep busy.
-    pub cpus: Option<Cpus>,
-    /// Memory of the call.
-    pub memory: u64,
-    /// Only a cgroup will do to count it.
-    pub require_cgroup: bool,
-    /// Processes and threads.
-    pub processes: u64,
-    /// Descriptors a process.
-    pub open_files: u64,
-    /// Watches of inotify, of the whole call.
-    pub file_watches: u64,
-    /// Bytes a file.
-    pub file_size: u64,
-    /// Bytes kept of each of stdout and stderr.
-    pub output: u64,
-    /// Bytes of a frame.
-    pub result: u64,
-    /// Bytes through the gateway.
-    pub egress_bytes: u64,
-}
-
 /// Everything that is enforced for one call.
 #[derive(Debug, Clone, Serialize)]
 pub struct Plan {
@@ -350,20 +323,6 @@ pub fn plan(
     mounts.retain(|mount| seen.insert(mount.path.clone()));
     mounts.reverse();
 
-    let mut env: BTreeMap<String, String> = [
-        ("PATH", "/usr/local/bin:/usr/bin:/bin"),
-        ("HOME", "/tmp"),
-        ("TMPDIR", "/tmp"),
-        ("LANG", "C.UTF-8"),
-        ("UPM_REQUEST_ID", environment.request_id),
-    ]
-    .into_iter()
-    .map(|(name, value)| (name.to_owned(), value.to_owned()))
-    .collect();
-    env.extend(client.env.clone());
-    env.extend(grant.env_pass.iter().filter_map(|name| Some((name.clone(), (environment.pass)(name)?))));
-    env.extend(grant.env.clone());
-
     let argv = match entry {
         Entry::Python { .. } => {
             let mut argv = vec![grant.interpreter.to_string_lossy().into_owned()];
@@ -381,7 +340,7 @@ pub fn plan(
         method: names.1.to_owned(),
         entry: entry.clone(),
         argv,
-        env,
+        env: variables(grant, client, &environment),
         outside: (facts.outside_uid, facts.outside_gid),
         as_root_owner: grant.as_root_owner,
         mounts,
@@ -395,22 +354,27 @@ pub fn plan(
         // Landlock can refuse the sockets of a host's servers in granted directories from ABI 9 on.
         named_unix: facts.landlock_abi >= 9 || (grant.read.is_empty() && grant.write.is_empty()),
         on_violation: grant.on_violation,
-        limits: Limits {
-            timeout_ms: u64::try_from(environment.timeout.as_millis()).unwrap_or(u64::MAX),
-            cpu_time_s: grant.cpu_time.as_secs() + u64::from(grant.cpu_time.subsec_nanos() > 0),
-            cpus: grant.cpus,
-            memory: grant.memory,
-            require_cgroup: grant.require_cgroup,
-            processes: grant.processes,
-            open_files: grant.open_files,
-            file_watches: grant.file_watches,
-            file_size: grant.file_size,
-            output: grant.output,
-            result: grant.result,
-            egress_bytes: grant.egress_bytes,
-        },
+        limits: Limits { timeout_ms: millis(environment.timeout), ..Limits::from(grant) },
         digest: OnceCell::new(),
     }
+}
+
+/// The whole environment: what each call has, what a client needs, what the grant passes and sets.
+fn variables(grant: &Grant, client: &ClientNeeds, environment: &Environment<'_>) -> BTreeMap<String, String> {
+    let mut env: BTreeMap<String, String> = [
+        ("PATH", "/usr/local/bin:/usr/bin:/bin"),
+        ("HOME", "/tmp"),
+        ("TMPDIR", "/tmp"),
+        ("LANG", "C.UTF-8"),
+        ("UPM_REQUEST_ID", environment.request_id),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .collect();
+    env.extend(client.env.clone());
+    env.extend(grant.env_pass.iter().filter_map(|name| Some((name.clone(), (environment.pass)(name)?))));
+    env.extend(grant.env.clone());
+    env
 }
 
 /// What a call adds to the grant.

@@ -3,8 +3,8 @@
 use super::names;
 use super::verdict::{Remedy, View};
 use crate::config;
-use crate::types::{Change, Class, Denial, Denied, EgressRule, EgressSource, Explained, Limit, Setting};
-use crate::units;
+use crate::keys::Key;
+use crate::types::{Change, Class, Denial, Denied, EgressRule, EgressSource, Explained, Setting};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ impl View<'_> {
 
     fn decided(&self, denied: &Denied) -> (String, Remedy) {
         let nothing = |why: &str| Remedy::Nothing(why.to_owned());
-        let egress = |remedy| (self.rule("egress"), remedy);
+        let egress = |remedy| (self.rule(Key::Egress), remedy);
         let grant = |name: &str, port, otherwise: &str| match names::normalize(name) {
             Some(name) => self.grant_hosts(&[(name, port)]),
             None => nothing(otherwise),
@@ -26,15 +26,15 @@ impl View<'_> {
         match denied {
             Denied::Syscall(call) if call.counted => {
                 let why = "a call may add so many descriptors to epoll sets, which are counted for its user on the whole host";
-                (self.rule("syscalls"), nothing(why))
+                (self.rule(Key::Syscalls), nothing(why))
             }
             Denied::Syscall(call) => {
                 let verdict = self.syscall(&call.name);
                 let kernel = || nothing("the plan allows it: the kernel itself refused");
                 (self.rule(verdict.key), verdict.remedy.unwrap_or_else(kernel))
             }
-            Denied::Limit(met) => self.limit(met.limit),
-            Denied::EgressBytes { .. } => self.limit(Limit::EgressBytes),
+            Denied::Limit(met) => self.limit(met.key),
+            Denied::EgressBytes { .. } => self.limit(Key::EgressBytes),
             Denied::Names { .. } => {
                 egress(nothing("a call may ask for so many names; grant the names themselves in place of a wildcard"))
             }
@@ -84,7 +84,7 @@ impl View<'_> {
             }
         }
         let egress = self.with(|keys| keys.egress.as_ref(), &groups);
-        change.0.push(self.setting("egress", egress));
+        change.0.push(self.setting(Key::Egress, egress));
         Remedy::Change(change)
     }
 
@@ -103,7 +103,7 @@ impl View<'_> {
     fn of_group(&self, name: &str, port: u16, key: &str, value: bool) -> (String, Remedy) {
         let rule = names::normalize(name).and_then(|name| names::rule_for(&self.plan.egress, &name, port));
         let Some(EgressRule { group, .. }) = rule else {
-            return (self.rule("egress"), Remedy::Nothing("its group is not in the plan".to_owned()));
+            return (self.rule(Key::Egress), Remedy::Nothing("its group is not in the plan".to_owned()));
         };
         let outline = &self.config.outline;
         let line = outline.line(&["egress", group, key]).or_else(|| outline.line(&["egress", group]));
@@ -113,97 +113,16 @@ impl View<'_> {
     }
 
     /// The key of a limit, and the change that doubles it, as far as the configuration takes it.
-    fn limit(&self, limit: Limit) -> (String, Remedy) {
-        let rule = self.rule(limit.name());
+    fn limit(&self, key: Key) -> (String, Remedy) {
         let grant = &self.decision.grant;
-        let bytes = |now: u64, most: u64| twice(now, most).map(size);
-        let count = |now: u64, most: u64| twice(now, most).map(Value::from);
-        let period = |now: Duration| (now < units::MAX_TIME).then(|| time((now * 2).min(units::MAX_TIME)));
-        let value = match limit {
-            Limit::Timeout if Duration::from_millis(self.plan.limits.timeout_ms) < grant.timeout => {
-                return (rule, Remedy::Nothing("the caller's own --timeout was shorter than the grant's".to_owned()));
+        let remedy = if key == Key::Timeout && Duration::from_millis(self.plan.limits.timeout_ms) < grant.timeout {
+            Remedy::Nothing("the caller's own --timeout was shorter than the grant's".to_owned())
+        } else {
+            match grant.raised(key) {
+                Some(value) => self.set(key, value),
+                None => Remedy::Nothing(format!("`{key}` is as large as a configuration takes it")),
             }
-            Limit::Timeout => period(grant.timeout),
-            Limit::CpuTime => period(grant.cpu_time),
-            Limit::Memory => bytes(grant.memory, units::MAX_SIZE),
-            Limit::Processes => count(grant.processes, units::MAX_PROCESSES),
-            Limit::OpenFiles => count(grant.open_files, units::MAX_OPEN_FILES),
-            Limit::FileSize => bytes(grant.file_size, units::MAX_SIZE),
-            Limit::Tmp => bytes(grant.tmp, units::MAX_SIZE),
-            Limit::Output => bytes(grant.output, units::MAX_HELD),
-            Limit::Result => bytes(grant.result, units::MAX_HELD),
-            Limit::EgressBytes => bytes(grant.egress_bytes, units::MAX_SIZE),
         };
-        let remedy = match value {
-            Some(value) => self.set(limit.name(), value),
-            None => Remedy::Nothing(format!("`{}` is as large as a configuration takes it", limit.name())),
-        };
-        (rule, remedy)
-    }
-}
-
-/// Twice a limit, at most what a configuration takes; `None` where it is that already.
-fn twice(now: u64, most: u64) -> Option<u64> {
-    (now < most).then(|| now.saturating_mul(2).min(most))
-}
-
-/// A size in the largest unit that it is whole in.
-fn size(bytes: u64) -> Value {
-    let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
-    let unit = units.iter().find(|(_, bits)| bytes > 0 && bytes.trailing_zeros() >= *bits);
-    match unit {
-        Some((unit, bits)) => format!("{}{unit}", bytes >> bits).into(),
-        None => format!("{bytes}B").into(),
-    }
-}
-
-/// A time as the configuration writes it.
-fn time(time: Duration) -> Value {
-    let ms = time.as_millis();
-    let units = [("h", 3_600_000), ("m", 60_000), ("s", 1000)];
-    match units.iter().find(|(_, length)| ms.is_multiple_of(*length)) {
-        Some((unit, length)) => format!("{}{unit}", ms / length).into(),
-        None => format!("{ms}ms").into(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::path::Path;
-
-    #[test]
-    fn a_limit_at_its_most_is_not_doubled() {
-        for (now, twofold) in [(1, Some(2)), (600, Some(1000)), (999, Some(1000)), (1000, None), (u64::MAX, None)] {
-            assert_eq!(twice(now, 1000), twofold);
-        }
-        // what the file's reader takes, and not one more
-        let reads = |line: &str| {
-            let text = format!("[plugins.P]\nmodule = \"p\"\nallowed_methods = []\n{line}\n");
-            crate::config::read_unchecked(Path::new("/nowhere/c.toml"), text.into_bytes()).is_ok()
-        };
-        for (key, most) in [("processes", units::MAX_PROCESSES), ("open_files", units::MAX_OPEN_FILES)] {
-            assert!(reads(&format!("{key} = {most}")) && !reads(&format!("{key} = {}", most + 1)), "{key}");
-        }
-        for (key, most) in [("memory", units::MAX_SIZE), ("result", units::MAX_HELD), ("output", units::MAX_HELD)] {
-            assert!(
-                reads(&format!("{key} = {}", size(most))) && !reads(&format!("{key} = \"{}B\"", most + 1)),
-                "{key}"
-            );
-        }
-        assert!(reads(&format!("timeout = {}", time(units::MAX_TIME))));
-    }
-
-    #[test]
-    fn limits_are_written_in_their_largest_unit() {
-        for (bytes, text) in [(2 << 30, "2GiB"), (1 << 20, "1MiB"), (6 << 20, "6MiB"), (2000, "2000B"), (1024, "1KiB")]
-        {
-            assert_eq!(size(bytes), text);
-            assert_eq!(units::size(text, u64::MAX).unwrap(), bytes);
-        }
-        for (ms, text) in [(500, "500ms"), (2000, "2s"), (120_000, "2m"), (7_200_000, "2h"), (90_000, "90s")] {
-            assert_eq!(time(Duration::from_millis(ms)), text);
-            assert_eq!(units::time(text).unwrap(), Duration::from_millis(ms));
-        }
+        (self.rule(key), remedy)
     }
 }

@@ -6,6 +6,7 @@ use super::names;
 use super::places;
 use super::plan::{Mount, Plan, Source, WATCH_CALLS, Why};
 use crate::config::{self, At, Config, GrantKeys};
+use crate::keys::Key;
 use crate::types::{Change, Exception, Said, Setting, Sought, Standing};
 use nix::errno::Errno;
 use serde_json::{Value, json};
@@ -42,7 +43,7 @@ pub struct Verdict {
     /// A sentence.
     pub why: String,
     /// The grant key that decides.
-    pub key: &'static str,
+    pub key: Key,
     /// What would make it a yes; `None` where it is one.
     pub remedy: Option<Remedy>,
 }
@@ -91,14 +92,14 @@ impl View<'_> {
     }
 
     /// The key and the place of its value.
-    pub(super) fn rule(&self, key: &str) -> String {
+    pub(super) fn rule(&self, key: Key) -> String {
         format!("{key} ({})", self.place(key))
     }
 
     /// Where the value of a grant key was written: `FILE:LINE`, or `built-in`.
     #[must_use]
-    pub fn place(&self, key: &str) -> String {
-        self.at(self.decision.grant.origins.get(key).and_then(|origin| origin.line))
+    pub fn place(&self, key: Key) -> String {
+        self.at(self.decision.grant.origins[key].line)
     }
 
     /// A line of the configuration.
@@ -121,13 +122,13 @@ impl View<'_> {
     }
 
     /// The grant key's value in the method's own table: the narrowest place.
-    pub(super) fn set(&self, key: &str, value: Value) -> Remedy {
+    pub(super) fn set(&self, key: Key, value: Value) -> Remedy {
         Remedy::Change(Change(vec![self.setting(key, value)]))
     }
 
-    pub(super) fn setting(&self, key: &str, value: Value) -> Setting {
+    pub(super) fn setting(&self, key: Key, value: Value) -> Setting {
         let table = ["plugins", &self.decision.plugin, "methods", &self.decision.method];
-        Setting { table: table.map(str::to_owned).to_vec(), key: key.to_owned(), value }
+        Setting { table: table.map(str::to_owned).to_vec(), key: key.name().to_owned(), value }
     }
 
     /// A list as the configuration writes it, with one more item: in the method's own table it replaces what it inherits.
@@ -165,7 +166,7 @@ impl View<'_> {
             ),
         };
         let remedy = (!yes).then(|| self.grant_for(path, path, write));
-        Verdict { yes, layer: "root", why, key: if write { "write" } else { "read" }, remedy }
+        Verdict { yes, layer: "root", why, key: if write { Key::Write } else { Key::Read }, remedy }
     }
 
     /// The change that grants `target`, for the sake of `asked` in it; none where either is a place that holds policy or
@@ -213,9 +214,9 @@ impl View<'_> {
         }
         let paths: Vec<String> = paths.iter().map(|path| path.to_string_lossy().into_owned()).collect();
         if write {
-            self.set("write", self.with(|keys| keys.write.as_ref(), &paths))
+            self.set(Key::Write, self.with(|keys| keys.write.as_ref(), &paths))
         } else {
-            self.set("read", self.with(|keys| keys.read.as_ref(), &paths))
+            self.set(Key::Read, self.with(|keys| keys.read.as_ref(), &paths))
         }
     }
 
@@ -239,7 +240,7 @@ impl View<'_> {
     fn connect(&self, host: &str, port: u16) -> Verdict {
         let name = names::normalize(host);
         let rule = name.as_deref().and_then(|name| names::rule_for(&self.plan.egress, name, port));
-        let verdict = |yes, why, remedy| Verdict { yes, layer: "egress", why, key: "egress", remedy };
+        let verdict = |yes, why, remedy| Verdict { yes, layer: "egress", why, key: Key::Egress, remedy };
         match rule {
             Some(rule) => verdict(true, format!("[egress.{}] grants it", rule.group), None),
             None => verdict(
@@ -252,8 +253,8 @@ impl View<'_> {
 
     pub(super) fn syscall(&self, name: &str) -> Verdict {
         let verdict =
-            |yes, why: &str, remedy| Verdict { yes, layer: "seccomp", why: why.to_owned(), key: "syscalls", remedy };
-        let add = || self.set("syscalls", self.with(|keys| keys.syscalls.as_ref(), &[name.to_owned()]));
+            |yes, why: &str, remedy| Verdict { yes, layer: "seccomp", why: why.to_owned(), key: Key::Syscalls, remedy };
+        let add = || self.set(Key::Syscalls, self.with(|keys| keys.syscalls.as_ref(), &[name.to_owned()]));
         if WATCH_CALLS.contains(&name) {
             return self.watch();
         }
@@ -283,13 +284,13 @@ impl View<'_> {
             yes,
             layer: "seccomp",
             why: why.to_owned(),
-            key: "file_watches",
+            key: Key::FileWatches,
             remedy,
         };
         if self.plan.limits.file_watches > 0 {
             verdict(true, "`file_watches` allows it", None)
         } else {
-            verdict(false, "no file may be watched", Some(self.set("file_watches", WATCHES.into())))
+            verdict(false, "no file may be watched", Some(self.set(Key::FileWatches, WATCHES.into())))
         }
     }
 

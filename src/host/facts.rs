@@ -1,10 +1,11 @@
 //! Gathers what plan-making needs to know of the host.
 
-use crate::config::{self, ConfigErrorKind};
+use crate::config::{self, ConfigErrorKind, Grant};
 use crate::confine::step::{Step, StepError};
 use crate::decide::grant::Decision;
 use crate::decide::plan::{Code as PluginCode, Facts};
-use crate::types::{Cause, Code, Details, Entry, Failure, Grant, Key, Layer};
+use crate::keys::Key;
+use crate::types::{Cause, Code, Details, Entry, Failure, Layer};
 use crate::walk;
 use std::collections::BTreeMap;
 use std::fs;

@@ -2,6 +2,7 @@
 //! that a confined supervisor still can: it gives advice, and what is granted is looked at again, by descriptor, by each call.
 
 use crate::decide::grant::Decision;
+use crate::keys::Key;
 use crate::report::text::escape;
 use crate::types::Change;
 use std::io::ErrorKind;
@@ -14,9 +15,9 @@ use std::path::{Component, Path, PathBuf};
 /// A sentence: which one cannot be, why, and what to do.
 pub fn paths(decision: &Decision, change: &Change) -> Result<(), String> {
     for setting in &change.0 {
-        let (write, granted) = match setting.key.as_str() {
-            "read" => (false, &decision.grant.read),
-            "write" => (true, &decision.grant.write),
+        let (write, granted) = match Key::named(&setting.key) {
+            Some(Key::Read) => (false, &decision.grant.read),
+            Some(Key::Write) => (true, &decision.grant.write),
             _ => continue,
         };
         for text in setting.value.as_array().into_iter().flatten().filter_map(|item| item.as_str()) {
@@ -35,7 +36,7 @@ pub fn paths(decision: &Decision, change: &Change) -> Result<(), String> {
 /// # Errors
 /// A sentence, for each change that would grant a path.
 pub fn untold(change: &Change) -> Result<(), String> {
-    match change.0.iter().find(|setting| matches!(setting.key.as_str(), "read" | "write")) {
+    match change.0.iter().find(|setting| matches!(Key::named(&setting.key), Some(Key::Read | Key::Write))) {
         None => Ok(()),
         Some(setting) => Err(format!(
             "no path is granted on this caller's word; whoever owns the configuration can ask `upm explain --may` what `{}` would take",

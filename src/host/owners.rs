@@ -3,8 +3,9 @@
 use super::callers;
 use crate::decide::grant::Decision;
 use crate::decide::plan::Facts;
+use crate::keys::Key;
 use crate::quote::shell;
-use crate::types::{Code, Details, Failure, Key};
+use crate::types::{Code, Details, Failure};
 use crate::walk::{self, How};
 use std::path::Path;
 
@@ -38,7 +39,7 @@ fn refuse_written(decision: &Decision, facts: &Facts) -> Result<(), Failure> {
             }
             _ => continue,
         };
-        let line = decision.grant.origins.get("write").and_then(|origin| origin.line);
+        let line = decision.grant.origins[Key::Write].line;
         let place = line.map_or_else(String::new, |line| format!(":{line}"));
         let remedy = format!(
             "give it to an unprivileged user with `chown {user}:{group} {}` (`chown -R` for what it holds already), or grant \
@@ -67,7 +68,7 @@ fn refuse_chosen(decision: &Decision, outside: u32, key: Key, path: &Path) -> Re
         return Ok(());
     }
     let Some((where_from, _)) = found.chosen_by_others(owner, !decision.grant.as_root_owner) else { return Ok(()) };
-    let line = decision.grant.origins.get(key.name()).and_then(|origin| origin.line);
+    let line = decision.grant.origins[key].line;
     let place = line.map_or_else(String::new, |line| format!(":{line}"));
     let (why, remedy) = lent(owner, path, &where_from);
     Err(Failure::new(

@@ -2,9 +2,9 @@
 //! anything of it.
 
 use super::client::{self, Patience};
-use crate::decide::grant::built_in;
+use crate::config::Grant;
 use crate::decide::plan::{self, ClientNeeds, Code as PluginCode, Environment, Facts};
-use crate::types::{Code, Entry, Failure, Grant};
+use crate::types::{Code, Entry, Failure};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -129,7 +129,7 @@ pub fn look(
         memory: 512 << 20,
         output: 64 << 10,
         result: 1 << 20,
-        ..built_in()
+        ..Grant::built_in()
     };
     // As in a call: with the owners and modes that the files have, so that what the plugin's user may not read is seen.
     let needs = ClientNeeds { env: BTreeMap::new(), files: vec![facts.code.path.clone()] };

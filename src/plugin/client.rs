@@ -4,11 +4,11 @@
 //! whatever a configuration file holds is parsed nowhere else.
 
 use super::{Init, call_frame};
-use crate::config;
+use crate::config::{self, Grant};
 use crate::decide::plan::{self, ClientNeeds, Code as PluginCode, Environment, Facts};
 use crate::supervise::signals::{self, Signals};
 use crate::supervise::{self, Job, Unwatched, apart};
-use crate::types::{Client, Code, EgressGroup, EgressRule, EgressSource, Entry, Failure, Grant, HostPattern};
+use crate::types::{Client, Code, EgressGroup, EgressRule, EgressSource, Entry, Failure, HostPattern};
 use crate::walk::{self, How};
 use serde::Deserialize;
 use serde_json::{Map, Value};

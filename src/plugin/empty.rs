@@ -2,8 +2,9 @@
 //! interpreter's start and the C library's resolver look for by themselves.
 
 use super::{Init, call_frame};
+use crate::config::Grant;
 use crate::decide::plan::{self, ClientNeeds, Code as PluginCode, Environment, Facts, Plan};
-use crate::types::{Entry, Grant};
+use crate::types::Entry;
 use serde_json::Map;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};

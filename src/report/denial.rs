@@ -1,7 +1,8 @@
 //! Denials as answers and records have them.
 #![forbid(unsafe_code)]
 
-use crate::types::{Denied, Explained, Limit, NoHello, Stream};
+use crate::keys::Key;
+use crate::types::{Denied, Explained, NoHello, Stream};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -40,7 +41,7 @@ pub(super) fn object(denied: &Denied) -> Value {
             Value::Object(call.values.iter().map(|(name, value)| ((*name).to_owned(), (*value).into())).collect())
         }
         Denied::Limit(met) => {
-            let mut object = limit(met.limit, met.value, met.used);
+            let mut object = limit(met.key, met.value, met.used);
             if let Some(stream) = met.stream {
                 object.insert("stream".into(), stream_name(stream).into());
             }
@@ -57,7 +58,7 @@ pub(super) fn object(denied: &Denied) -> Value {
         Denied::TlsName { name, port, found } => json!({ "name": name, "port": port, "tls_name": found }),
         Denied::TlsMissing { name, port, why } => json!({ "name": name, "port": port, "reason": reason(*why) }),
         Denied::EgressBytes { name, port, limit: bytes } => {
-            let mut object = limit(Limit::EgressBytes, *bytes, Some(*bytes));
+            let mut object = limit(Key::EgressBytes, *bytes, Some(*bytes));
             object.insert("name".into(), name.as_str().into());
             object.insert("port".into(), (*port).into());
             Value::Object(object)
@@ -65,15 +66,8 @@ pub(super) fn object(denied: &Denied) -> Value {
     }
 }
 
-fn limit(limit: Limit, value: u64, used: Option<u64>) -> Map<String, Value> {
-    let unit = match limit {
-        Limit::Timeout => "ms",
-        Limit::CpuTime => "s",
-        Limit::Processes => "processes",
-        Limit::OpenFiles => "descriptors",
-        Limit::Memory | Limit::FileSize | Limit::Tmp | Limit::Output | Limit::Result | Limit::EgressBytes => "B",
-    };
-    let members = [("limit", Value::from(value)), ("used", used.into()), ("unit", unit.into())];
+fn limit(key: Key, value: u64, used: Option<u64>) -> Map<String, Value> {
+    let members = [("limit", value.into()), ("used", used.into()), ("unit", json!(key.unit()))];
     members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
@@ -104,22 +98,22 @@ mod tests {
     #[test]
     fn each_denial_is_written_as_the_contract_says() {
         let name = || "a.org".to_owned();
-        let met = |limit, used, stream| Denied::Limit(Met { limit, value: 8, used, stream });
+        let met = |key, used, stream| Denied::Limit(Met { key, value: 8, used, stream });
         let call = Syscall { number: 5, name: "kcmp".into(), values: vec![("pid1", 2), ("type", 0)], counted: false };
         let port = 443;
         let address = std::net::Ipv4Addr::new(10, 0, 0, 1);
         for (denied, written) in [
             (Denied::Syscall(call), r#"seccomp kcmp {"pid1":2,"type":0}"#),
-            (met(Limit::Timeout, Some(9), None), r#"limits timeout {"limit":8,"used":9,"unit":"ms"}"#),
-            (met(Limit::CpuTime, Some(9), None), r#"limits cpu_time {"limit":8,"used":9,"unit":"s"}"#),
-            (met(Limit::Memory, None, None), r#"limits memory {"limit":8,"used":null,"unit":"B"}"#),
-            (met(Limit::Processes, Some(8), None), r#"limits processes {"limit":8,"used":8,"unit":"processes"}"#),
-            (met(Limit::OpenFiles, Some(8), None), r#"limits open_files {"limit":8,"used":8,"unit":"descriptors"}"#),
-            (met(Limit::FileSize, Some(8), None), r#"limits file_size {"limit":8,"used":8,"unit":"B"}"#),
-            (met(Limit::Tmp, Some(8), None), r#"limits tmp {"limit":8,"used":8,"unit":"B"}"#),
-            (met(Limit::Result, None, None), r#"limits result {"limit":8,"used":null,"unit":"B"}"#),
+            (met(Key::Timeout, Some(9), None), r#"limits timeout {"limit":8,"used":9,"unit":"ms"}"#),
+            (met(Key::CpuTime, Some(9), None), r#"limits cpu_time {"limit":8,"used":9,"unit":"s"}"#),
+            (met(Key::Memory, None, None), r#"limits memory {"limit":8,"used":null,"unit":"B"}"#),
+            (met(Key::Processes, Some(8), None), r#"limits processes {"limit":8,"used":8,"unit":"processes"}"#),
+            (met(Key::OpenFiles, Some(8), None), r#"limits open_files {"limit":8,"used":8,"unit":"descriptors"}"#),
+            (met(Key::FileSize, Some(8), None), r#"limits file_size {"limit":8,"used":8,"unit":"B"}"#),
+            (met(Key::Tmp, Some(8), None), r#"limits tmp {"limit":8,"used":8,"unit":"B"}"#),
+            (met(Key::Result, None, None), r#"limits result {"limit":8,"used":null,"unit":"B"}"#),
             (
-                met(Limit::Output, Some(9), Some(Stream::Stderr)),
+                met(Key::Output, Some(9), Some(Stream::Stderr)),
                 r#"limits output {"limit":8,"used":9,"unit":"B","stream":"stderr"}"#,
             ),
             (

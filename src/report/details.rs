@@ -122,7 +122,8 @@ fn sought(path: &Sought, members: &mut Map<String, Value>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{Code, Denial, Denied, Explained, Key, Layer, Step, Syscall};
+    use crate::keys::Key;
+    use crate::types::{Code, Denial, Denied, Explained, Layer, Step, Syscall};
 
     fn written(details: Details) -> String {
         Value::Object(json(&Failure::new(Code::Internal, "x").with(details))).to_string()

@@ -12,7 +12,8 @@
 
 use super::denials;
 use crate::decide::plan::{Limits, Plan};
-use crate::types::{Cause, Code, Denied, Details, Failure, Key, Layer, Limit};
+use crate::keys::Key;
+use crate::types::{Cause, Code, Denied, Details, Failure, Layer};
 use crate::units::Cpus;
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, fgetxattr, flock, fstat, mkdirat, openat, statfs, unlinkat};
 use rustix::io::Errno;
@@ -682,7 +683,7 @@ pub(crate) fn refused(plan: &Plan, told: &Told) -> Option<(Denied, u64)> {
     // Older kernels count here too what a limit of a cgroup above refused.
     let own = told.pids_peak.is_none_or(|peak| peak > limit);
     let used = told.pids_peak.map(|peak| peak.saturating_sub(1));
-    (told.pids_refused > 0 && own).then(|| (denials::met(Limit::Processes, limit, used), told.pids_refused))
+    (told.pids_refused > 0 && own).then(|| (denials::met(Key::Processes, limit, used), told.pids_refused))
 }
 
 /// Tries to make one, for `doctor`: whether calls get one here, what was found, and what gives them one.

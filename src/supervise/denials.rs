@@ -2,7 +2,8 @@
 
 use super::memory;
 use crate::confine::filter;
-use crate::types::{Denial, Denied, Limit, Met, Syscall};
+use crate::keys::Key;
+use crate::types::{Denial, Denied, Met, Syscall};
 use std::borrow::Cow;
 
 /// Entries that are kept; the rest is counted.
@@ -79,6 +80,6 @@ fn identity(pid: u32) -> (Option<i32>, Option<String>) {
 
 /// A limit of the grant that the call came up against: its value and the use, in its own unit.
 #[must_use]
-pub(crate) fn met(limit: Limit, value: u64, used: Option<u64>) -> Denied {
-    Denied::Limit(Met { limit, value, used, stream: None })
+pub(crate) fn met(key: Key, value: u64, used: Option<u64>) -> Denied {
+    Denied::Limit(Met { key, value, used, stream: None })
 }

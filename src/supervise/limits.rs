@@ -3,7 +3,8 @@
 
 use super::denials::{self, Denials};
 use crate::decide::plan::{Mount, Plan, Source};
-use crate::types::{Code, Details, Exception, Failure, Limit};
+use crate::keys::Key;
+use crate::types::{Code, Details, Exception, Failure};
 use nix::errno::Errno;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -68,27 +69,27 @@ pub(super) fn met(plan: &Plan, peaks: &Peaks, tmp: &Tmp, failure: Option<&Failur
         _ => Vec::new(),
     };
     let errno = |errno| raised.iter().any(|exception| exception.errno == Some(errno));
-    let mut add = |limit, value, used| denials.add(denials::met(limit, value, Some(used)), 1);
+    let mut add = |key, value, used| denials.add(denials::met(key, value, Some(used)), 1);
     if errno(Errno::EMFILE) || peaks.open_files >= limits.open_files {
-        add(Limit::OpenFiles, limits.open_files, peaks.open_files.max(limits.open_files));
+        add(Key::OpenFiles, limits.open_files, peaks.open_files.max(limits.open_files));
     }
     // RLIMIT_NPROC has room for pid 1 besides.
     if peaks.processes >= limits.processes {
-        add(Limit::Processes, limits.processes, peaks.processes);
+        add(Key::Processes, limits.processes, peaks.processes);
     }
     let xfsz = failure.and_then(|failure| failure.signal) == Some(nix::sys::signal::Signal::SIGXFSZ as i32);
     if errno(Errno::EFBIG) || xfsz {
-        add(Limit::FileSize, limits.file_size, limits.file_size);
+        add(Key::FileSize, limits.file_size, limits.file_size);
     }
     // Python's allocator and mmap(2) alike end so where RLIMIT_DATA is reached.
     if raised.iter().any(|exception| exception.out_of_memory) || errno(Errno::ENOMEM) {
-        add(Limit::Memory, limits.memory, peaks.data.max(peaks.resident));
+        add(Key::Memory, limits.memory, peaks.data.max(peaks.resident));
     }
     let below_tmp = |exception: &Exception<'_>| exception.filename.is_some_and(|name| name.starts_with("/tmp/"));
     let in_tmp = errno(Errno::ENOSPC) && raised.iter().any(below_tmp);
     if tmp.full || in_tmp {
         let size = plan.mounts.iter().find_map(size_of_tmp).unwrap_or_default();
-        add(Limit::Tmp, size, size);
+        add(Key::Tmp, size, size);
     }
 }
 

@@ -10,10 +10,11 @@ use crate::confine::filter::Filter;
 use crate::confine::step::{Step, StepError};
 use crate::decide::plan::{Limits, Plan};
 use crate::json::raw::Raw;
+use crate::keys::Key;
 use crate::sys::process::{Ended, Spent};
 use crate::types::{
-    Code, Completeness, CountedBy, Denial, Denied, Details, Failure, Limit, Met, Note, Outcome, Output, Said, Stream,
-    Syscall, Usage,
+    Code, Completeness, CountedBy, Denial, Denied, Details, Failure, Met, Note, Outcome, Output, Said, Stream, Syscall,
+    Usage,
 };
 use nix::sys::signal::Signal;
 use serde_json::{Map, Value, json};
@@ -119,7 +120,7 @@ pub(super) fn conclude(
     for (dropped, stream) in [(stdout_dropped, Stream::Stdout), (stderr_dropped, Stream::Stderr)] {
         if dropped > 0 {
             let value = call.plan.limits.output;
-            let met = Met { limit: Limit::Output, value, used: Some(value + dropped), stream: Some(stream) };
+            let met = Met { key: Key::Output, value, used: Some(value + dropped), stream: Some(stream) };
             denials.add(Denied::Limit(met), 1);
         }
     }
@@ -157,11 +158,11 @@ fn limits_met(limits: &Limits, failure: Option<&Failure>, wall: Duration, cpu: D
     let met = match (failure.code, &failure.details) {
         // It began with the call, before the sandbox was there.
         (Code::Timeout, _) => {
-            met(Limit::Timeout, limits.timeout_ms, millis(wall).map(|used| used.max(limits.timeout_ms)))
+            met(Key::Timeout, limits.timeout_ms, millis(wall).map(|used| used.max(limits.timeout_ms)))
         }
-        (Code::CpuTimeExceeded, _) => met(Limit::CpuTime, limits.cpu_time_s, Some(cpu.as_secs())),
-        (Code::MemoryExceeded, Details::Memory { used, .. }) => met(Limit::Memory, limits.memory, *used),
-        (Code::ResultTooLarge, _) => met(Limit::Result, limits.result, None),
+        (Code::CpuTimeExceeded, _) => met(Key::CpuTime, limits.cpu_time_s, Some(cpu.as_secs())),
+        (Code::MemoryExceeded, Details::Memory { used, .. }) => met(Key::Memory, limits.memory, *used),
+        (Code::ResultTooLarge, _) => met(Key::Result, limits.result, None),
         _ => return,
     };
     denials.add(met, 1);
@@ -328,18 +329,10 @@ fn sandbox(
 
 /// What holds each limit, besides those that a cgroup may hold.
 fn served(mut by: Value) -> Value {
-    for (key, what) in [
-        ("timeout_ms", "the supervisor's deadline"),
-        ("cpu_time_s", "RLIMIT_CPU a process"),
-        ("open_files", "RLIMIT_NOFILE a process"),
-        ("file_watches", "user.max_inotify_watches of the call's user namespace"),
-        ("file_size", "RLIMIT_FSIZE a file"),
-        ("tmp", "the size of its tmpfs"),
-        ("output", "the supervisor keeps so much of each stream"),
-        ("result", "the supervisor reads no longer line"),
-        ("egress_bytes", "the gateway counts"),
-    ] {
-        by[key] = what.into();
+    for key in Key::ALL {
+        if let Some(what) = key.held() {
+            by[key.limit().unwrap_or(key.name())] = what.into();
+        }
     }
     by
 }

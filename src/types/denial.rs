@@ -1,5 +1,6 @@
 //! What the plugin tried and a layer stopped.
 
+use crate::keys::Key;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr};
@@ -135,8 +136,8 @@ impl Denied {
     pub fn operation(&self) -> &str {
         match self {
             Denied::Syscall(call) => &call.name,
-            Denied::Limit(met) => met.limit.name(),
-            Denied::EgressBytes { .. } => Limit::EgressBytes.name(),
+            Denied::Limit(met) => met.key.name(),
+            Denied::EgressBytes { .. } => Key::EgressBytes.name(),
             Denied::Resolve { .. } | Denied::Names { .. } => "resolve",
             Denied::Connect { .. } | Denied::ConnectAddress { .. } | Denied::Unroutable => "connect",
             Denied::Address { .. } => "address",
@@ -162,58 +163,14 @@ pub struct Syscall {
 /// A limit that was met.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Met {
-    /// Which.
-    pub limit: Limit,
+    /// Which: a key with a unit.
+    pub key: Key,
     /// Its value, in its own unit.
     pub value: u64,
     /// What was used, where that is known.
     pub used: Option<u64>,
     /// For `output`, the stream.
     pub stream: Option<Stream>,
-}
-
-/// The limits that a denial can be of: grant keys.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Limit {
-    /// Wall-clock time.
-    Timeout,
-    /// Processor time.
-    CpuTime,
-    /// Memory.
-    Memory,
-    /// Processes and threads.
-    Processes,
-    /// Descriptors.
-    OpenFiles,
-    /// Bytes of a file.
-    FileSize,
-    /// Bytes of `/tmp`.
-    Tmp,
-    /// Bytes kept of a stream.
-    Output,
-    /// Bytes of a frame.
-    Result,
-    /// Bytes that the gateway carries.
-    EgressBytes,
-}
-
-impl Limit {
-    /// As the configuration writes it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Limit::Timeout => "timeout",
-            Limit::CpuTime => "cpu_time",
-            Limit::Memory => "memory",
-            Limit::Processes => "processes",
-            Limit::OpenFiles => "open_files",
-            Limit::FileSize => "file_size",
-            Limit::Tmp => "tmp",
-            Limit::Output => "output",
-            Limit::Result => "result",
-            Limit::EgressBytes => "egress_bytes",
-        }
-    }
 }
 
 /// A stream that is captured.

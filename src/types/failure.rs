@@ -1,6 +1,7 @@
 //! Why a call did not return a result: a stable code, a sentence, and what a program may want to read.
 
 use super::{Explained, Layer, Step};
+use crate::keys::Key;
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -226,35 +227,6 @@ pub(crate) enum CountedBy {
     Cgroup,
     /// The supervisor, as the sum of the call's processes.
     Sum,
-}
-
-/// Grant keys that failures name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Key {
-    Cpus,
-    Interpreter,
-    LandlockMinAbi,
-    Read,
-    RequireCgroup,
-    RunAs,
-    Syscalls,
-    Write,
-}
-
-impl Key {
-    /// As the configuration writes it.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Key::Cpus => "cpus",
-            Key::Interpreter => "interpreter",
-            Key::LandlockMinAbi => "landlock_min_abi",
-            Key::Read => "read",
-            Key::RequireCgroup => "require_cgroup",
-            Key::RunAs => "run_as",
-            Key::Syscalls => "syscalls",
-            Key::Write => "write",
-        }
-    }
 }
 
 /// What a plugin's process said of its failure, and what is known of the paths that its exception and the cause of that name.

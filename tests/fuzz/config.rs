@@ -8,6 +8,7 @@ use upm::config::{Config, ConfigError, ConfigErrorKind, read_unchecked};
 use upm::decide::grant::grant;
 use upm::decide::names::normalize;
 use upm::gateway::parse_proxy;
+use upm::keys::Key;
 use upm::types::{EgressSource, Entry, Proxy};
 
 const TOML: &str = "/nowhere/c/c.toml";
@@ -184,36 +185,7 @@ fn list(rng: &mut Rng, most: usize, item: impl Fn(&mut Rng) -> Data) -> Data {
 
 fn grant_keys(rng: &mut Rng, entries: &mut Vec<(String, Data)>) {
     for _ in 0..rng.below(4) {
-        let keys = [
-            "interpreter",
-            "site",
-            "read",
-            "write",
-            "egress",
-            "env",
-            "env_pass",
-            "syscalls",
-            "on_violation",
-            "policy",
-            "fernet",
-            "timeout",
-            "cpu_time",
-            "cpus",
-            "memory",
-            "require_cgroup",
-            "processes",
-            "open_files",
-            "file_watches",
-            "file_size",
-            "tmp",
-            "output",
-            "arguments",
-            "result",
-            "egress_bytes",
-            "landlock_min_abi",
-            "run_as",
-            "as_root_owner",
-        ];
+        let keys: Vec<&str> = Key::ALL.iter().map(|key| key.name()).collect();
         let key = if rng.chance(1) { "colour" } else { rng.pick(&keys) };
         if entries.iter().any(|(k, _)| k == key) {
             continue;
@@ -261,7 +233,8 @@ fn grant_keys(rng: &mut Rng, entries: &mut Vec<(String, Data)>) {
                     one_of(rng, &["nobody", "1000", "a.b@c"], &["root", "0", "00", "-x", "", "a b", "\u{430}"])
                 }
             }
-            "site" | "fernet" | "as_root_owner" => Data::Bool(rng.chance(50)),
+            "callers" => list(rng, 2, |rng| one_of(rng, &["user:a", "group:7"], &["a", "user:", "user:a b", ""])),
+            "site" | "fernet" | "require_cgroup" | "as_root_owner" => Data::Bool(rng.chance(50)),
             _ => one_of(
                 rng,
                 &["1MiB", "512KB", "1.5MiB", "7 B"],
@@ -549,10 +522,8 @@ fn one(case: &mut Case) -> bool {
             let mut all = Vec::new();
             for plugin in config.plugins.values() {
                 for method in &plugin.allowed_methods {
-                    let mut grant =
-                        serde_json::to_value(grant(config, &plugin.name, method, None).unwrap().grant).unwrap();
-                    grant.as_object_mut().unwrap().remove("origins");
-                    all.push(grant);
+                    let grant = grant(config, &plugin.name, method, None).unwrap().grant;
+                    all.push(serde_json::to_value(grant).unwrap());
                 }
             }
             (all, config.project_root.clone(), config.cache_dir.clone(), config.audit.clone(), config.egress.clone())

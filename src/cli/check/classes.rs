@@ -2,13 +2,14 @@
 
 use super::{Report, Severity, cannot_tell};
 use crate::decide::grant::Decision;
+use crate::keys::Key;
 use crate::plugin::classes::{ClassState, Look, MethodState, ModuleState, OLDEST_PYTHON};
 use crate::quote::shorten;
 use crate::types::Failure;
 
 /// The reader gave no answer.
 pub(super) fn not_looked(report: &mut Report<'_>, decision: &Decision, failure: &Failure) {
-    let (subject, line) = report.origin(decision, "interpreter");
+    let (subject, line) = report.origin(decision, Key::Interpreter);
     let interpreter = decision.grant.interpreter.display();
     if cannot_tell(failure) {
         let what = format!("whether the class is there could not be told: {}", failure.message);
@@ -70,7 +71,7 @@ pub(super) fn class(report: &mut Report<'_>, decision: &Decision, module: &str, 
 fn unusable(report: &Report<'_>, decision: &Decision, module: &str, look: &Look) -> Option<(String, usize, String)> {
     let interpreter = decision.grant.interpreter.display();
     if (look.python.0, look.python.1) < OLDEST_PYTHON {
-        let (subject, line) = report.origin(decision, "interpreter");
+        let (subject, line) = report.origin(decision, Key::Interpreter);
         let (major, minor, micro) = look.python;
         let what = format!(
             "interpreter: {interpreter}: is Python {major}.{minor}.{micro}, which is too old; name one of version {}.{} or newer",
@@ -127,7 +128,7 @@ pub(super) fn method(report: &mut Report<'_>, decision: &Decision, look: &Look) 
     }
     let Some(given) = &look.given else { return };
     for (key, parameter, set) in
-        [("policy", "policy", !decision.grant.policy.is_empty()), ("fernet", "fernet_lib", decision.grant.fernet)]
+        [(Key::Policy, "policy", !decision.grant.policy.is_empty()), (Key::Fernet, "fernet_lib", decision.grant.fernet)]
     {
         if set && !given.iter().any(|one| one == parameter) {
             let (subject, line) = report.origin(decision, key);

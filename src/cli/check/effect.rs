@@ -1,17 +1,16 @@
 //! Keys that are written and change nothing.
 
 use super::{Report, Severity};
-use crate::config::Base;
+use crate::config::{Base, Level};
 use crate::confine::filter;
 use crate::decide::grant::Decision;
 use crate::decide::plan::WATCH_CALLS;
+use crate::keys::Key;
 use crate::types::{EgressGroup, EgressSource, Entry, HostPattern, Proxy, Standing};
 use std::collections::BTreeSet;
 
-/// Keys of a plugin's table that are no grant keys.
-const PLUGIN_KEYS: [&str; 5] = ["module", "exec", "allowed_methods", "schemas", "methods"];
 /// Keys that only Python has a use for.
-const PYTHON_KEYS: [&str; 3] = ["interpreter", "site", "fernet"];
+const PYTHON_KEYS: [Key; 3] = [Key::Interpreter, Key::Site, Key::Fernet];
 
 /// A table of grant keys.
 #[derive(Clone, Copy)]
@@ -39,13 +38,13 @@ impl Table<'_> {
     }
 
     /// Whether it decides this key of the method.
-    fn decides(&self, decision: &Decision, key: &str) -> bool {
-        let Some(origin) = decision.grant.origins.get(key) else { return false };
+    fn decides(&self, decision: &Decision, key: Key) -> bool {
+        let level = decision.grant.origins[key].level;
         match self {
-            Table::Defaults => origin.level == "defaults",
-            Table::Plugin(plugin) => origin.level == "plugin" && decision.plugin == *plugin,
+            Table::Defaults => level == Level::Defaults,
+            Table::Plugin(plugin) => level == Level::Plugin && decision.plugin == *plugin,
             Table::Method(plugin, method) => {
-                origin.level == "method" && decision.plugin == *plugin && decision.method == *method
+                level == Level::Method && decision.plugin == *plugin && decision.method == *method
             }
         }
     }
@@ -83,10 +82,9 @@ pub(super) fn keys(report: &mut Report<'_>, decisions: &[Decision]) {
 fn table(report: &mut Report<'_>, table: Table<'_>, decisions: &[Decision]) {
     let path = table.path();
     let config = report.config;
-    for (key, line) in config.outline.keys(&path) {
-        if matches!(table, Table::Plugin(_)) && PLUGIN_KEYS.contains(&key) {
-            continue;
-        }
+    for (name, line) in config.outline.keys(&path) {
+        // Of a plugin's table the rest says which plugin it is.
+        let Some(key) = Key::named(name) else { continue };
         let users: Vec<&Decision> = decisions.iter().filter(|decision| table.decides(decision, key)).collect();
         let mut warn = |line: usize, what: String| report.add(Severity::Warning, table.subject(), line, what);
         if users.is_empty() {
@@ -103,14 +101,14 @@ fn table(report: &mut Report<'_>, table: Table<'_>, decisions: &[Decision]) {
             continue;
         }
         let items = || {
-            let list = [path.as_slice(), &[key]].concat();
+            let list = [path.as_slice(), &[name]].concat();
             config.outline.items(&list)
         };
         match key {
-            "egress_bytes" if users.iter().all(|user| user.grant.egress.is_empty()) => {
+            Key::EgressBytes if users.iter().all(|user| user.grant.egress.is_empty()) => {
                 warn(line, "`egress_bytes` has no effect: no egress is granted where it holds; remove it".to_owned());
             }
-            "as_root_owner" if users.iter().any(|user| user.grant.as_root_owner) => {
+            Key::AsRootOwner if users.iter().any(|user| user.grant.as_root_owner) => {
                 let what = if users.iter().all(|user| user.grant.write.is_empty()) {
                     "`as_root_owner` has no effect: nothing is granted to be written where it holds; remove it"
                 } else {
@@ -119,7 +117,7 @@ fn table(report: &mut Report<'_>, table: Table<'_>, decisions: &[Decision]) {
                 };
                 warn(line, what.to_owned());
             }
-            "env_pass" => {
+            Key::EnvPass => {
                 for (name, line) in users[0].grant.env_pass.iter().zip(items()) {
                     if users.iter().all(|user| user.grant.env.contains_key(name)) {
                         warn(
@@ -129,7 +127,7 @@ fn table(report: &mut Report<'_>, table: Table<'_>, decisions: &[Decision]) {
                     }
                 }
             }
-            "syscalls" => {
+            Key::Syscalls => {
                 for (name, line) in users[0].grant.syscalls.iter().zip(items()) {
                     if filter::standing(name) == Some(Standing::Allowed) {
                         warn(line, format!("syscalls: {name} has no effect: the filter allows it anyway; remove it"));
@@ -154,7 +152,7 @@ fn projects(report: &mut Report<'_>, decisions: &[Decision]) {
         return;
     }
     let of_project = |decision: &Decision| {
-        let interpreter = report.deciding(decision, "interpreter").and_then(|keys| keys.interpreter.as_ref());
+        let interpreter = report.deciding(decision, Key::Interpreter).and_then(|keys| keys.interpreter.as_ref());
         interpreter.is_some_and(|key| key.value.base == Base::ProjectRoot)
             || [false, true]
                 .iter()

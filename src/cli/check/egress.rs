@@ -1,11 +1,12 @@
 //! Whether egress groups resolve: what clients are configured to use, and whether names have addresses that may be dialled.
 
 use super::{Report, Severity, cannot_tell};
+use crate::config::Grant;
 use crate::decide::grant::Decision;
 use crate::decide::plan::Facts;
 use crate::gateway::{ProxyEnv, addresses, proxy, routes};
 use crate::plugin::client::{self, Patience};
-use crate::types::{EgressRule, EgressSource, Grant};
+use crate::types::{EgressRule, EgressSource};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, ToSocketAddrs};
 use std::sync::mpsc;

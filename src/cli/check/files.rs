@@ -8,13 +8,14 @@ use crate::config::{self, ConfigError, Journald as Mode};
 use crate::decide::grant::Decision;
 use crate::decide::plan::Facts;
 use crate::host::{self, writable};
+use crate::keys::Key;
 use crate::plugin::classes::{self, Look};
 use crate::plugin::client::Patience;
 use crate::quote::{quote, shorten};
 use crate::report::audit;
 use crate::report::file::FileSink;
 use crate::report::journald::Journald;
-use crate::types::{Code, Entry, Failure, Key};
+use crate::types::{Code, Entry, Failure};
 use crate::walk::{self, How};
 use rustix::fs::{Access, FileType};
 use rustix::io::Errno;
@@ -82,7 +83,7 @@ pub(super) fn projects(report: &mut Report<'_>) {
 pub(super) fn record(report: &mut Report<'_>, decisions: &[Decision]) {
     let Some(writes) = decisions.iter().find(|decision| !decision.grant.write.is_empty()) else { return };
     if let Err(failure) = writable::look() {
-        let (subject, line) = report.origin(writes, "write");
+        let (subject, line) = report.origin(writes, Key::Write);
         report.add(Severity::Error, subject, line, failure.message);
     }
 }
@@ -190,7 +191,7 @@ pub(super) fn plugins(report: &mut Report<'_>, decisions: &[Decision], patience:
             && !std::mem::replace(&mut shared, true)
         {
             let (subject, line) = match &grant.run_as {
-                Some(_) => report.origin(decision, "run_as"),
+                Some(_) => report.origin(decision, Key::RunAs),
                 None => ("run_as".to_owned(), 1),
             };
             report.add(Severity::Warning, subject, line, why);
@@ -229,12 +230,10 @@ fn blamed(report: &Report<'_>, decision: &Decision, failure: &Failure) -> (Strin
         (decision.plugin.clone(), report.line(&[path[0], path[1], key]))
     };
     match failure.details.key() {
-        Some(key @ (Key::Interpreter | Key::RunAs | Key::Write | Key::LandlockMinAbi)) => {
-            report.origin(decision, key.name())
-        }
+        Some(key @ (Key::Interpreter | Key::RunAs | Key::Write | Key::LandlockMinAbi)) => report.origin(decision, key),
         _ if failure.code == Code::ModuleNotFound => entry(),
         // The ownership check names a file on the way, which both may have in common.
-        _ if config::check_trusted(&decision.grant.interpreter).is_err() => report.origin(decision, "interpreter"),
+        _ if config::check_trusted(&decision.grant.interpreter).is_err() => report.origin(decision, Key::Interpreter),
         _ => entry(),
     }
 }
@@ -242,7 +241,7 @@ fn blamed(report: &Report<'_>, decision: &Decision, failure: &Failure) -> (Strin
 /// Whether the granted paths can be shown to the plugin.
 fn paths(report: &mut Report<'_>, decision: &Decision) {
     for write in [false, true] {
-        let key = if write { "write" } else { "read" };
+        let key = if write { Key::Write } else { Key::Read };
         let (subject, _) = report.origin(decision, key);
         for granted in report.paths(decision, write) {
             // As a call makes the project and the cache, with what is above them.

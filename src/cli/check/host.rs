@@ -2,6 +2,7 @@
 
 use super::{Report, Severity};
 use crate::decide::grant::Decision;
+use crate::keys::Key;
 use crate::supervise::cgroup;
 
 /// Methods whose memory only a cgroup may count, where none can be had.
@@ -15,7 +16,7 @@ pub(super) fn cgroups(report: &mut Report<'_>, decisions: &[Decision]) {
         return;
     }
     for decision in wanting() {
-        let (subject, line) = report.origin(decision, "require_cgroup");
+        let (subject, line) = report.origin(decision, Key::RequireCgroup);
         let what = format!(
             "require_cgroup: a call would be refused when upm is started as it is now: {found}; {}",
             remedy.as_deref().unwrap_or_default()

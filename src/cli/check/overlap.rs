@@ -2,12 +2,13 @@
 
 use super::{Granted, Report, Severity};
 use crate::decide::grant::Decision;
+use crate::keys::Key;
 
 /// What of a method's `read` and `write` grants nothing more, or something else than one may think.
 pub(super) fn grants(report: &mut Report<'_>, decisions: &[Decision]) {
     for decision in decisions {
         let (read, write) = (report.paths(decision, false), report.paths(decision, true));
-        for (key, list, others) in [("read", &read, &write), ("write", &write, &read)] {
+        for (key, list, others) in [(Key::Read, &read, &write), (Key::Write, &write, &read)] {
             let (subject, _) = report.origin(decision, key);
             for (at, one) in list.iter().enumerate() {
                 let holds = |(other_at, other): &(usize, &Granted)| {
@@ -23,7 +24,7 @@ pub(super) fn grants(report: &mut Report<'_>, decisions: &[Decision]) {
                 let between = |other: &Granted| {
                     one.path.starts_with(&other.path)
                         && other.path.starts_with(&holder.path)
-                        && (key == "read" || other.path != holder.path)
+                        && (key == Key::Read || other.path != holder.path)
                 };
                 if one.path != holder.path && others.iter().any(between) {
                     continue;
@@ -37,7 +38,7 @@ pub(super) fn grants(report: &mut Report<'_>, decisions: &[Decision]) {
                 report.add(Severity::Warning, subject.as_str(), one.line, what);
             }
         }
-        let (subject, _) = report.origin(decision, "read");
+        let (subject, _) = report.origin(decision, Key::Read);
         for one in &read {
             if let Some(memory) = ["/tmp", "/dev/shm"].iter().find(|memory| one.path.starts_with(memory)) {
                 report.add(

@@ -2,10 +2,11 @@
 
 use super::inside::{Ask, WORD};
 use super::{Finding, LAYERS, State, Tried, in_child, tried};
+use crate::config::Grant;
 use crate::confine::step::Step;
 use crate::decide::plan::{ClientNeeds, Code as PluginCode, Environment, Facts, INSIDE_ID, Plan, STUB_ADDRESS, plan};
 use crate::supervise::{self, Job, Unwatched, signals};
-use crate::types::{Code, Denial, Denied, Details, Entry, Failure, Grant, Layer, Outcome};
+use crate::types::{Code, Denial, Denied, Details, Entry, Failure, Layer, Outcome};
 use nix::libc;
 use serde_json::{Value, json};
 use std::fs;
@@ -97,13 +98,7 @@ fn attempt(outside: &Outside) -> Told {
     let program = std::env::current_exe()
         .and_then(fs::canonicalize)
         .map_err(|error| internal(format!("upm's own program, which stands in for a plugin: {error}")))?;
-    let grant = Grant {
-        timeout: TIMEOUT,
-        open_files: OPEN_FILES,
-        memory: MEMORY,
-        tmp: TMP,
-        ..crate::decide::grant::built_in()
-    };
+    let grant = Grant { timeout: TIMEOUT, open_files: OPEN_FILES, memory: MEMORY, tmp: TMP, ..Grant::built_in() };
     let entry = Entry::Exec { path: program.clone() };
     let code = PluginCode { path: program.clone(), search: PathBuf::new(), embedded: None };
     let facts = crate::host::facts::around(&grant, code)?;

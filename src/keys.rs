@@ -101,7 +101,7 @@ macro_rules! table {
         LandlockMinAbi landlock_min_abi: u32 = 2, abi(),
             "oldest landlock that is accepted";
         RunAs run_as: String => Option<String> = None, user(),
-            "user that the plugin is outside when root calls. Without it `upm`, else 65534, of which upm-check(1) warns: other services share it";
+            "user that the plugin is outside when root calls. Without it the user `upm` of `/etc/passwd`, else 65534, of which upm-check(1) warns: other services share it";
         AsRootOwner as_root_owner: bool = false, bool(),
             "whether a `write` path that root or its group owns may be written when root calls: what the plugin makes there is root's. Without it such a call is refused: give the path to an unprivileged user with chown(1)";
         Callers callers: Vec<CallerSpec> => Option<Vec<CallerSpec>> = None, callers(),

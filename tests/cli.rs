@@ -88,7 +88,7 @@ fn help_of_a_command(#[values(Mode::Root, Mode::User)] mode: Mode) {
     f.upm(["help", "list", "more"]).run().failed("usage", 2);
 }
 
-/// Completions and manual pages are made of the command line's definition, and those here are the newest.
+/// Completions, manual pages and the tables of grant keys are made of the source, and those here are the newest.
 #[test]
 fn completions_and_manual_pages_are_current() {
     let xtask = std::path::Path::new(env!("CARGO_BIN_EXE_upm")).with_file_name("xtask");

@@ -1,7 +1,8 @@
 //! `cargo xtask docs`: completions and the manual pages of section 1, made of the definition of the command line and of the
-//! hand-written parts in `xtask/completions` and `xtask/man`.
+//! hand-written parts in `xtask/completions` and `xtask/man`; the tables of grant keys, made of the table in `src/keys.rs`.
 
 mod completions;
+mod keys;
 mod man;
 
 use std::collections::BTreeMap;
@@ -11,7 +12,8 @@ use std::{env, fs, io};
 
 const USAGE: &str = "Usage: cargo xtask docs [--check]
 
-Writes packaging/completions and the pages of section 1 in packaging/man.
+Writes packaging/completions, the pages of section 1 in packaging/man, and
+the tables of grant keys in README.md and packaging/man/upm_config.5.
 With --check nothing is written; exit status 1 when a file is not current.
 ";
 
@@ -46,6 +48,7 @@ fn docs(check: bool) -> io::Result<Vec<PathBuf>> {
     let command = upm::cli::command();
     let mut made: BTreeMap<PathBuf, String> = completions::all(&command)?;
     made.extend(man::pages(&command)?);
+    made.extend(keys::tables(&repository)?);
     let mut stale = Vec::new();
     for (path, text) in &made {
         let place = repository.join(path);

@@ -39,7 +39,7 @@ macro_rules! table {
         Read read: Vec<PathSpec> => Vec<PathBuf> = Vec::new(), paths(),
             "paths to read. Below a `write` path they are read-only, and the directories that lead to them cannot be renamed";
         Write write: Vec<PathSpec> => Vec<PathBuf> = Vec::new(), paths(),
-            "paths to read and write. None may hold the configuration, a plugin, schema, audit file, interpreter or the record of what plugins may write";
+            "paths to read and write, and whose files may be locked. None may hold the configuration, a plugin, schema, audit file, interpreter or the record of what plugins may write";
         Egress egress: Vec<String> => Vec<EgressGroup> = Vec::new(), groups(),
             "names of `[egress.NAME]` groups. Empty: no network";
         Env env: BTreeMap<String, String> = BTreeMap::new(), variables(),

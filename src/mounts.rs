@@ -62,6 +62,12 @@ impl Mount {
         Some(Mount { id, parent, device, root, point, options, file_system, source, super_options })
     }
 
+    /// Its number, as `STATX_MNT_ID` has it (statx(2)).
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
     /// Where the mount is.
     #[must_use]
     pub fn point(&self) -> &Path {

@@ -6,7 +6,7 @@ mod failure;
 mod outcome;
 mod step;
 
-pub use denial::{Class, Denial, Denied, Explained, Layer, Met, NoHello, Stream, Syscall};
+pub use denial::{Class, Denial, Denied, Explained, Layer, Met, NoHello, NoLock, Refused, Stream, Syscall};
 pub(crate) use failure::{Cause, CountedBy, Details, Exception, Note, Said, Sought};
 pub use failure::{Code, Failure};
 pub use outcome::{Completeness, EgressRecord, Look, LookFor, Observed, Outcome, Output, Usage};

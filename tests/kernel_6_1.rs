@@ -69,8 +69,17 @@ fn denied() -> Vec<(Value, &'static str)> {
         (json!(["notified", "/usr"]), "EPERM"),
         (json!(["fcntl_directory", "/usr", 1026, 0x10]), "EPERM"),
         (json!(["fcntl_pipe", 1031, 1 << 17]), "EPERM"),
+        // the probe keeps what it has locked: not the same file twice by flock
+        (json!(["lock", "LOCK_EX", "/srv/upm/plugins/upm-probe"]), "EPERM"),
+        (json!(["lock", "LOCK_SH", "/usr"]), "EPERM"),
+        (json!(["lock", "F_SETLK", "/srv/upm/plugins/upm-probe"]), "EPERM"),
+        (json!(["lock", "F_SETLKW", "/srv/upm/plugins/upm-probe"]), "EPERM"),
+        (json!(["lock", "F_OFD_SETLK", "/srv/upm/plugins/upm-probe"]), "EPERM"),
     ]
 }
+
+/// Ways to lock what the call may write; the probe keeps them all.
+const LOCKS: [&str; 5] = ["LOCK_EX", "F_SETLK", "F_SETLKW", "F_OFD_SETLK", "F_OFD_SETLKW"];
 
 fn commands() -> String {
     let batch = |at: &str| {
@@ -80,6 +89,7 @@ fn commands() -> String {
         acts.push(json!(["write", "/srv/upm/project/allowed", "x"]));
         acts.push(json!(["child", "timers", 5000]));
         acts.push(json!(["child", "epoll", 100]));
+        acts.extend(LOCKS.map(|way| json!(["lock", way, "/srv/upm/project/allowed"])));
         let mut words = vec![json!("batch")];
         words.extend(acts);
         json!({ "args": words }).to_string().replace("/srv/upm", at)
@@ -340,6 +350,9 @@ fn the_engine_holds_on_6_1() {
         let (timers, epoll) = (&answers[denied().len() + 1]["answer"], &answers[denied().len() + 2]["answer"]);
         assert_eq!((&timers["made"], &timers["stopped_by_name"]), (&json!(256), &json!("EAGAIN")), "{mode}: {timers}");
         assert_eq!(epoll["made"], 100, "{mode}: {epoll}");
+        let locked = &answers[denied().len() + 3..];
+        assert_eq!(locked.len(), LOCKS.len());
+        locked.iter().for_each(assert_ok);
 
         // what a call could write is no place to find a configuration in
         let planted = ran[&format!("{mode}-planted")].failed("config_invalid", 125);

@@ -77,6 +77,7 @@ pub enum Action {
 impl Action {
     /// The call fails with `EPERM`.
     pub const EPERM: Action = Action::Errno(1);
+    pub(crate) const EOPNOTSUPP: Action = Action::Errno(95);
     pub(crate) const EAFNOSUPPORT: Action = Action::Errno(97);
 
     /// `allow`, `notify`, `kill_process`, or the name of an error number.
@@ -90,7 +91,7 @@ impl Action {
             "EINVAL" => Action::Errno(22),
             "ENOTTY" => Action::Errno(25),
             "ENOSYS" => Action::Errno(38),
-            "EOPNOTSUPP" => Action::Errno(95),
+            "EOPNOTSUPP" => Action::EOPNOTSUPP,
             "EAFNOSUPPORT" => Action::EAFNOSUPPORT,
             _ => return None,
         })

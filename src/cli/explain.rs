@@ -350,6 +350,7 @@ fn render(config: &Path, plan: &Plan, origins: &Value) -> String {
             crate::types::OnViolation::Kill => "ends the call",
         }
     ));
+    line(format_args!("  locks of files: of those that the call may write"));
     line(format_args!("  limits memory {}", counts(plan).text()));
     let steps: Vec<&str> = Step::ALL.iter().map(|step| step.name()).collect();
     line(format_args!("  steps {}", steps.join(" ")));

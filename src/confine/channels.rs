@@ -19,6 +19,10 @@ pub enum Tag {
     Listener = b'L',
     /// The filter is there, but the kernel gives it no listener: some filter above it has one.
     Deaf = b'D',
+    /// From the supervisor to pid 1: a lock is wanted; the process follows as a descriptor ([`super::locks::Request`]).
+    Lock = b'K',
+    /// From pid 1: what became of it ([`super::locks::Verdict`]).
+    Locked = b'k',
     /// From pid 1: the plugin's wait status, a native 32-bit integer.
     Ended = b'X',
 }

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use std::fmt;
 use upm_seccomp::bpf::{Action, Instruction};
 use upm_seccomp::runtime;
+pub use upm_seccomp::runtime::{Handed, LockAct};
 
 include!(concat!(env!("OUT_DIR"), "/filters.rs"));
 
@@ -81,8 +82,8 @@ impl Filter {
         self.program.is_empty()
     }
 
-    /// The same filter where nobody can listen: what would be reported is refused, or kills, without a word, and what would be
-    /// counted is not.
+    /// The same filter where nobody can listen: what would be reported is refused, or kills, without a word, what would be
+    /// counted is not, and there are no locks of files.
     #[must_use]
     pub fn deaf(&self, on_violation: OnViolation) -> Filter {
         let silent = match on_violation {
@@ -132,13 +133,13 @@ pub fn plugin(extra: &[String], named_unix: bool) -> Result<Filter, FilterError>
     Ok(Filter::new("default", runtime::plugin(&DEFAULT, syscall_number, &added, named_unix)))
 }
 
-/// Whether the plugin's filter hands this call over to be counted.
+/// Whether, and as what, the plugin's filter hands this call over.
 #[must_use]
-pub fn is_counted(nr: i32, args: &[u64; 6]) -> bool {
-    syscall_name(nr) == Some("epoll_ctl") && runtime::is_counted(args)
+pub fn handed(nr: i32, args: &[u64; 6]) -> Option<Handed> {
+    runtime::handed(syscall_name(nr)?, args)
 }
 
-/// Pid 1 of the plugin's name space: five calls, all else kills it and so ends the plugin.
+/// Pid 1 of the plugin's name space: what its loop makes, all else kills it and so ends the plugin.
 pub fn init() -> Filter {
     Filter::new("init", INIT)
 }

@@ -11,6 +11,7 @@ pub mod id_map;
 pub mod init;
 pub mod landlock;
 pub mod limits;
+pub mod locks;
 pub mod network;
 pub mod privileges;
 pub mod reader;
@@ -117,12 +118,13 @@ fn steps(plan: &Plan, prepared: Prepared, ends: ChildEnds) -> Result<std::conver
     let layer = landlock::step(plan, ruleset)?;
     let report = verify::step(plan, as_root, cgroup, &counters)?;
     drop(counters);
+    let lockable = report.lockable.clone();
     let report = serde_json::to_vec(&report).map_err(|error| unsent(error.into()))?;
     let (tmp, packets) = (root::tmp()?, network::counters()?);
     let shown: Vec<_> = std::iter::once(&tmp).chain(&packets).map(AsFd::as_fd).collect();
     tell(&ends.status, Tag::Verified, &report, &shown)?;
     drop((tmp, packets));
-    let status = init::step(ends.status, ends.failure.as_fd(), deadline)?;
+    let status = init::step(ends.status, ends.failure.as_fd(), deadline, &lockable)?;
     // One more layer than pid 1 has: landlock then denies ptrace of it, and signals where the ABI scopes them.
     landlock::restrict(layer)?;
     let descriptors = Descriptors { frames: ends.frames, stdin: ends.stdin, stdout: ends.stdout, stderr: ends.stderr };

@@ -99,7 +99,7 @@ fn calls(step: Step) -> &'static str {
         Step::NoNewPrivs => "prctl",
         Step::Landlock => "landlock_create_ruleset, landlock_add_rule, landlock_restrict_self",
         Step::Verify => "mknodat",
-        Step::Init => "clone, prctl, dup2, close_range, wait4, setitimer, rt_sigtimedwait",
+        Step::Init => "clone, prctl, dup2, close_range, wait4, setitimer, signalfd4, ppoll",
         Step::Seccomp => "seccomp",
         Step::Exec => "execve",
     }

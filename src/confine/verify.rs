@@ -33,7 +33,19 @@ pub struct Report {
     pub mounts: usize,
     /// `/proc/self/uid_map`.
     pub uid_map: String,
+    /// Mounts that the call may write, by their numbers: for pid 1.
+    #[serde(skip)]
+    pub lockable: Vec<u64>,
+    /// A mount whose file system may wait for somebody else: see [`LOCAL`].
+    pub distant: Option<String>,
 }
+
+/// File systems that are this kernel's alone. Pid 1 must never wait: while it takes a lock it does not end with the call. A
+/// server or a FUSE process can let it.
+const LOCAL: [&str; 24] = [
+    "bcachefs", "btrfs", "cramfs", "devtmpfs", "erofs", "exfat", "ext2", "ext3", "ext4", "f2fs", "iso9660", "jfs",
+    "nilfs2", "ntfs3", "overlay", "proc", "ramfs", "reiserfs", "rootfs", "squashfs", "tmpfs", "vfat", "xfs", "zfs",
+];
 
 /// Something is active that is not what the plan says.
 pub(super) fn differs(what: impl Into<String>) -> StepError {
@@ -78,7 +90,7 @@ pub fn step(plan: &Plan, as_root: bool, cgroup: Cgroup, counters: &Counters) -> 
     for name in NAMESPACES {
         namespaces.insert(name.to_owned(), namespace(name).map_err(|error| unreadable("/proc/self/ns", error))?);
     }
-    let mounts = mounts(plan)?;
+    let Mounts { count, lockable, distant } = mounts(plan)?;
     enforced::check(&myself, &plan.limits, cgroup)?;
     let uid_map =
         std::fs::read_to_string("/proc/self/uid_map").map_err(|error| unreadable("/proc/self/uid_map", error))?;
@@ -89,8 +101,10 @@ pub fn step(plan: &Plan, as_root: bool, cgroup: Cgroup, counters: &Counters) -> 
         uid,
         gid,
         groups: status.groups.len(),
-        mounts,
+        mounts: count,
         uid_map: uid_map.split_whitespace().collect::<Vec<_>>().join(" "),
+        lockable,
+        distant,
     })
 }
 
@@ -111,13 +125,21 @@ pub fn namespace(name: &str) -> io::Result<u64> {
     Ok(std::fs::metadata(Path::new("/proc/self/ns").join(name))?.ino())
 }
 
+/// What the mounts are.
+#[derive(Default)]
+struct Mounts {
+    count: usize,
+    lockable: Vec<u64>,
+    distant: Option<String>,
+}
+
 /// Every mount of the namespace must be one of the plan (or lie below one that was cloned with it), with its flags.
-fn mounts(plan: &Plan) -> Result<usize, StepError> {
+fn mounts(plan: &Plan) -> Result<Mounts, StepError> {
     let found = Table::read().map_err(|error| unreadable("/proc/self/mountinfo", error))?;
-    let mut count = 0;
+    let mut all = Mounts::default();
     let mut seen = vec![false; plan.mounts.len()];
     for mount in found.iter() {
-        count += 1;
+        all.count += 1;
         let has = |flag: &str| mount.has(flag);
         let mount_point = mount.point();
         let place = mount_point.display();
@@ -144,10 +166,17 @@ fn mounts(plan: &Plan) -> Result<usize, StepError> {
         if (!has("nodev") && !device) || (has("rw") && !planned.write) || (!has("noexec") && !planned.exec) {
             return Err(differs(format!("{place}: flags")));
         }
+        if has("rw") && planned.write && matches!(planned.source, Source::Host { .. } | Source::Tmpfs { .. }) {
+            all.lockable.push(mount.id());
+        }
+        let file_system = String::from_utf8_lossy(mount.file_system());
+        if !LOCAL.contains(&file_system.as_ref()) {
+            all.distant.get_or_insert_with(|| format!("{place} ({file_system})"));
+        }
     }
     let missing = plan.mounts.iter().zip(seen).find(|(planned, seen)| !seen && planned.is_mount());
     match missing {
         Some((planned, _)) => Err(differs(format!("{}: not mounted", planned.path.display()))),
-        None => Ok(count),
+        None => Ok(all),
     }
 }

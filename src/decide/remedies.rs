@@ -4,7 +4,7 @@ use super::names;
 use super::verdict::{Remedy, View};
 use crate::config;
 use crate::keys::Key;
-use crate::types::{Change, Class, Denial, Denied, EgressRule, EgressSource, Explained, Setting};
+use crate::types::{Change, Class, Denial, Denied, EgressRule, EgressSource, Explained, NoLock, Refused, Setting};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -24,15 +24,18 @@ impl View<'_> {
         };
         let by_name = "hosts are granted by name: connect to a granted name, not to an address";
         match denied {
-            Denied::Syscall(call) if call.counted => {
-                let why = "a call may add so many descriptors to epoll sets, which are counted for its user on the whole host";
-                (self.rule(Key::Syscalls), nothing(why))
-            }
-            Denied::Syscall(call) => {
-                let verdict = self.syscall(&call.name);
-                let kernel = || nothing("the plan allows it: the kernel itself refused");
-                (self.rule(verdict.key), verdict.remedy.unwrap_or_else(kernel))
-            }
+            Denied::Syscall(call) => match &call.refused {
+                Refused::Count => {
+                    let why = "a call may add so many descriptors to epoll sets, which are counted for its user on the whole host";
+                    (self.rule(Key::Syscalls), nothing(why))
+                }
+                Refused::Lock(why) => (self.rule(Key::Write), Remedy::Nothing(no_lock(why))),
+                Refused::Filter => {
+                    let verdict = self.syscall(&call.name);
+                    let kernel = || nothing("the plan allows it: the kernel itself refused");
+                    (self.rule(verdict.key), verdict.remedy.unwrap_or_else(kernel))
+                }
+            },
             Denied::Limit(met) => self.limit(met.key),
             Denied::EgressBytes { .. } => self.limit(Key::EgressBytes),
             Denied::Names { .. } => {
@@ -124,5 +127,28 @@ impl View<'_> {
             }
         };
         (self.rule(key), remedy)
+    }
+}
+
+/// Why a lock was denied. Which path it was for is not known.
+fn no_lock(why: &NoLock) -> String {
+    match why {
+        NoLock::ReadOnly => {
+            "a lock reaches programs of the host: a call can lock only what it may write, which is `write`, /tmp and /dev/shm"
+                .to_owned()
+        }
+        NoLock::Unseen(error) => format!(
+            "the call's pid 1 cannot look which file it is (pidfd_getfd, statx: {error}). The kernel must let a process look at its \
+             children (`sysctl kernel.yama.ptrace_scope` is 0 or 1, no security module or filter refuses it), and the program must \
+             not have hidden itself (PR_SET_DUMPABLE)"
+        ),
+        NoLock::Distant(mount) => format!(
+            "the call sees {mount}, a file system whose server may not answer, and has no cgroup of its own that would end it then"
+        ),
+        NoLock::Engine(error) => format!("upm itself could not ask for the lock: {error}"),
+        NoLock::Ranges(most) => {
+            format!("a call may change locks by fcntl {most} times: nothing else counts the kernel's memory for them")
+        }
+        NoLock::Waiting(most) => format!("{most} locks of a call may wait at once"),
     }
 }

@@ -96,6 +96,7 @@ pub fn run(config: Option<&Path>, before: Option<Failure>) -> Vec<Trial> {
         around::audit(config.as_ref()),
         around::record(),
         around::cgroup(config.as_ref()),
+        around::locks(),
     ]);
     trials
 }

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::keys::Key;
-use crate::types::{Denied, Explained, NoHello, Stream};
+use crate::types::{Denied, Explained, NoHello, NoLock, Refused, Stream};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -38,7 +38,8 @@ pub(super) fn json(explained: &Explained) -> Value {
 pub(super) fn object(denied: &Denied) -> Value {
     match denied {
         Denied::Syscall(call) => {
-            Value::Object(call.values.iter().map(|(name, value)| ((*name).to_owned(), (*value).into())).collect())
+            let values = call.values.iter().map(|(name, value)| ((*name).to_owned(), (*value).into()));
+            Value::Object(values.chain(no_lock(&call.refused)).collect())
         }
         Denied::Limit(met) => {
             let mut object = limit(met.key, met.value, met.used);
@@ -64,6 +65,20 @@ pub(super) fn object(denied: &Denied) -> Value {
             Value::Object(object)
         }
     }
+}
+
+/// What the denial of a lock has besides the arguments of the call.
+fn no_lock(refused: &Refused) -> Option<(String, Value)> {
+    let Refused::Lock(why) = refused else { return None };
+    let (name, value) = match why {
+        NoLock::ReadOnly => return None,
+        NoLock::Unseen(error) => ("pidfd_getfd", error.as_str().into()),
+        NoLock::Distant(mount) => ("distant", mount.as_str().into()),
+        NoLock::Engine(error) => ("engine", error.as_str().into()),
+        NoLock::Ranges(most) => ("ranges", (*most).into()),
+        NoLock::Waiting(most) => ("waiting", (*most).into()),
+    };
+    Some((name.to_owned(), value))
 }
 
 fn limit(key: Key, value: u64, used: Option<u64>) -> Map<String, Value> {
@@ -99,7 +114,12 @@ mod tests {
     fn each_denial_is_written_as_the_contract_says() {
         let name = || "a.org".to_owned();
         let met = |key, used, stream| Denied::Limit(Met { key, value: 8, used, stream });
-        let call = Syscall { number: 5, name: "kcmp".into(), values: vec![("pid1", 2), ("type", 0)], counted: false };
+        let call = Syscall {
+            number: 5,
+            name: "kcmp".into(),
+            values: vec![("pid1", 2), ("type", 0)],
+            refused: Refused::Filter,
+        };
         let port = 443;
         let address = std::net::Ipv4Addr::new(10, 0, 0, 1);
         for (denied, written) in [

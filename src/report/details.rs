@@ -215,7 +215,8 @@ mod tests {
         failure.note = Some(Note::Started);
         assert_eq!(Value::Object(json(&failure)).to_string(), r#"{"operation":"kcmp","started":true}"#);
         failure.note = Some(Note::Unreaped);
-        let call = Syscall { number: 312, name: "kcmp".into(), values: Vec::new(), counted: false };
+        let call =
+            Syscall { number: 312, name: "kcmp".into(), values: Vec::new(), refused: crate::types::Refused::Filter };
         let explained = Explained {
             denial: Denial::new(Denied::Syscall(call), 1),
             rule: "syscalls (built-in)".to_owned(),

@@ -256,7 +256,12 @@ mod tests {
     }
 
     fn mount() -> Syscall {
-        Syscall { number: 165, name: "mount".into(), values: vec![("flags", 4096)], counted: false }
+        Syscall {
+            number: 165,
+            name: "mount".into(),
+            values: vec![("flags", 4096)],
+            refused: crate::types::Refused::Filter,
+        }
     }
 
     fn outcome(result: Result<Value, Failure>) -> Outcome {

@@ -1,9 +1,9 @@
 //! What the plugin tried and a layer stopped: the same act is one entry with a count, and the table is bounded.
 
 use super::memory;
-use crate::confine::filter;
+use crate::confine::filter::{self, Handed};
 use crate::keys::Key;
-use crate::types::{Denial, Denied, Met, Syscall};
+use crate::types::{Denial, Denied, Met, Refused, Syscall};
 use std::borrow::Cow;
 
 /// Entries that are kept; the rest is counted.
@@ -59,13 +59,19 @@ impl Denials {
 
 /// A system call that the filter refused.
 #[must_use]
-pub(crate) fn syscall(number: i32, arguments: &[u64; 6]) -> Syscall {
+pub(crate) fn syscall(number: i32, arguments: &[u64; 6], refused: Refused) -> Syscall {
+    // The third argument of a lock is a pointer; other commands of fcntl take a number there.
+    let pointer = |label: &str| label == "arg" && matches!(filter::handed(number, arguments), Some(Handed::Lock(_)));
     Syscall {
         number,
         name: filter::syscall_name(number).map_or_else(|| format!("syscall_{number}").into(), Cow::Borrowed),
         // Only arguments that are values: what a pointer points to may change under the reader's eyes.
-        values: filter::value_args(number).iter().map(|(index, label)| (*label, arguments[*index])).collect(),
-        counted: filter::is_counted(number, arguments),
+        values: filter::value_args(number)
+            .iter()
+            .filter(|(_, label)| !pointer(label))
+            .map(|(index, label)| (*label, arguments[*index]))
+            .collect(),
+        refused,
     }
 }
 

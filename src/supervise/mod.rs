@@ -10,6 +10,7 @@ pub mod epoll;
 pub mod frames;
 pub mod gateway;
 pub mod limits;
+pub mod locks;
 pub mod memory;
 pub mod observe;
 pub mod outcome;
@@ -20,6 +21,8 @@ pub mod sockets;
 pub mod unroutable;
 
 use crate::confine::channels::{self, Tag};
+use crate::confine::filter::Handed;
+use crate::confine::locks::Verdict;
 use crate::confine::step::{Step, StepError};
 use crate::confine::{self, id_map, verify};
 use crate::decide::plan::{INSIDE_ID, Plan};
@@ -29,7 +32,8 @@ use crate::host::writable;
 use crate::sys;
 use crate::sys::clone::{Forked, fork_into};
 use crate::sys::process::Spent;
-use crate::types::{Code, Denial, Details, EgressRecord, Failure, Layer, OnViolation, Outcome};
+use crate::sys::seccomp::Notification;
+use crate::types::{Code, Denial, Details, EgressRecord, Failure, Layer, OnViolation, Outcome, Refused, Syscall};
 use capture::Capture;
 use cgroup::Cgroup;
 use denials::Denials;
@@ -200,6 +204,7 @@ pub fn run(job: Job<'_>, watcher: &mut dyn Watcher) -> Result<Outcome<Denial>, F
         gateway: None,
         denials: Denials::default(),
         epoll: epoll::Additions::here(),
+        locks: locks::Locks::default(),
         egress: Vec::new(),
         egress_bytes: (0, 0),
         report: None,
@@ -281,6 +286,8 @@ struct Supervision<'a> {
     denials: Denials,
     /// What it may still add to epoll sets.
     epoll: epoll::Additions,
+    /// Locks of files that it waits for.
+    locks: locks::Locks,
     egress: Vec<EgressRecord>,
     /// Bytes out and in, of all connections.
     egress_bytes: (u64, u64),
@@ -388,6 +395,8 @@ impl Supervision<'_> {
         }
         if held {
             wait = wait.min(self.effort.pause());
+        } else if let (Some(pause), Some(_), None) = (self.locks.pause(now), &self.listener, &self.ending) {
+            wait = wait.min(pause);
         }
         let timeout = Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: wait.subsec_nanos().into() };
         let polled = poll(&mut fds, Some(&timeout));
@@ -404,6 +413,9 @@ impl Supervision<'_> {
         }
         for (source, events) in &ready {
             self.serve(*source, *events);
+        }
+        if !held {
+            self.ask_for_locks();
         }
         self.watcher.tick(self.started.elapsed());
         if self.ending.is_none() {
@@ -591,6 +603,13 @@ impl Supervision<'_> {
                 self.listener = fds.pop();
                 (self.filtered, self.told) = (true, true);
             }
+            tag if tag == Tag::Locked as u8 && self.listener.is_some() => {
+                let verdict = Verdict::decode(packet)
+                    .ok_or_else(|| Failure::new(Code::Internal, "status channel: an answer that pid 1 never gives"))?;
+                self.take_verdict(verdict)?;
+            }
+            // Everyone who could have asked has ended.
+            tag if tag == Tag::Locked as u8 => {}
             tag if tag == Tag::Ended as u8 && length == 5 => {
                 let status = packet[1..5].try_into().map_or(0, i32::from_ne_bytes);
                 self.wait_status = Some(status);
@@ -691,7 +710,15 @@ impl Supervision<'_> {
             Ok(None) => return Ok(()),
             Err(error) => return Err(StepError::new(Step::Seccomp, "listener", error).into()),
         };
-        let counted = confine::filter::is_counted(notification.nr, &notification.args);
+        let handed = confine::filter::handed(notification.nr, &notification.args);
+        if let Some(Handed::Lock(act)) = handed {
+            let distant = self.report.as_ref().and_then(|report| report.distant.as_deref());
+            // Its own cgroup ends a call whatever becomes of pid 1.
+            let distant = distant.filter(|_| self.cgroup.is_err());
+            let step = self.locks.want(listener.as_fd(), notification, act, distant);
+            return self.settle(step);
+        }
+        let counted = handed == Some(Handed::Addition);
         if counted
             && self
                 .epoll
@@ -716,7 +743,15 @@ impl Supervision<'_> {
         {
             return Ok(());
         }
-        let call = denials::syscall(notification.nr, &notification.args);
+        // What the kernel itself says where a user's limit is reached.
+        let (refused, errno) = if counted { (Refused::Count, Errno::NOSPC) } else { (Refused::Filter, Errno::PERM) };
+        let call = denials::syscall(notification.nr, &notification.args, refused);
+        self.deny(&notification, call, errno)
+    }
+
+    /// Puts a denial on record and answers it.
+    fn deny(&mut self, notification: &Notification, call: Syscall, errno: Errno) -> Result<(), Failure> {
+        let Some(listener) = &self.listener else { return Ok(()) };
         // It may have ended meanwhile, and its number may be another process's.
         let still = || sys::seccomp::notif_id_valid(listener.as_fd(), notification.id).unwrap_or(false);
         if self.plan.on_violation == OnViolation::Kill {
@@ -725,12 +760,46 @@ impl Supervision<'_> {
             return Ok(());
         }
         self.denials.add_of(call, notification.pid, still);
-        // What the kernel itself says where a user's limit is reached.
-        let errno = if counted { Errno::NOSPC } else { Errno::PERM };
+        self.answer(notification.id, errno)
+    }
+
+    fn answer(&self, id: u64, errno: Errno) -> Result<(), Failure> {
+        let Some(listener) = &self.listener else { return Ok(()) };
         // False: whoever asked has ended.
-        sys::seccomp::notif_send_errno(listener.as_fd(), notification.id, errno.raw_os_error())
+        sys::seccomp::notif_send_errno(listener.as_fd(), id, errno.raw_os_error())
             .map(drop)
             .map_err(|error| StepError::new(Step::Seccomp, "listener", error).into())
+    }
+
+    fn ask_for_locks(&mut self) {
+        let (Some(listener), Some(status), None) = (&self.listener, &self.status, &self.ending) else { return };
+        let asked = self
+            .locks
+            .ask(listener.as_fd(), status.as_fd(), Instant::now())
+            .map_err(|error| StepError::new(Step::Seccomp, "locks", error).into());
+        if let Err(failure) = asked.and_then(|step| self.settle(step)) {
+            self.end(Ending::Engine(failure));
+        }
+    }
+
+    fn take_verdict(&mut self, verdict: Verdict) -> Result<(), Failure> {
+        let Some(listener) = &self.listener else { return Ok(()) };
+        let step = self
+            .locks
+            .answered(listener.as_fd(), verdict, Instant::now())
+            .map_err(|error| StepError::new(Step::Seccomp, "locks", error))?;
+        self.settle(step)
+    }
+
+    fn settle(&mut self, step: locks::Step) -> Result<(), Failure> {
+        match step {
+            locks::Step::Settled => Ok(()),
+            locks::Step::Failed(id, errno) => self.answer(id, errno),
+            locks::Step::Refused(locks::Refusal { notification, errno, why }) => {
+                let call = denials::syscall(notification.nr, &notification.args, Refused::Lock(why));
+                self.deny(&notification, call, errno)
+            }
+        }
     }
 
     fn refuse(&mut self, query: &[u8]) -> Option<Vec<u8>> {

@@ -133,8 +133,20 @@ pub fn notif_send_errno(listener: BorrowedFd<'_>, id: u64, errno: i32) -> io::Re
     present(check(rc))
 }
 
-/// Answers a notification: its call goes on, as if nobody had been asked. Only for watching (`supervise::observe`) and counting
-/// (`supervise::epoll`): what the
+/// Answers a notification: its call has worked, with the result 0. The kernel does nothing: for what pid 1 did in its place
+/// (`supervise::locks`). Returns whether its caller was still there.
+///
+/// # Errors
+/// What ioctl(2) says.
+pub fn notif_send_done(listener: BorrowedFd<'_>, id: u64) -> io::Result<bool> {
+    let mut response = libc::seccomp_notif_resp { id, val: 0, error: 0, flags: 0 };
+    // SAFETY: the request reads one `seccomp_notif_resp`.
+    let rc = unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND, &raw mut response) };
+    present(check(rc))
+}
+
+/// Answers a notification: its call goes on, as if nobody had been asked. Only for watching (`supervise::observe`), counting
+/// (`supervise::epoll`) and locks of a process that nobody else can take (`supervise::locks`): what the
 /// arguments point to may change before the kernel reads it, so that no decision can rest on having looked
 /// (seccomp_unotify(2), "Design goals; use of SECCOMP_USER_NOTIF_FLAG_CONTINUE"). A filter of the same process that
 /// refuses the call has done so before. Returns whether its caller was still there.

@@ -156,8 +156,36 @@ pub struct Syscall {
     pub name: Cow<'static, str>,
     /// Those of its arguments that are values, by their names.
     pub values: Vec<(&'static str, u64)>,
+    /// Who refused it.
+    pub refused: Refused,
+}
+
+/// Who refused a system call.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Refused {
+    /// No rule of the filter allows it.
+    Filter,
     /// It is allowed so many times, and this was once more.
-    pub counted: bool,
+    Count,
+    /// A lock of a file.
+    Lock(NoLock),
+}
+
+/// Why a lock of a file was refused.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum NoLock {
+    /// The call may not write the file.
+    ReadOnly,
+    /// Pid 1 cannot look which file it is; the kernel's words.
+    Unseen(String),
+    /// A mount of the call's whose server may not answer.
+    Distant(String),
+    /// The supervisor could not ask; what it was told.
+    Engine(String),
+    /// So many changes of ranges a call may make.
+    Ranges(u64),
+    /// So many locks may wait at once.
+    Waiting(usize),
 }
 
 /// A limit that was met.

@@ -6,7 +6,25 @@ use super::*;
 fn the_engines_own_filters() {
     for arch in Arch::ALL {
         let init = load("init", arch);
-        assert_eq!(init.rules.len(), 5);
+        assert_eq!(init.rules.len(), 13);
+        let init = Asked::of("init", arch);
+        let allowed = |yes| if yes { Action::Allow } else { Action::KillProcess };
+        // LOCK_SH and LOCK_EX with LOCK_NB; without it, LOCK_UN, and with what it never passes
+        for (operation, yes) in [(5, true), (6, true), (1, false), (2, false), (8, false), (7, false)] {
+            init.expect(allowed(yes), "flock", &[3, operation]);
+        }
+        // F_OFD_SETLK; F_OFD_SETLKW, F_SETLK, F_DUPFD
+        for (command, yes) in [(37, true), (38, false), (6, false), (0, false)] {
+            init.expect(allowed(yes), "fcntl", &[3, command]);
+        }
+        init.expect(Action::Allow, "statx", &[3, 0, 0x5000, 0x1000]);
+        for (flags, mask) in [(0, 0x1000), (0x1000, 0x1000), (0x5000, 0x7ff)] {
+            init.expect(Action::KillProcess, "statx", &[3, 0, flags, mask]);
+        }
+        for name in ["openat", "dup", "pidfd_open", "pidfd_send_signal", "kill", "mmap", "socket", "process_vm_writev"]
+        {
+            init.expect(Action::KillProcess, name, &[]);
+        }
         for name in ["init", "gateway", "supervisor"] {
             let f = Asked::of(name, arch);
             let (audit, nr) = (if arch == Arch::X86_64 { I386 } else { ARM }, 4);

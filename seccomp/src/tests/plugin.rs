@@ -121,6 +121,13 @@ fn terminals_processes_and_leases() {
         // What fork and pthread_create pass.
         f.expect(Action::Allow, "clone", &[0x0120_0011]);
         f.expect(Action::Allow, "clone", &[0x003d_0f00]);
+        // CLONE_FILES without CLONE_THREAD, and the other way round: tables of descriptors that are shared, or are not, unlike others.
+        for flags in [0x0400, 0x0400 | 17, 0x4d00, 0x003d_0b00, 0x0001_0000] {
+            f.expect(Action::Notify, "clone", &[flags]);
+        }
+        f.expect(Action::Allow, "close_range", &[3, 9, 4]);
+        f.expect(Action::Notify, "close_range", &[3, 9, 2]);
+        f.expect(Action::Notify, "close_range", &[3, 9, 6 | 1 << 32]);
         for flag in [0x2_0000, 0x200_0000, 0x400_0000, 0x800_0000, 0x1000_0000, 0x2000_0000, 0x4000_0000u64] {
             f.expect(Action::Notify, "clone", &[flag | 17]);
             f.expect(Action::Notify, "clone", &[flag | 17 | 1 << 32]);

@@ -1,7 +1,7 @@
 //! What a call adds to the plugin's program.
 
 use super::*;
-use crate::runtime::{COUNT, deaf, is_counted, plugin, watching};
+use crate::runtime::{COUNT, Handed, LOCK, LockAct, deaf, handed, plugin, watching};
 
 /// The plugin's filter as a call has it.
 fn filter(f: &Asked, added: &[&str], named_unix: bool) -> Asked {
@@ -94,7 +94,60 @@ fn additions_to_epoll_sets_are_handed_over() {
             }
         }
     });
-    assert!(is_counted(&add) && is_counted(&high) && !is_counted(&[3, 2, 4, 0, 0, 0]));
+    assert_eq!([add, high].map(|args| handed("epoll_ctl", &args)), [Some(Handed::Addition); 2]);
+    assert_eq!((handed("epoll_ctl", &[3, 2, 4, 0, 0, 0]), handed("epoll_pwait", &add)), (None, None));
+}
+
+#[test]
+fn locks_of_files_are_handed_over() {
+    let high = 0xffff_ffff_0000_0000;
+    // LOCK_UN, with LOCK_NB too, gives up; the rest takes, LOCK_MAND and what there is no name for included
+    let gives_up = [8, 12];
+    let takes: Vec<u64> = (0..64).filter(|operation| !gives_up.contains(operation)).chain([64, 1 << 31]).collect();
+    let lock = |name: &str, operation: u64| handed(name, &[3, operation, 4, 0, 0, 0]);
+    both(|f| {
+        for extra in [&[][..], &["flock"]] {
+            for f in [true, false].map(|named_unix| filter(f, extra, named_unix)) {
+                for operation in takes.iter().flat_map(|operation| [*operation, operation | high]) {
+                    f.returns(LOCK, "flock", &[3, operation, 4]);
+                    let act = LockAct::Description((operation & 0xffff_fffb) as u32, operation & 4 == 0);
+                    assert_eq!(lock("flock", operation), Some(Handed::Lock(act)));
+                }
+                for operation in gives_up.iter().flat_map(|operation| [*operation, operation | high]) {
+                    f.expect(Action::Allow, "flock", &[3, operation, 4]);
+                    assert_eq!(lock("flock", operation), None);
+                }
+                for command in (0..64).chain([1025, 1030]).flat_map(|command| [command, command | high]) {
+                    let act = match command & 0xffff_ffff {
+                        6 | 7 => Some(LockAct::Process),
+                        37 => Some(LockAct::Range(false)),
+                        38 => Some(LockAct::Range(true)),
+                        _ => None,
+                    };
+                    match act {
+                        Some(_) => f.returns(LOCK, "fcntl", &[3, command, 4]),
+                        None => f.expect(Action::Allow, "fcntl", &[3, command, 4]),
+                    }
+                    assert_eq!(lock("fcntl", command), act.map(Handed::Lock), "{command:#x}");
+                }
+                // F_SETLEASE, F_NOTIFY, F_CANCELLK: no rule allows them
+                for command in [1024, 1026, 1029] {
+                    f.expect(Action::Notify, "fcntl", &[3, command]);
+                }
+                f.expect(Action::Allow, "getppid", &[3, 6]);
+                f.expect(Action::Notify, "keyctl", &[3, 6]);
+                // where nobody listens, and while a call is observed
+                let (decides, hands) = watching(&f.program, &[f.table.number("openat", f.arch).unwrap()]);
+                for (name, operation) in [("flock", 2), ("fcntl", 6)] {
+                    for silent in [Action::EPERM, Action::KillProcess] {
+                        f.with(deaf(&f.program, silent)).expect(Action::EOPNOTSUPP, name, &[3, operation]);
+                    }
+                    f.with(decides.clone()).expect(Action::Allow, name, &[3, operation]);
+                    f.with(hands.clone()).returns(LOCK, name, &[3, operation]);
+                }
+            }
+        }
+    });
 }
 
 #[test]

@@ -11,7 +11,7 @@ pub(super) static VALUES: &[Row] = &[
     (&["sendto", "sendmmsg"], &[(0, "fd"), (3, "flags")]), (&["sendmsg"], &[(0, "fd"), (2, "flags")]),
     (&["clone", "unshare"], &[(0, "flags")]), (&["setns"], &[(0, "fd"), (1, "nstype")]),
     (&["mmap"], &[(2, "prot"), (3, "flags")]), (&["ioctl"], &[(0, "fd"), (1, "request")]),
-    (&["fcntl"], &[(0, "fd"), (1, "cmd"), (2, "arg")]), (&["prctl"], &[(0, "option"), (1, "arg2")]),
+    (&["fcntl"], &[(0, "fd"), (1, "cmd"), (2, "arg")]), (&["flock"], &[(0, "fd"), (1, "operation")]), (&["prctl"], &[(0, "option"), (1, "arg2")]),
     (&["arch_prctl"], &[(0, "code")]), (&["personality"], &[(0, "persona")]), (&["open"], &[(1, "flags"), (2, "mode")]),
     (&["openat"], &[(0, "dirfd"), (2, "flags"), (3, "mode")]), (&["creat", "chmod"], &[(1, "mode")]),
     (&["fchmod"], &[(0, "fd"), (1, "mode")]), (&["fchmodat", "fchmodat2"], &[(0, "dirfd"), (2, "mode")]),

@@ -43,11 +43,12 @@ fn the_configuration_adds_calls() {
 }
 
 #[test]
-fn additions_to_epoll_sets_are_counted() {
+fn what_is_handed_over_is_told_by_number() {
     let nr = |name| syscall_number(name).unwrap().cast_signed();
     let (add, remove) = ([3, 1, 4, 0, 0, 0], [3, 2, 4, 0, 0, 0]);
-    assert!(is_counted(nr("epoll_ctl"), &add) && !is_counted(nr("epoll_ctl"), &remove));
-    assert!(!is_counted(nr("epoll_pwait"), &add));
+    assert_eq!((handed(nr("epoll_ctl"), &add), handed(nr("epoll_ctl"), &remove)), (Some(Handed::Addition), None));
+    assert_eq!((handed(nr("epoll_pwait"), &add), handed(-1, &add)), (None, None));
+    assert_eq!(handed(nr("flock"), &add), Some(Handed::Lock(LockAct::Description(1, true))));
 }
 
 #[test]

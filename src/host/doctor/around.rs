@@ -1,16 +1,19 @@
-//! What is no layer, but stands in the way of calls or serves them: the configuration, id-mapped mounts, audit, cgroups.
+//! What is no layer, but stands in the way of calls or serves them: the configuration, id-mapped mounts, audit, cgroups, locks.
 
 use super::{Finding, State, Trial, Tried, tried, went};
 use crate::config::{self, AuditArguments, Config, ConfigErrorKind, Journald};
+use crate::confine::step::{Step, StepError};
 use crate::decide::grant;
 use crate::report::audit::{JOURNALD_SOCKET, JournaldMode, Sinks, default_file};
+use crate::sys::clone::{Forked, fork_into};
 use crate::types::{Failure, Layer};
 use rustix::fs::{AtFlags, CWD, statat};
 use rustix::mount::{OpenTreeFlags, open_tree};
+use rustix::process::PidfdGetfdFlags;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -222,6 +225,45 @@ fn mode(journald: Journald) -> JournaldMode {
         Journald::Auto => JournaldMode::Auto,
         Journald::Required => JournaldMode::Required,
         Journald::Off => JournaldMode::Off,
+    }
+}
+
+/// Whether a process may look at a descriptor of its child's, as pid 1 does for a lock. Where it may not a call still runs, and
+/// locks nothing.
+pub(super) fn locks() -> Trial {
+    const LAYER: &str = "locks";
+    let fail = |error: std::io::Error| StepError::new(Step::Init, "fork", error);
+    let look = || -> Result<std::io::Result<()>, StepError> {
+        let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| fail(e.into()))?;
+        match fork_into(0, None).map_err(fail)? {
+            Forked::Child => {
+                drop(write);
+                // Until the parent has looked, or is gone.
+                let waited = rustix::io::read(&read, &mut [0u8; 1]);
+                crate::sys::process::exit_now(i32::from(waited.is_err()));
+            }
+            Forked::Parent { pid, pidfd } => {
+                let seen = rustix::process::pidfd_getfd(&pidfd, read.as_raw_fd(), PidfdGetfdFlags::empty());
+                drop(write);
+                crate::sys::process::wait_usage(pid).map_err(|errno| fail(errno.into()))?;
+                Ok(seen.map(drop).map_err(Into::into))
+            }
+        }
+    };
+    match look() {
+        Ok(seen) => {
+            let got = went(seen, "works");
+            let all = vec![tried("pidfd_getfd of a child", got.clone(), got.clone())];
+            let (found, remedy) = if got == "works" {
+                ("files that a call may write can be locked".to_owned(), None)
+            } else {
+                let remedy = "let a process look at its children: `sysctl kernel.yama.ptrace_scope=1` or 0, and no filter or security \
+                              module that refuses pidfd_getfd";
+                (format!("a call can lock no file here: pidfd_getfd of a child: {got}"), Some(remedy.to_owned()))
+            };
+            Trial { tried: all, ..line(LAYER, true, found, remedy) }
+        }
+        Err(error) => Trial { holds: None, ..line(LAYER, false, Failure::from(error).message, None) },
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::answer::{Answer, Trouble, form};
 use crate::args::Args;
 use crate::sys::{self, Ended};
-use crate::{bombs, counted, files, foreign, hold, inside, ipc, kernel, modes, net, processes, rules};
+use crate::{bombs, counted, files, foreign, hold, inside, ipc, kernel, locks, modes, net, processes, rules};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -98,6 +98,13 @@ const ACTS: &[(&str, Act)] = &[
     ("notified", counted::notified),
     ("fcntl_directory", counted::fcntl_directory),
     ("fcntl_pipe", counted::fcntl_pipe),
+    ("lock", locks::lock),
+    ("unlock", locks::unlock),
+    ("locks", locks::many),
+    ("locks_timed", locks::timed),
+    ("locks_swapped", locks::swapped),
+    ("locks_waiting", locks::waiting),
+    ("lock_hidden", locks::hidden),
     ("set_xattr", counted::set_xattr),
     ("remove_xattr", counted::remove_xattr),
     // memory that no process has mapped

@@ -7,7 +7,7 @@ use serde_json::json;
 use std::time::Duration;
 
 /// Does `one` until it fails or has worked `most` times: how often it worked, and the error that stopped it.
-fn until(most: i64, hold_ms: i64, mut one: impl FnMut(i64) -> Result<(), Trouble>) -> Answer {
+pub fn until(most: i64, hold_ms: i64, mut one: impl FnMut(i64) -> Result<(), Trouble>) -> Answer {
     let mut made = 0;
     let mut stopped = 0;
     while made < most {

@@ -25,6 +25,7 @@ mod inside;
 mod ipc;
 mod kernel;
 mod listener;
+mod locks;
 mod modes;
 mod net;
 mod outside;

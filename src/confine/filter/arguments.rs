@@ -9,7 +9,7 @@ pub(super) static VALUES: &[Row] = &[
     (&["socketpair"], &[(0, "family"), (1, "type"), (2, "protocol")]),
     (&["setsockopt", "getsockopt"], &[(0, "fd"), (1, "level"), (2, "optname")]),
     (&["sendto", "sendmmsg"], &[(0, "fd"), (3, "flags")]), (&["sendmsg"], &[(0, "fd"), (2, "flags")]),
-    (&["clone", "unshare"], &[(0, "flags")]), (&["setns"], &[(0, "fd"), (1, "nstype")]),
+    (&["clone", "unshare"], &[(0, "flags")]), (&["close_range"], &[(0, "first"), (1, "last"), (2, "flags")]), (&["setns"], &[(0, "fd"), (1, "nstype")]),
     (&["mmap"], &[(2, "prot"), (3, "flags")]), (&["ioctl"], &[(0, "fd"), (1, "request")]),
     (&["fcntl"], &[(0, "fd"), (1, "cmd"), (2, "arg")]), (&["flock"], &[(0, "fd"), (1, "operation")]), (&["prctl"], &[(0, "option"), (1, "arg2")]),
     (&["arch_prctl"], &[(0, "code")]), (&["personality"], &[(0, "persona")]), (&["open"], &[(1, "flags"), (2, "mode")]),

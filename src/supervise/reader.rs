@@ -75,10 +75,16 @@ pub fn run(
 }
 
 fn unread(ended: Ended, bounds: Bounds) -> Failure {
-    use nix::libc::{SIGABRT, SIGKILL, SIGXCPU};
+    use nix::libc::{SIGABRT, SIGKILL, SIGSYS, SIGXCPU};
     let why = match ended {
         Ended::Killed(SIGXCPU | SIGKILL) => format!("more than {} s of processor time", bounds.cpu_s),
-        Ended::Killed(SIGABRT) => format!("more than {} MiB of memory, or has no end", bounds.memory >> 20),
+        // abort(3) of the C library asks for a signal by a call that the filter does not have.
+        Ended::Killed(SIGABRT | SIGSYS) => {
+            format!(
+                "more than {} MiB of memory, deeper recursion than its stack has room for, or a system call that its process may not make",
+                bounds.memory >> 20
+            )
+        }
         Ended::Killed(signal) => format!("what its process may not do (signal {signal})"),
         Ended::Exited(status) => format!("what its process could not do (status {status})"),
     };

@@ -10,6 +10,7 @@ pub mod cli;
 pub mod config;
 pub mod confine;
 pub mod decide;
+pub mod doctor;
 pub mod gateway;
 pub mod host;
 pub mod json;

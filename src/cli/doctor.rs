@@ -1,9 +1,9 @@
-//! `upm doctor`: renders what `host::doctor` tried.
+//! `upm doctor`: renders what `crate::doctor` tried.
 
 use super::options::{Config, Json};
 use super::print::show_with;
 use super::terminal::escape;
-use crate::host::doctor::{self, Trial};
+use crate::doctor::{self, Trial};
 use crate::types::Failure;
 use serde_json::json;
 use std::path::Path;

@@ -8,7 +8,7 @@ use super::usage::{UsageError, shown};
 use super::values::NOT_A_PLUGIN;
 use super::{audit, call, check, doctor, explain, help, learn, list, serve};
 use crate::config::is_plugin_name;
-use crate::host::doctor::inside;
+use crate::doctor::inside;
 use clap::builder::OsStringValueParser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, Args, FromArgMatches, Subcommand, ValueHint};

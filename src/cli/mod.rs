@@ -25,7 +25,7 @@ pub use line::command;
 
 use crate::call::refuse;
 use crate::confine::handed::{self, Lent};
-use crate::host::doctor::inside;
+use crate::doctor::inside;
 use crate::types::{Code, Failure};
 use line::{Command, Request};
 use print::{answer, show};

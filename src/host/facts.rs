@@ -94,7 +94,7 @@ pub fn around(grant: &Grant, code: PluginCode) -> Result<Facts, Failure> {
 }
 
 /// The running kernel's landlock ABI, at least `least`.
-pub(super) fn landlock_abi(least: u32) -> Result<u32, Failure> {
+pub(crate) fn landlock_abi(least: u32) -> Result<u32, Failure> {
     let abi =
         crate::sys::process::landlock_version().map_err(|error| StepError::new(Step::Landlock, "landlock", error))?;
     if abi < least {
@@ -127,7 +127,7 @@ fn entries(directory: &Path, names: &[&str]) -> BTreeMap<String, Option<PathBuf>
 }
 
 /// User and group that plugins are outside when root calls.
-pub(super) fn run_as(named: Option<&str>) -> Result<(u32, u32), Failure> {
+pub(crate) fn run_as(named: Option<&str>) -> Result<(u32, u32), Failure> {
     let invalid =
         |why: String| Failure::new(Code::ConfigInvalid, format!("run_as: {why}")).with(Details::Key(Key::RunAs));
     let user = match named {

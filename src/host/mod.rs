@@ -2,7 +2,6 @@
 
 pub mod callers;
 pub mod directories;
-pub mod doctor;
 pub mod facts;
 pub mod grantable;
 pub mod owners;

@@ -1,10 +1,11 @@
 //! `upm`: one allowed method of one allowed plugin per call, in a sandbox made only of what Linux offers.
 //!
-//! Imports point one way: `cli → call → {config, decide, supervise, report} → types`;
+//! Imports point one way: `cli → call → {audit, config, decide, supervise, report} → types`;
 //! `confine` sees the plan, `sys` and its own steps; `report` sees plain data.
 // it panics when stderr is gone, and no answer would come: report::text::complain
 #![deny(clippy::print_stderr)]
 
+pub mod audit;
 pub mod call;
 pub mod cli;
 pub mod config;

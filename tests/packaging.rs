@@ -116,17 +116,17 @@ fn the_manual_is_well_formed() {
 
 #[test]
 fn the_catalog_has_a_text_for_every_event() {
-    let journald = read("src/report/journald.rs");
+    let journald = read("src/audit/journald.rs");
     let ids: BTreeSet<&str> =
         journald.split('"').filter(|word| word.len() == 32 && word.bytes().all(|b| b.is_ascii_hexdigit())).collect();
     assert!(ids.len() >= 4, "{ids:?}");
     let catalog = read("packaging/journald/upm.catalog");
     let entries: BTreeSet<&str> = catalog.lines().filter_map(|line| line.strip_prefix("-- ")).collect();
     assert_eq!(entries, ids);
-    let audit = read("src/report/audit.rs").to_lowercase();
+    let record = read("src/audit/record.rs").to_lowercase();
     for field in catalog.split('@').filter(|word| word.starts_with("UPM_")) {
         let name = field.strip_prefix("UPM_").unwrap().to_lowercase();
-        assert!(audit.contains(&format!("\"{name}\"")), "no record has {field}");
+        assert!(record.contains(&format!("\"{name}\"")), "no record has {field}");
     }
 }
 

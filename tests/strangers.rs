@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// As many as are recorded one by one, and the time in which.
-const ONE_BY_ONE: usize = upm::host::refusals::ONE_BY_ONE as usize;
-const WINDOW_US: i64 = upm::host::refusals::WINDOW.as_micros() as i64;
+const ONE_BY_ONE: usize = upm::audit::refusals::ONE_BY_ONE as usize;
+const WINDOW_US: i64 = upm::audit::refusals::WINDOW.as_micros() as i64;
 
 const THIRD: Other = Other { uid: 45_690, gid: 45_690, groups: "45690" };
 

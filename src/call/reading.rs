@@ -8,10 +8,11 @@ use crate::confine::privileges;
 use crate::confine::reader::Bounds;
 use crate::decide::arguments::{self, Checked};
 use crate::decide::cost;
-use crate::supervise::signals::Signals;
-use crate::supervise::{apart, reader};
-use crate::types::Failure;
+use crate::supervise::signals::{self, Signals};
+use crate::supervise::{self, apart, reader};
+use crate::types::{Code, Failure};
 use nix::sys::resource::{Resource, setrlimit};
+use rustix::event::{PollFd, PollFlags, poll};
 use std::time::{Duration, Instant};
 
 /// Processor time that reading may take, in seconds.
@@ -150,4 +151,34 @@ pub fn check_schema(schema: &Schema) -> Result<(), String> {
             schema.path.display()
         )),
     }
+}
+
+/// Standard input up to one byte over the limit, unless a signal comes first.
+///
+/// # Errors
+/// `cancelled`; `arguments_invalid` where it cannot be read.
+pub fn read_stdin(limit: u64, signals: &Signals) -> Result<Vec<u8>, Failure> {
+    let fail = |error: rustix::io::Errno| Failure::new(Code::ArgumentsInvalid, format!("standard input: {error}"));
+    let stdin = rustix::stdio::stdin();
+    let mut text = Vec::new();
+    let mut buffer = [0u8; 65_536];
+    while text.len() as u64 <= limit {
+        let mut fds = vec![PollFd::from_borrowed_fd(stdin, PollFlags::IN)];
+        fds.extend(signals.poll().map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags)));
+        match poll(&mut fds, None) {
+            Ok(_) => {}
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(error) => return Err(fail(error)),
+        }
+        if let Some(signal) = signals::pending(signals) {
+            return Err(supervise::outcome::cancelled(signal));
+        }
+        match rustix::io::read(stdin, &mut buffer) {
+            Ok(0) => break,
+            Ok(count) => text.extend_from_slice(&buffer[..count]),
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => {}
+            Err(error) => return Err(fail(error)),
+        }
+    }
+    Ok(text)
 }

@@ -7,14 +7,14 @@ use super::print::failed;
 use super::since;
 use super::terminal::{escape, quote};
 use super::values::{self, value};
+use crate::audit::journald;
+use crate::audit::refusals;
+use crate::audit::sinks::{JOURNALD_SOCKET, default_file};
+use crate::audit::trail::{Denied, Kind, Records, Refusals, State, Story, Trail, Wanted};
 use crate::config::{self, Audit, ConfigError, ConfigErrorKind, Journald};
-use crate::host::refusals;
-use crate::report::audit::{JOURNALD_SOCKET, default_file};
 use crate::report::envelope::hostname;
-use crate::report::journald;
 use crate::report::render::write_all;
 use crate::report::text::complain;
-use crate::report::trail::{Denied, Kind, Records, Refusals, State, Story, Trail, Wanted};
 use crate::types::{Code, Failure};
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
@@ -197,7 +197,7 @@ impl Write for Stdout {
 
 /// Says on stderr what was counted of refused calls and has no record yet: the next connection to the service makes it.
 fn tell_waiting(file: Option<&Path>) {
-    match refusals::Refusals::open(&crate::call::sinks_name(file), false) {
+    match refusals::Refusals::open(&crate::audit::log::sinks_name(file), false) {
         Ok(counts) => {
             for counted in counts.iter().flat_map(refusals::Refusals::waiting) {
                 let time = DateTime::from_timestamp_micros(counted.first).unwrap_or_default();

@@ -2,9 +2,9 @@
 //!
 //! Never audit: an event that journald does not take at once is dropped, for the engine that waited would keep no deadline.
 
+use crate::audit::journald::Journald;
+use crate::audit::sinks::JOURNALD_SOCKET;
 use crate::config;
-use crate::report::audit::JOURNALD_SOCKET;
-use crate::report::journald::Journald;
 use crate::report::text::complain;
 use std::fmt::Debug;
 use std::path::Path;

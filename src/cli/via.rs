@@ -121,7 +121,7 @@ fn ask(socket: &Path, args: &CallArgs, request_id: Uuid, progress: &mut Progress
         }
         JsonSource::Stdin => reading::check(
             reading::From::Here,
-            &call::read_stdin(MAX_ARGUMENTS, &signals)?,
+            &call::reading::read_stdin(MAX_ARGUMENTS, &signals)?,
             MAX_ARGUMENTS,
             None,
             None,

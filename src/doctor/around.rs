@@ -1,10 +1,10 @@
 //! What is no layer, but stands in the way of calls or serves them: the configuration, id-mapped mounts, audit, cgroups, locks.
 
 use super::{Finding, State, Trial, Tried, tried, went};
+use crate::audit::sinks::{JOURNALD_SOCKET, JournaldMode, Sinks, default_file};
 use crate::config::{self, AuditArguments, Config, ConfigErrorKind, Journald};
 use crate::confine::step::{Step, StepError};
 use crate::decide::grant;
-use crate::report::audit::{JOURNALD_SOCKET, JournaldMode, Sinks, default_file};
 use crate::sys::clone::{Forked, fork_into};
 use crate::types::{Failure, Layer};
 use rustix::fs::{AtFlags, CWD, statat};

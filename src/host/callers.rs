@@ -1,6 +1,5 @@
 //! Who a caller is, and whether `callers` names it. Names are looked up as the host does it (`nsswitch.conf`).
 
-use crate::report::audit;
 use crate::sys;
 use crate::types::{Caller, CallerSpec};
 use nix::sys::socket::{getsockopt, sockopt};
@@ -17,7 +16,7 @@ pub fn own() -> Caller {
         gid: nix::unistd::getgid().as_raw(),
         groups: nix::unistd::getgroups().unwrap_or_default().into_iter().map(Gid::as_raw).collect(),
         pid: None,
-        login_uid: audit::login_uid(),
+        login_uid: login_uid(),
     }
 }
 
@@ -32,7 +31,7 @@ pub fn peer(socket: BorrowedFd<'_>) -> io::Result<Caller> {
     let pid = Some(who.pid()).filter(|pid| *pid > 0);
     let login_uid = match (pid, sys::net::peer_pidfd(socket)?) {
         (Some(pid), Some(process)) => {
-            let read = audit::login_uid_of(pid);
+            let read = login_uid_of(pid);
             // A process that has not ended by now had its number to itself while that was read.
             let mut ended = [PollFd::new(&process, PollFlags::IN)];
             read.filter(|_| matches!(poll(&mut ended, Some(&Timespec::default())), Ok(0)))
@@ -41,6 +40,21 @@ pub fn peer(socket: BorrowedFd<'_>) -> io::Result<Caller> {
         _ => None,
     };
     Ok(Caller { uid: who.uid(), gid: who.gid(), groups, pid, login_uid })
+}
+
+/// The user who logged in, from `/proc/self/loginuid`; `None` when unset (4294967295) or when the kernel keeps none.
+#[must_use]
+pub fn login_uid() -> Option<u32> {
+    parse_login_uid(&std::fs::read_to_string("/proc/self/loginuid").ok()?)
+}
+
+/// [`login_uid`] of another process.
+fn login_uid_of(pid: i32) -> Option<u32> {
+    parse_login_uid(&std::fs::read_to_string(format!("/proc/{pid}/loginuid")).ok()?)
+}
+
+fn parse_login_uid(text: &str) -> Option<u32> {
+    text.trim_end().parse().ok().filter(|uid| *uid != u32::MAX)
 }
 
 /// Whether the caller is one of these. A name that this host does not know names nobody.
@@ -90,6 +104,13 @@ mod tests {
 
     fn group(name: &str) -> CallerSpec {
         CallerSpec::Group(name.into())
+    }
+
+    #[test]
+    fn the_login_user_is_unset_at_its_greatest_value() {
+        assert_eq!(parse_login_uid("4294967295\n"), None);
+        assert_eq!(parse_login_uid("1000"), Some(1000));
+        assert_eq!(parse_login_uid("x"), None);
     }
 
     #[test]

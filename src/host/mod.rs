@@ -5,7 +5,6 @@ pub mod directories;
 pub mod facts;
 pub mod grantable;
 pub mod owners;
-pub mod refusals;
 pub mod sealed;
 pub mod state;
 pub mod writable;

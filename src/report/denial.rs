@@ -35,7 +35,7 @@ pub(super) fn json(explained: &Explained) -> Value {
 }
 
 /// What the act was done to, escaped for no one: a name, an address, arguments as values.
-pub(super) fn object(denied: &Denied) -> Value {
+pub(crate) fn object(denied: &Denied) -> Value {
     match denied {
         Denied::Syscall(call) => {
             let values = call.values.iter().map(|(name, value)| ((*name).to_owned(), (*value).into()));

@@ -5,9 +5,10 @@ use crate::json;
 use serde_json::{Value, json as value};
 use std::cell::RefCell;
 use std::os::unix::net::UnixDatagram;
+use upm::audit::record::{self, Record};
+use upm::audit::sinks::{JournaldMode, Sinks};
 use upm::confine::step::{Step, StepError};
 use upm::gateway::events::{Event, MAX_EVENT, Refusal};
-use upm::report::audit::{self, JournaldMode, Record, Sinks};
 use upm::report::envelope::Envelope;
 use upm::report::render::render;
 use upm::report::text;
@@ -166,10 +167,10 @@ fn audit_records() {
         let denial = Denial { pid: Some(2), comm: Some(foreign(rng, 2)), ..Denial::new(denied, 3) };
         let explained = Explained { denial, rule: foreign(rng, 2), remedy: foreign(rng, 8) };
         let event = match rng.below(4) {
-            0 => audit::Event::CallStarted,
-            1 => audit::Event::CallFinished,
-            2 => audit::Event::CallRefused,
-            _ => audit::Event::Denial(Box::new(explained)),
+            0 => record::Event::CallStarted,
+            1 => record::Event::CallFinished,
+            2 => record::Event::CallRefused,
+            _ => record::Event::Denial(Box::new(explained)),
         };
         let mut record = Record::new(event, "cdb3458d-0b84-491a-9c4e-709f30e11111", 1000, Some(7));
         record.plugin = rng.chance(90).then(|| foreign(rng, 6));
@@ -211,7 +212,7 @@ fn audit_records() {
         assert_eq!(field("UPM_METHOD"), record.method.as_deref().map(cut).as_deref());
         assert_eq!(field("UPM_ARGUMENTS"), record.arguments.as_deref());
         assert_eq!(field("UPM_CALLER_UID"), Some("1000"));
-        if let audit::Event::Denial(explained) = &record.event {
+        if let record::Event::Denial(explained) = &record.event {
             let denied = &explained.denial.denied;
             assert_eq!(field("UPM_RULE"), Some(cut(&explained.rule).as_str()));
             assert_eq!(field("UPM_REMEDY"), Some(cut(&explained.remedy).as_str()));

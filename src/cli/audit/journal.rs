@@ -1,7 +1,7 @@
 //! Records from the journal, read by journalctl.
 
+use crate::audit::trail::{Records, Wanted};
 use crate::cli::terminal::quote;
-use crate::report::trail::{Records, Wanted};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::{self, Read};
 use std::os::fd::AsFd;

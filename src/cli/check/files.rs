@@ -3,6 +3,9 @@
 
 use super::classes::{class, method, not_looked};
 use super::{Report, Severity};
+use crate::audit::file::FileSink;
+use crate::audit::journald::Journald;
+use crate::audit::sinks;
 use crate::call::{self, reading};
 use crate::config::{self, ConfigError, Journald as Mode};
 use crate::decide::grant::Decision;
@@ -12,9 +15,6 @@ use crate::keys::Key;
 use crate::plugin::classes::{self, Look};
 use crate::plugin::client::Patience;
 use crate::quote::{quote, shorten};
-use crate::report::audit;
-use crate::report::file::FileSink;
-use crate::report::journald::Journald;
 use crate::types::{Code, Entry, Failure};
 use crate::walk::{self, How};
 use rustix::fs::{Access, FileType};
@@ -35,7 +35,7 @@ pub(super) fn audit(report: &mut Report<'_>) {
     let journald = match config.audit.journald {
         Mode::Off => None,
         Mode::Auto | Mode::Required => {
-            Some(Journald::connect_checked(Path::new(audit::JOURNALD_SOCKET), check).map(drop))
+            Some(Journald::connect_checked(Path::new(sinks::JOURNALD_SOCKET), check).map(drop))
         }
     };
     if let (Mode::Required, Some(Err(error))) = (config.audit.journald, &journald) {
@@ -44,7 +44,7 @@ pub(super) fn audit(report: &mut Report<'_>) {
     }
     let path = |name: &str| std::env::var_os(name).map(PathBuf::from);
     let uid = rustix::process::getuid().as_raw();
-    let default = || audit::default_file(uid, path("XDG_STATE_HOME"), path("HOME"));
+    let default = || sinks::default_file(uid, path("XDG_STATE_HOME"), path("HOME"));
     let stands_by = config.audit.journald != Mode::Required;
     let wanted = config.audit.file.clone().or_else(|| if stands_by { default() } else { None });
     let line = report.line(&["audit", "file"]);

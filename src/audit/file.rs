@@ -1,8 +1,8 @@
 //! The audit file: JSON lines, each one `write(2)` with `O_APPEND`.
 
-use super::audit::AuditError;
 use super::journald::timespec;
-use super::text::{complain, quote};
+use super::sinks::AuditError;
+use crate::report::text::{complain, quote};
 use rustix::event::poll;
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags, SeekFrom, flock, fstat, open, openat, seek};
 use rustix::io::Errno;

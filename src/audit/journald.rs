@@ -8,7 +8,8 @@
 //! | `denial` | `274a59a9a4af416ba30ebe3cab783c6a` |
 //! | `refusals_counted` | `1f6f0c2b5d0e4a54a8c6b37d9e21c0f7` |
 
-use super::audit::{AuditError, Event};
+use super::record::Event;
+use super::sinks::AuditError;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::io::Errno;
@@ -174,8 +175,9 @@ fn seal(entry: &[u8]) -> Result<OwnedFd, Errno> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::audit::tests::{denial, record};
-    use super::super::audit::{DEADLINE, Record};
+    use super::super::record::Record;
+    use super::super::sinks::DEADLINE;
+    use super::super::sinks::tests::{denial, record};
     use super::*;
     use rustix::fs::fcntl_get_seals;
     use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};

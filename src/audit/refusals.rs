@@ -6,7 +6,7 @@
 //! [`WINDOW`] are recorded one by one. Further ones are counted; when the window is over, the next connection of anybody
 //! records how many there were. Which refusals are not counted at all `call` says. Where there is no slot, or no file, every refusal is recorded.
 
-use super::state;
+use crate::host::state;
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags, flock, fstat, openat};
 use rustix::io::Errno;
 use std::io;

@@ -373,12 +373,15 @@ fn functions(code: &str) -> Vec<(&str, usize)> {
 }
 
 #[test]
-fn the_filters_are_in_small_rooms() {
-    let mut all = [files("seccomp", "rs"), files("src/confine/filter", "rs")].concat();
-    all.extend(["src/confine/filter.rs", "build.rs"].map(PathBuf::from));
-    for path in all {
-        let text = code(&read(&path));
-        let lines = outside_tests(&text).lines().count();
+fn small_rooms_stay_small() {
+    let mut all: Vec<PathBuf> = Vec::new();
+    for folder in ["seccomp", "src/audit", "src/confine/filter", "src/doctor", "src/gateway"] {
+        all.extend(files(folder, "rs"));
+    }
+    all.extend(["src/call.rs", "src/confine/filter.rs", "build.rs"].map(PathBuf::from));
+    for path in all.into_iter().filter(|path| !path.ends_with("gateway/tests.rs")) {
+        let text = outside_tests(&code(&read(&path)));
+        let lines = text.lines().count();
         assert!(lines <= 450, "{}: {lines} lines", path.display());
         for (name, lines) in functions(&text) {
             assert!(

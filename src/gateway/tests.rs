@@ -1,13 +1,19 @@
 //! The whole gateway over real sockets on loopback; only name resolution is put in its place.
 
-use super::hello::sample;
+use super::addresses::Class;
+use super::connection::ALERT_UNRECOGNIZED_NAME;
+use super::hello::{Missing, sample};
 use super::*;
 use crate::types::{Denied, HostPattern, Proxy};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, shutdown, socketpair};
-use std::io::{BufRead, BufReader};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, shutdown, socketpair};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, TcpListener, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 const WAIT: Duration = Duration::from_secs(20);
 

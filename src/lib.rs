@@ -20,6 +20,7 @@ pub mod mounts;
 pub mod plugin;
 pub mod quote;
 pub mod report;
+pub mod sealed;
 pub mod supervise;
 pub mod sys;
 pub mod types;

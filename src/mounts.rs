@@ -4,7 +4,6 @@
 //! the path in it.
 #![forbid(unsafe_code)]
 
-use crate::walk::{Object, Walked};
 use rustix::fs::{AtFlags, StatxFlags, statx};
 use std::ffi::OsString;
 use std::io::{self, Read};
@@ -107,7 +106,7 @@ impl Mount {
     }
 
     /// The place in its file system of `path`, which must lie in this mount.
-    fn spot(&self, path: &Path) -> io::Result<Spot> {
+    pub(crate) fn spot(&self, path: &Path) -> io::Result<Spot> {
         let rest = path.strip_prefix(&self.point).map_err(|_| {
             let (path, point) = (path.display(), self.point.display());
             io::Error::other(format!("{path}: its mount {point} was moved meanwhile; try again"))
@@ -168,34 +167,17 @@ impl Table {
     }
 
     /// The mount that an object lies in.
-    fn of(&self, fd: BorrowedFd<'_>) -> io::Result<&Mount> {
+    pub(crate) fn of(&self, fd: BorrowedFd<'_>) -> io::Result<&Mount> {
         let id = mount_id(fd)?;
         self.by_id(id).ok_or_else(|| io::Error::other(format!("mount {id} is not in /proc/self/mountinfo")))
     }
 
-    /// The mount that an object lies in.
-    ///
-    /// # Errors
-    /// It is not known.
-    pub fn mount_of(&self, object: &Object) -> io::Result<&Mount> {
-        self.of(object.fd())
-    }
-
-    /// Where an object lies in its file system, or would lie when what is missing were made.
-    ///
-    /// # Errors
-    /// Its mount is not known.
-    pub fn spot(&self, walked: &Walked) -> io::Result<Spot> {
-        self.of(walked.object.fd())?.spot(&walked.path())
-    }
-
-    /// The same for `path` in `directory`, and for each mount point on the way to it: whoever can rename a directory on
-    /// which something is mounted takes the mount off in all other mount namespaces (rename(2), from Linux 3.18 on).
+    /// Where `path` in the directory `fd` lies in its file system, and each mount point on the way to it.
     ///
     /// # Errors
     /// A mount is not known.
-    pub fn way(&self, directory: &Object, path: &Path) -> io::Result<Vec<Spot>> {
-        let mut mount = self.of(directory.fd())?;
+    pub(crate) fn way_from(&self, fd: BorrowedFd<'_>, path: &Path) -> io::Result<Vec<Spot>> {
+        let mut mount = self.of(fd)?;
         let mut path = path;
         let mut spots = vec![mount.spot(path)?];
         while let Some(above) = self.by_id(mount.parent).filter(|above| above.id != mount.id) {
@@ -278,16 +260,5 @@ mod tests {
         ] {
             assert_eq!(unescape(written.as_bytes()), Path::new(path), "{written}");
         }
-    }
-
-    #[test]
-    fn the_own_table_knows_where_things_lie() {
-        let table = Table::read().unwrap();
-        let dir = tempfile::tempdir().unwrap();
-        let walked = crate::walk::walk(dir.path(), crate::walk::How::NoLinks).unwrap();
-        let below = crate::walk::walk(&dir.path().join("a/b"), crate::walk::How::NoLinks).unwrap();
-        let (spot, below) = (table.spot(&walked).unwrap(), table.spot(&below).unwrap());
-        assert!(spot.holds(&below) && !below.holds(&spot));
-        assert!(table.way(&walked.object, walked.object.path()).unwrap().contains(&spot));
     }
 }

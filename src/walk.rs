@@ -11,6 +11,8 @@
 //! keeps a path inside a root and does not ask who owns its links.
 #![forbid(unsafe_code)]
 
+mod places;
+
 use rustix::fs::{FileType, Mode, OFlags, Stat, fstat, openat, readlinkat};
 use rustix::io::Errno;
 use std::cell::{Cell, RefCell};

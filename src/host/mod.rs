@@ -5,6 +5,5 @@ pub mod directories;
 pub mod facts;
 pub mod grantable;
 pub mod owners;
-pub mod sealed;
 pub mod state;
 pub mod writable;

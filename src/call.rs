@@ -1,5 +1,6 @@
 //! The pipeline of one call.
 
+mod learn;
 pub(crate) mod packed;
 pub(crate) mod reading;
 
@@ -14,7 +15,6 @@ use crate::host::{callers, directories, facts, grantable, owners};
 use crate::keys::Key;
 use crate::plugin;
 use crate::plugin::client::{self, Patience};
-use crate::quote::shell;
 use crate::report::code::exit_code;
 use crate::report::envelope::{self, Envelope, Metadata};
 use crate::report::text::{complain, quote};
@@ -397,7 +397,7 @@ fn read_arguments(
     let schema = loaded.as_ref().ok().and_then(Option::as_ref);
     let checked = reading::check(from, &text, limit, schema, Some(until), signals)?;
     loaded?;
-    Ok((checked, learn_command(args, &text)))
+    Ok((checked, learn::command(args, &text)))
 }
 
 /// The grant that decided each denial, and what would have allowed it; whether a path that the plugin failed on is granted.
@@ -417,26 +417,6 @@ fn explain(view: &View<'_>, learn: String, outcome: Outcome<Denial>) -> Outcome 
     outcome.denials_complete.learn = learn;
     outcome.sandbox["config_sha256"] = view.config.sha256.clone().into();
     outcome
-}
-
-/// The command line that observes this call, for a shell.
-fn learn_command(args: &CallArgs, arguments: &[u8]) -> String {
-    /// Longer arguments are left to the reader.
-    const SHOWN: usize = 512;
-    let mut line = "upm learn".to_owned();
-    for (option, value) in [("--config", &args.config), ("--project", &args.project)] {
-        if let Some(value) = value {
-            line.push_str(&format!(" {option} {}", shell(value)));
-        }
-    }
-    line.push_str(&format!(" {} {}", args.plugin, shell(Path::new(&args.method))));
-    match std::str::from_utf8(arguments) {
-        Ok("{}") => {}
-        // Exactly as given: it is JSON, which may hold what a message would not show.
-        Ok(text) if text.len() <= SHOWN => line.push_str(&format!(" '{}'", text.trim().replace('\'', r"'\''"))),
-        _ => line.push_str(" -  # the arguments on standard input"),
-    }
-    line
 }
 
 /// The project and the plugin's cache are made when they are granted and missing. When root calls they are the user's that

@@ -237,23 +237,24 @@ fn imports(path: &Path, roots: &[&str]) -> BTreeSet<String> {
 
 /// What each folder of src, or file beside them, may name. It may name only what stands above it, so that there is no circle.
 const MAY_NAME: &[(&str, &[&str])] = &[
+    ("keys", &[]),
     ("quote", &[]),
     ("sys", &[]),
     ("units", &[]),
     ("json", &["quote"]),
-    ("types", &["json", "units"]),
+    ("types", &["json", "keys"]),
     ("mounts", &[]),
     ("walk", &["mounts"]),
-    ("report", &["json", "types"]),
-    ("config", &["json", "mounts", "quote", "sys", "types", "units", "walk"]),
+    ("report", &["json", "keys", "types"]),
+    ("config", &["json", "keys", "mounts", "quote", "sys", "types", "units", "walk"]),
     // the typed configuration is plain data too; reading it is config's own
-    ("decide", &["config", "json", "quote", "types", "units", "walk"]),
-    ("confine", &["decide", "mounts", "sys", "types", "walk"]),
+    ("decide", &["config", "json", "keys", "quote", "types", "units", "walk"]),
+    ("confine", &["decide", "keys", "mounts", "sys", "types", "walk"]),
     ("gateway", &["decide", "sys", "types"]),
-    ("host", &["config", "confine", "decide", "mounts", "quote", "report", "sys", "types", "walk"]),
+    ("host", &["config", "confine", "decide", "keys", "mounts", "quote", "report", "sys", "types", "walk"]),
     (
         "supervise",
-        &["confine", "decide", "gateway", "host", "json", "quote", "report", "sys", "types", "units", "walk"],
+        &["confine", "decide", "gateway", "host", "json", "keys", "quote", "report", "sys", "types", "units", "walk"],
     ),
     // a client's configuration is read by a supervised run
     ("plugin", &["config", "decide", "supervise", "types", "walk"]),
@@ -263,7 +264,20 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("doctor", &["audit", "config", "confine", "decide", "host", "plugin", "report", "supervise", "sys", "types"]),
     (
         "call",
-        &["audit", "config", "confine", "decide", "host", "plugin", "quote", "report", "supervise", "types", "walk"],
+        &[
+            "audit",
+            "config",
+            "confine",
+            "decide",
+            "host",
+            "keys",
+            "plugin",
+            "quote",
+            "report",
+            "supervise",
+            "types",
+            "walk",
+        ],
     ),
     (
         "cli",
@@ -277,6 +291,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "gateway",
             "host",
             "json",
+            "keys",
             "plugin",
             "quote",
             "report",

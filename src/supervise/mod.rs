@@ -411,6 +411,10 @@ impl Supervision<'_> {
         {
             self.end(Ending::Engine(internal("poll")(error)));
         }
+        if !self.running {
+            // Poll looks at one descriptor after the other: on a busy host the plugin may have run between two of them.
+            self.serve(Source::Status, PollFlags::IN);
+        }
         for (source, events) in &ready {
             self.serve(*source, *events);
         }

@@ -84,7 +84,8 @@ fn stay(plugin: Pid, lockable: &[u64]) -> io::Result<()> {
                 // One write on a SEQPACKET socket is one packet.
                 return rustix::io::write(status, &packet).map(drop).map_err(Into::into);
             }
-            Ok(Some(_)) | Err(nix::Error::EINTR) => {}
+            // Where there is always another one to reap, the end of the call's time must not wait for the last.
+            Ok(Some(_)) | Err(nix::Error::EINTR) => end_in_time(signals)?,
             Ok(None) => {
                 // Blocked since before that look: what has ended since is pending.
                 let mut fds = [signals, status].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
@@ -92,9 +93,7 @@ fn stay(plugin: Pid, lockable: &[u64]) -> io::Result<()> {
                     Ok(_) | Err(rustix::io::Errno::INTR) => {}
                     Err(errno) => return Err(errno.into()),
                 }
-                if alarmed(signals)? {
-                    return Err(io::ErrorKind::TimedOut.into());
-                }
+                end_in_time(signals)?;
                 if !fds[1].revents().is_empty() {
                     locks::answer(status, lockable)?;
                 }
@@ -104,12 +103,17 @@ fn stay(plugin: Pid, lockable: &[u64]) -> io::Result<()> {
     }
 }
 
-/// Takes one signal, if there is one: whether it is the alarm (signalfd(2); its number comes first).
-fn alarmed(signals: BorrowedFd<'_>) -> io::Result<bool> {
+/// Takes one signal, if there is one (signalfd(2); its number comes first, and of two the lower one).
+///
+/// # Errors
+/// It is the alarm.
+fn end_in_time(signals: BorrowedFd<'_>) -> io::Result<()> {
     let mut told = [0u8; 128];
     match rustix::io::read(signals, &mut told) {
-        Ok(_) => Ok(told.first_chunk().is_some_and(|number| u32::from_ne_bytes(*number) == Signal::SIGALRM as u32)),
-        Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(false),
-        Err(errno) => Err(errno.into()),
+        Ok(_) if told.first_chunk().is_some_and(|number| u32::from_ne_bytes(*number) == Signal::SIGALRM as u32) => {
+            Err(io::ErrorKind::TimedOut.into())
+        }
+        Ok(_) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }

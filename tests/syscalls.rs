@@ -311,3 +311,39 @@ fn own_protections_cannot_be_taken_back(#[values(Mode::Root, Mode::User)] mode: 
     assert_eq!(limits["RLIMIT_CORE"], json!([1, 1]));
     assert_eq!(limits["RLIMIT_NOFILE"], json!([256, 256]));
 }
+
+/// Pid 1 ends the call: what keeps it from running, or ends it out of turn, is a denial.
+#[rstest]
+fn pid_1_keeps_its_processors_and_limits(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let Some(f) = Fixture::probe(mode, "") else { return };
+    // SCHED_IDLE (5), a priority of 19, the idle class of I/O (3 << 13), a limit that is only looked at
+    for (name, number, of) in [
+        ("sched_setscheduler", libc::SYS_sched_setscheduler, json!([1, 5, 0])),
+        ("sched_setparam", libc::SYS_sched_setparam, json!([1, 0])),
+        ("sched_setattr", libc::SYS_sched_setattr, json!([1, 0, 0])),
+        ("sched_setaffinity", libc::SYS_sched_setaffinity, json!([1, 0, 0])),
+        ("setpriority", libc::SYS_setpriority, json!([0, 1, 19])),
+        ("setpriority", libc::SYS_setpriority, json!([1, 0, 19])),
+        ("setpriority", libc::SYS_setpriority, json!([2, 0, 19])),
+        ("ioprio_set", libc::SYS_ioprio_set, json!([1, 1, 3 << 13])),
+        ("ioprio_set", libc::SYS_ioprio_set, json!([2, 0, 3 << 13])),
+        ("prlimit64", libc::SYS_prlimit64, json!([1, 7, 0, 0])),
+        // the kernel looks at the low half alone
+        ("prlimit64", libc::SYS_prlimit64, json!([(1_i64 << 32) | 1, 7, 0, 0])),
+    ] {
+        let with = |of: &Value| Value::Array([vec![json!(number)], of.as_array().unwrap().clone()].concat());
+        let answer = f.run("syscall", with(&of));
+        assert_errno(&answer.result(), "EPERM");
+        assert_eq!(answer.denials("seccomp", name).len(), 1, "{name} {of}");
+    }
+    // the twins: of the process itself
+    assert_ok(&f.act("syscall", json!([libc::SYS_setpriority, 0, 0, 19])));
+    assert_ok(&f.act("syscall", json!([libc::SYS_ioprio_set, 1, 0, 3 << 13])));
+    assert_ok(&f.act("syscall", json!([libc::SYS_prlimit64, 0, 7, 0, 0])));
+    for number in
+        [libc::SYS_sched_setscheduler, libc::SYS_sched_setparam, libc::SYS_sched_setattr, libc::SYS_sched_setaffinity]
+    {
+        // no structure, or an empty set, is the kernel's answer: the filter lets it pass
+        assert_errno(&f.act("syscall", json!([number, 0, 0, 0])), "EINVAL");
+    }
+}

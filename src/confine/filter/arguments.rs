@@ -9,6 +9,8 @@ pub(super) static VALUES: &[Row] = &[
     (&["socketpair"], &[(0, "family"), (1, "type"), (2, "protocol")]),
     (&["setsockopt", "getsockopt"], &[(0, "fd"), (1, "level"), (2, "optname")]),
     (&["sendto", "sendmmsg"], &[(0, "fd"), (3, "flags")]), (&["sendmsg"], &[(0, "fd"), (2, "flags")]),
+    (&["sched_setaffinity", "sched_setparam", "sched_setscheduler", "sched_setattr"], &[(0, "pid")]), (&["setpriority"], &[(0, "which"), (1, "who"), (2, "prio")]),
+    (&["ioprio_set"], &[(0, "which"), (1, "who"), (2, "ioprio")]), (&["prlimit64"], &[(0, "pid"), (1, "resource")]),
     (&["clone", "unshare"], &[(0, "flags")]), (&["close_range"], &[(0, "first"), (1, "last"), (2, "flags")]), (&["setns"], &[(0, "fd"), (1, "nstype")]),
     (&["mmap"], &[(2, "prot"), (3, "flags")]), (&["ioctl"], &[(0, "fd"), (1, "request")]),
     (&["fcntl"], &[(0, "fd"), (1, "cmd"), (2, "arg")]), (&["flock"], &[(0, "fd"), (1, "operation")]), (&["prctl"], &[(0, "option"), (1, "arg2")]),

@@ -8,6 +8,7 @@ use rstest::rstest;
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{Seek as _, SeekFrom, Write as _};
+use std::path::Path;
 use std::time::Duration;
 
 /// Starts a program, and says on stderr what it and its children used: microseconds, and KiB of the largest of them.
@@ -85,9 +86,12 @@ class Flood:
 
     def idle(self):
         return "done"
+
+    def rest(self, seconds):
+        time.sleep(seconds)
 "#;
 
-const METHODS: &str = r#"["frames", "output", "bytes", "denials", "names", "hang_up", "members", "idle"]"#;
+const METHODS: &str = r#"["frames", "output", "bytes", "denials", "names", "hang_up", "members", "idle", "rest"]"#;
 
 fn flood(mode: Mode, grant: &str) -> Option<Fixture> {
     let f = Fixture::new(
@@ -162,6 +166,58 @@ fn a_flood_costs_the_engine_little_more_than_the_call(
         _ => {}
     }
     assert_small(&f, &answer, method);
+    f.assert_clean();
+}
+
+/// If a call has a cgroup, all that it costs is counted in it: the plugin under its limits, upm's own processes beside it.
+#[rstest]
+fn the_engine_is_counted_in_the_calls_cgroup(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let Some(f) = flood(
+        mode,
+        "timeout = \"60s\"\noutput = \"64KiB\"\negress = [\"far\"]\n\n[egress.far]\nhosts = [\"far.example:443\"]",
+    ) else {
+        return;
+    };
+    let idle = f.upm(["Flood", "idle"]).run();
+    assert_eq!(idle.result(), "done");
+    let cgroup = idle.data()["sandbox"]["layers"]["limits"]["active"]["cgroup"].clone();
+    let Some(path) = cgroup["path"].as_str() else {
+        // This host has none for it; tests/kernel_6_1.rs has.
+        assert!(!cgroup["missing"].as_str().unwrap().is_empty(), "{cgroup:#}");
+        return;
+    };
+    let tree =
+        Path::new("/sys/fs/cgroup").join(path.trim_start_matches('/')).parent().unwrap().parent().unwrap().to_owned();
+    let places = |method: &str, args: Value, id: &str, moved: bool| {
+        let call = f.upm(["Flood", method, &json!({ "args": args }).to_string()]).more(["--request-id", id]).start();
+        let part = |pid: &str| fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+        let (pid, engine) = (call.pid().to_string(), format!("/upm-call-{id}/engine\n"));
+        let children = format!("/proc/{pid}/task/{pid}/children");
+        let mut parts = Vec::new();
+        for _ in 0..300 {
+            let children = fs::read_to_string(&children).unwrap_or_default();
+            parts = children.split_whitespace().map(part).collect();
+            if parts.len() == 2 && part(&pid).ends_with(&engine) == moved {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        if !moved {
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        assert_eq!(part(&pid).ends_with(&engine), moved, "{method}: {}", part(&pid));
+        assert!(parts.len() == 2 && parts[0].ends_with(&format!("/upm-call-{id}/plugin\n")), "{method}: {parts:?}");
+        assert!(parts[1].ends_with(&engine), "the gateway: {parts:?}");
+        let directory = tree.join(format!("upm-call-{id}"));
+        let spent = fs::read_to_string(directory.join("engine/cpu.stat")).unwrap();
+        assert!(!spent.starts_with("usage_usec 0\n"), "{spent}");
+        let envelope = call.wait().envelope();
+        assert_eq!(envelope["success"], true, "{envelope:#}");
+        assert!(!directory.exists(), "left: {}", directory.display());
+    };
+    places("output", json!([1, 8]), "00000000-0000-4000-8000-00000000c0de", true);
+    // moving takes longer than this call takes the supervisor
+    places("rest", json!([5]), "00000000-0000-4000-8000-00000000c0df", false);
     f.assert_clean();
 }
 

@@ -18,7 +18,7 @@ plugin_paths = ["plugins"]
 
 [plugins.HelloPlugin]
 module = "hello"
-allowed_methods = ["greet", "tiny"]
+allowed_methods = ["greet", "tiny", "flood"]
 
 [plugins.Probe]
 exec = "plugins/upm-probe"
@@ -50,6 +50,12 @@ class HelloPlugin:
         return "Hello, " + name
 
     tiny = greet
+
+    def flood(self):
+        import time
+        end = time.monotonic() + 5
+        while time.monotonic() < end:
+            print("x" * 6000)
 "#;
 
 /// What is tried inside: each must fail in the sandbox, and the same words work outside (the control).
@@ -211,7 +217,7 @@ killed=$!
 slow=$!
 for last in 1 2; do
     n=0
-    while ! grep -q . $tree/upm/upm-call-00000000-0000-4000-8000-00000000000$last/cgroup.procs && [ $n -lt 100 ]; do sleep 0.1; n=$((n + 1)); done
+    while ! grep -q . $tree/upm/upm-call-00000000-0000-4000-8000-00000000000$last/plugin/cgroup.procs && [ $n -lt 100 ]; do sleep 0.1; n=$((n + 1)); done
 done 2>/dev/null
 kill -9 $killed
 wait $killed
@@ -231,6 +237,7 @@ echo 60M >$tree/low/memory.max
 run other-many in_cgroup other ./upm Probe run "$many"
 run marked-doctor in_cgroup marked ./upm doctor --json
 run marked-many in_cgroup marked ./upm Probe run "$many"
+run marked-flood in_cgroup marked ./upm HelloPlugin flood
 run marked-left ls $tree/marked
 run low in_cgroup low ./upm Probe run '{"args":["memory_bomb",100]}'
 # the tree is systemd's: nothing is made at its root
@@ -254,7 +261,7 @@ app=$tree/user/app
 as_user sh -c "mkdir $app $app/scope && echo '+memory +pids' >$app/cgroup.subtree_control"
 in_cgroup user/app/scope $exec_as_user ./upm Probe run '{"args":["sleep",6]}' >/run/scope 2>/dev/null &
 n=0
-while ! grep -q . $app/scope/upm/*/cgroup.procs && [ $n -lt 100 ]; do sleep 0.1; n=$((n + 1)); done 2>/dev/null
+while ! grep -q . $app/scope/upm/*/plugin/cgroup.procs && [ $n -lt 100 ]; do sleep 0.1; n=$((n + 1)); done 2>/dev/null
 run off-amid busybox sh -c "echo -memory >$app/scope/cgroup.subtree_control"
 wait $!
 run scope cat /run/scope
@@ -477,7 +484,8 @@ fn cgroups(ran: &BTreeMap<String, Ran>) {
 
     missing(&exceeded(&ran["other-many"], "sum"), "/other is not delegated");
     exceeded(&ran["marked-many"], "cgroup");
-    // upm has left it, and came back
+    // upm has left it, moved on when it had much to do, and came back
+    assert_eq!(ran["marked-flood"].envelope()["success"], true, "{:#?}", ran["marked-flood"]);
     assert!(!ran["marked-left"].stdout.contains("upm"), "{:#?}", ran["marked-left"]);
     assert!(
         ran["marked-doctor"].stdout.contains("a call gets its own in /marked/upm: memory.max"),
@@ -596,6 +604,12 @@ const MEMORY: &[Tests] = &[
         only: &["what_sockets_hold", "page_tables", "a_cgroup_that_is_required"],
         without: &[("Mode__Root", "the tests run as a user")],
     },
+    Tests {
+        file: "effort",
+        place: Place::Delegated,
+        only: &["counted_in_the_calls_cgroup"],
+        without: &[("Mode__Root", "the tests run as a user")],
+    },
     Tests { file: "counted", place: Place::Top, only: &["extended_attributes", "copying_goes_on"], without: &[] },
 ];
 
@@ -619,8 +633,9 @@ const FILES: &[Tests] = &[
     Tests {
         file: "effort",
         place: Place::Top,
-        only: &["little_more_than_the_call"],
+        only: &["little_more_than_the_call", "counted_in_the_calls_cgroup"],
         without: &[
+            ("counted_in_the_calls_cgroup::mode_2_Mode__User", "users' calls have a cgroup where it is delegated"),
             // frames: upm reads megabytes by its own code, in which the kernel has no part
             ("little_more_than_the_call::case_1", SLOW),
             ("little_more_than_the_call::case_2", SLOW),

@@ -1,9 +1,9 @@
 //! What the supervisor spends on a call: a small multiple of what the call spends itself.
 //!
-//! It cannot be counted in the call's cgroup: a process that moves there is killed with the call when that runs out of
-//! memory, and waits with it for its share of the processors, its deadline included. So the supervisor looks at its own
-//! processor time, and where the call makes it work too hard it leaves what the plugin sends unread for a while. The plugin
-//! then waits for it: every channel between the two is bounded.
+//! The call's limits cannot hold it: a supervisor under them would be killed with a call that runs out of memory, and would wait
+//! with it for its share of the processors, its deadline included. So the supervisor looks at its own processor time, and if the
+//! call makes it work too hard, it leaves what the plugin sends unread for a while. The plugin then waits: every channel
+//! between the two is bounded.
 #![forbid(unsafe_code)]
 
 use nix::sys::resource::{UsageWho, getrusage};
@@ -16,6 +16,8 @@ const TIMES: u32 = 2;
 /// Besides, one part in so many of the time that has passed, so that what is unread is read in the end; and at most as much
 /// again for looks at the call.
 const SHARE: u32 = 50;
+/// From here on the supervisor is counted in the call's cgroup, if there is one; moving there costs some milliseconds.
+const LARGE: Duration = Duration::from_millis(50);
 /// Longest time without a look.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -30,6 +32,7 @@ pub struct Effort {
     /// A look costs time too.
     next_look: Instant,
     over: Option<Duration>,
+    large: bool,
 }
 
 impl Effort {
@@ -37,7 +40,7 @@ impl Effort {
     #[must_use]
     pub fn begin() -> Self {
         let begun = Instant::now();
-        Effort { begun, before: own(), call: Duration::ZERO, next_look: begun, over: None }
+        Effort { begun, before: own(), call: Duration::ZERO, next_look: begun, over: None, large: false }
     }
 
     /// Whether nothing more should be done for the call now. `spent` looks at the call's processor time; it is asked only when
@@ -45,6 +48,7 @@ impl Effort {
     pub fn is_over(&mut self, spent: impl FnOnce() -> Duration) -> bool {
         let now = Instant::now();
         let own = own().saturating_sub(self.before);
+        self.large |= own >= LARGE;
         let free = FREE + now.duration_since(self.begun) / SHARE;
         if own > free + self.call * TIMES && now >= self.next_look {
             let mark = Effort::mark();
@@ -56,6 +60,12 @@ impl Effort {
         }
         self.over = own.checked_sub(free + self.call * TIMES).filter(|over| !over.is_zero());
         self.over.is_some()
+    }
+
+    /// Whether the call has cost so much, when [`Effort::is_over`] last looked, that it is worth counting in its cgroup.
+    #[must_use]
+    pub fn is_large(&self) -> bool {
+        self.large
     }
 
     /// How long to wait before the next look.
@@ -100,8 +110,10 @@ mod tests {
     fn what_the_call_spends_is_what_may_be_spent_on_it() {
         let mut effort = Effort::begin();
         assert!(!effort.is_over(|| panic!("nothing to be decided yet")));
+        assert!(!effort.is_large());
         spin(FREE + Duration::from_millis(60));
         assert!(!effort.is_over(|| Duration::from_secs(1)));
+        assert!(effort.is_large());
         assert!(!effort.is_over(|| panic!("known to be enough")));
         let mut idle = Effort::begin();
         spin(FREE + Duration::from_millis(60));

@@ -36,11 +36,17 @@ impl Drop for Gateway {
     }
 }
 
-/// Forks and confines it. `supervisor` is the pidfd by which it dies with the supervisor.
+/// Forks and confines it. `supervisor` is the pidfd by which it dies with the supervisor; `cgroup` is where it is counted.
 ///
 /// # Errors
 /// Sockets or processes at their limit. What fails after the fork ends the gateway, and with it the call.
-pub fn start(plan: &Plan, sockets: Sockets, as_root: bool, supervisor: BorrowedFd<'_>) -> Result<Gateway, StepError> {
+pub fn start(
+    plan: &Plan,
+    sockets: Sockets,
+    as_root: bool,
+    supervisor: BorrowedFd<'_>,
+    cgroup: Option<BorrowedFd<'_>>,
+) -> Result<Gateway, StepError> {
     let fail = |what: &str, error: std::io::Error| StepError::new(Step::Network, what, error);
     let (events, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
         .map_err(|error| fail("gateway events", error.into()))?;
@@ -48,7 +54,7 @@ pub fn start(plan: &Plan, sockets: Sockets, as_root: bool, supervisor: BorrowedF
     // As root it gets a user namespace of its own, in which its user alone is mapped. The supervisor, as the namespace's
     // owner, can then end it without CAP_KILL, and the kernel delivers the parent-death signal, which has to pass the same check.
     let flags = if as_root { NAMESPACE } else { 0 };
-    match sys::clone::fork_into(flags, None).map_err(|error| fail("gateway", error))? {
+    match sys::clone::fork_into(flags, cgroup).map_err(|error| fail("gateway", error))? {
         sys::clone::Forked::Parent { pid, pidfd } => {
             let started = Gateway { events, pidfd, pid };
             if as_root {

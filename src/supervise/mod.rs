@@ -469,6 +469,11 @@ impl Supervision<'_> {
         if !self.running || self.ending.is_some() || self.observer.is_some() {
             return false;
         }
+        if let Ok(cgroup) = &mut self.cgroup
+            && self.effort.is_large()
+        {
+            cgroup.count_supervisor();
+        }
         let (pid, cgroup) = (self.pid, self.cgroup.as_ref().ok());
         self.effort.is_over(|| {
             let counted = cgroup.and_then(|cgroup| cgroup.told().cpu);
@@ -572,7 +577,8 @@ impl Supervision<'_> {
                     let own = sys::process::own_pidfd()
                         .map_err(|error| Failure::new(Code::Internal, format!("pidfd: {error}")))?;
                     let sockets = Sockets { dns_udp, dns_tcp, listeners };
-                    self.gateway = Some(gateway::start(self.plan, sockets, self.as_root, own.as_fd())?);
+                    let cgroup = self.cgroup.as_ref().ok().map(Cgroup::engine);
+                    self.gateway = Some(gateway::start(self.plan, sockets, self.as_root, own.as_fd(), cgroup)?);
                 }
             }
             tag if tag == Tag::Verified as u8 && !fds.is_empty() => {

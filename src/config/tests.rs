@@ -1,3 +1,4 @@
+use super::search::load_with;
 use super::*;
 use crate::decide::grant::{DecideError, grant};
 use crate::keys::Key;

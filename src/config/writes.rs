@@ -1,0 +1,179 @@
+//! No grant lets a plugin change what controls plugins: the configuration, plugins, schemas, interpreters and upm's own records.
+
+use super::{Config, ConfigError, DEFAULT_INTERPRETER, EntrySpec, GrantKeys, is_reserved, planted, protect};
+use crate::mounts::Table;
+use crate::quote::shorten;
+use protect::{Protected, Reach};
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+/// Characters of a message about two paths: more than both can have.
+const SHOWN: usize = 10_000;
+
+/// Where what rules plugins lies on this host.
+#[derive(Debug, Clone)]
+pub(super) struct Rules {
+    protected: Vec<Protected>,
+    mounts: Table,
+}
+
+impl Config {
+    /// What `write`, an absolute path, would let a plugin change of what rules plugins: a sentence's subject such as `the
+    /// configuration /etc/upm/upm_config.toml`. Another name of such a thing is the same thing.
+    pub(crate) fn ruled_by(&self, write: &Path) -> Option<String> {
+        let ruled = || match self.reach(write)? {
+            Some(reach) => Ok(reach.rules(&self.rules()?.protected).map(str::to_owned)),
+            None => Ok(None),
+        };
+        ruled().unwrap_or_else(|error: std::io::Error| Some(format!("what it cannot be held against ({error})")))
+    }
+
+    /// Looks up where what rules plugins lies, when it is first asked for.
+    ///
+    /// # Errors
+    /// A path cannot be followed, or the host's mounts cannot be read.
+    fn rules(&self) -> std::io::Result<&Rules> {
+        if let Some(rules) = self.rules.get() {
+            return Ok(rules);
+        }
+        let mounts = Table::read()?;
+        let protected =
+            |(what, path, below_too): &(String, PathBuf, bool)| Protected::new(what.clone(), path, *below_too, &mounts);
+        let protected = self.ruling.iter().map(protected).collect::<std::io::Result<_>>()?;
+        Ok(self.rules.get_or_init(|| Rules { protected, mounts }))
+    }
+
+    /// Where a granted path shows a file system of the kernel, or `/run`: itself, or what is mounted below it.
+    pub(crate) fn reserved(&self, granted: &Path) -> Option<PathBuf> {
+        match self.reach(granted) {
+            Ok(reach) => reach.and_then(|reach| reach.reserved().map(Path::to_owned)),
+            // Without knowing, nothing is granted.
+            Err(_) => Some(granted.to_owned()),
+        }
+    }
+
+    fn reach(&self, path: &Path) -> std::io::Result<Option<Reach>> {
+        let Some(walked) = protect::reachable(path)? else { return Ok(None) };
+        // Once a user's call was started, its supervisor is in a mount namespace of its own.
+        Reach::of(&walked, &self.rules()?.mounts).or_else(|_| Reach::of(&walked, &Table::read()?)).map(Some)
+    }
+}
+
+/// Everything that rules plugins.
+pub(super) fn ruling(
+    config: &Config,
+    env: &dyn Fn(&str) -> Option<OsString>,
+    is_root: bool,
+) -> Vec<(String, PathBuf, bool)> {
+    let what = format!("the configuration {}", config.path.display());
+    let mut wanted = vec![(what, config.path.clone(), false)];
+    let mut known = HashSet::new();
+    let mut add = |kind: &str, path: &Path, below_too: bool| {
+        let what = format!("{kind} {}", path.display());
+        if known.insert(what.clone()) {
+            wanted.push((what, path.to_owned(), below_too));
+        }
+    };
+    for dir in &config.plugin_paths {
+        add("the plugin folder", dir, false);
+    }
+    // the default of the audit sink: protected although no key names it
+    let state =
+        |name: &str, below: &str| env(name).map(|base| PathBuf::from(base).join(below)).filter(|p| p.is_absolute());
+    match &config.audit.file {
+        Some(file) => add("the audit file", file, false),
+        None if is_root => add("the audit file", Path::new("/var/log/upm/audit.jsonl"), false),
+        None => {
+            let file =
+                state("XDG_STATE_HOME", "upm/audit.jsonl").or_else(|| state("HOME", ".local/state/upm/audit.jsonl"));
+            if let Some(file) = file {
+                add("the audit file", &file, false);
+            }
+        }
+    }
+    for dir in planted::record_dirs(is_root, env) {
+        add("the record of what plugins may write,", &dir, true);
+    }
+    // what upm itself keeps from call to call; what lies below, as the packages' default project, may be written
+    for dir in planted::state_dirs(is_root, env) {
+        add("upm's state directory", &dir, false);
+    }
+    add("the interpreter", Path::new(DEFAULT_INTERPRETER), false);
+    let interpreter = |keys: &GrantKeys, cache: &Path| {
+        keys.interpreter.as_ref().map(|key| key.value.expand(&config.project_root, cache))
+    };
+    for plugin in config.plugins.values() {
+        match &plugin.entry {
+            EntrySpec::Exec(path) => add("the executable", &path.path, false),
+            EntrySpec::Module(module) => {
+                let top = module.split('.').next().unwrap_or(module);
+                for dir in &config.plugin_paths {
+                    add("the plugin", &dir.join(top), true);
+                }
+            }
+        }
+        if let Some(schemas) = &plugin.schemas {
+            add("the schema folder", schemas, true);
+        }
+        let cache = config.plugin_cache_dir(&plugin.name);
+        for keys in [&config.defaults, &plugin.keys].into_iter().chain(plugin.methods.values()) {
+            if let Some(path) = interpreter(keys, &cache) {
+                add("the interpreter", &path, false);
+            }
+        }
+    }
+    wanted
+}
+
+/// Refuses a `write` anywhere, in use or overridden, by which some plugin could change what rules it.
+pub(super) fn check_writes(config: &Config) -> Result<(), ConfigError> {
+    for plugin in config.plugins.values() {
+        let cache = config.plugin_cache_dir(&plugin.name);
+        for keys in [&config.defaults, &plugin.keys].into_iter().chain(plugin.methods.values()) {
+            let reads = keys.read.iter().flat_map(|key| &key.value).map(|spec| (spec, false));
+            let writes = keys.write.iter().flat_map(|key| &key.value).map(|spec| (spec, true));
+            for (spec, write) in reads.chain(writes) {
+                let path = spec.expand(&config.project_root, &cache);
+                let place = spec.place.unwrap_or((1, 1));
+                let error = |message: String| ConfigError::at(&config.path, place, shorten(&message, SHOWN));
+                if is_reserved(&path) {
+                    return Err(error(format!(
+                        "{}: \"/\", /proc, /sys, /dev and /run are never granted; expected another path",
+                        path.display()
+                    )));
+                }
+                if let Some(shown) = config.reserved(&path) {
+                    return Err(error(shows_reserved(&path, &shown)));
+                }
+                if write && let Some(what) = config.ruled_by(&path) {
+                    return Err(error(format!(
+                        "write lets a plugin change {what}, for {} is granted; grant a directory apart from it",
+                        path.display()
+                    )));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether whoever may write `write` could change `other` or what lies in it.
+///
+/// # Errors
+/// The mounts of the host cannot be told.
+pub(crate) fn could_change(write: &Path, other: &Path) -> std::io::Result<bool> {
+    let table = Table::read()?;
+    let other = Protected::new(String::new(), other, true, &table)?;
+    let Some(walked) = protect::reachable(write)? else { return Ok(false) };
+    Ok(Reach::of(&walked, &table)?.rules(std::slice::from_ref(&other)).is_some())
+}
+
+/// That a granted path shows what is never granted.
+pub(crate) fn shows_reserved(path: &Path, shown: &Path) -> String {
+    format!(
+        "{}: {} is a file system of the kernel, or /run, which are never granted under any name; expected another path",
+        path.display(),
+        shown.display()
+    )
+}

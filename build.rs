@@ -1,4 +1,4 @@
-//! Compiles `seccomp/*.json` for the target, and checks it for every architecture that the product knows.
+//! Compiles `seccomp/*.json` for the target, and checks it for every supported architecture.
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -45,14 +45,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The text of a file of `seccomp/`, which is built anew when that changes.
+/// The text of a file in `seccomp/`; a change of it starts a new build.
 fn read(name: &str) -> Result<String, Box<dyn Error>> {
     let file = Path::new(&env::var("CARGO_MANIFEST_DIR")?).join("seccomp").join(name);
     println!("cargo::rerun-if-changed={}", file.display());
     fs::read_to_string(&file).map_err(|e| format!("{}: {e}", file.display()).into())
 }
 
-/// A list of constants as Rust.
+/// A list of constants as Rust code.
 fn list(out: &mut String, name: &str, of: &str, items: &[impl std::fmt::Debug]) -> std::fmt::Result {
     writeln!(out, "static {name}: [{of}; {}] = {items:?};", items.len())
 }

@@ -1,14 +1,14 @@
-//! The machine that filters run on: its instructions, what they look at, and what they answer.
+//! The machine that filters run on: its instructions, their input, and their results.
 //!
-//! Numbers of the kernel's interface stand here and not in libc's words: `build.rs` runs on the building host, and the
+//! The kernel's numbers are here instead of libc's constants: `build.rs` runs on the building host, but the
 //! programs are for the target.
 
-/// One instruction of a filter, as `struct sock_filter` of linux/filter.h.
+/// One instruction of a filter: `struct sock_filter` of linux/filter.h.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Instruction {
-    /// What it does.
+    /// The operation.
     pub code: u16,
-    /// How many instructions it jumps over if true.
+    /// The number of instructions to skip if true.
     pub jt: u8,
     /// The same if false.
     pub jf: u8,
@@ -24,7 +24,7 @@ pub(crate) const JMP_JGE_K: u16 = 0x35;
 pub(crate) const RET_K: u16 = 0x06;
 pub(crate) const ALU_AND_K: u16 = 0x54;
 
-/// `BPF_MAXINSNS`: the kernel takes no longer program.
+/// `BPF_MAXINSNS`: the kernel's limit for a program.
 pub(crate) const MAX_LEN: usize = 4096;
 
 // Offsets in `struct seccomp_data`.
@@ -38,7 +38,7 @@ const RET_ERRNO: u32 = 0x0005_0000;
 const RET_USER_NOTIF: u32 = 0x7fc0_0000;
 const RET_ALLOW: u32 = 0x7fff_0000;
 
-/// Where the low half of an argument stands: both architectures are little-endian.
+/// The offset of the low half of an argument: both architectures are little-endian.
 pub(crate) const fn offset(arg: u8) -> u32 {
     OFF_ARGS + 8 * arg as u32
 }
@@ -51,7 +51,7 @@ pub(crate) const fn and(mask: u32) -> Instruction {
     Instruction { code: ALU_AND_K, jt: 0, jf: 0, k: mask }
 }
 
-/// Jumps over `jt` instructions where the accumulator holds `value`, else over `jf`.
+/// Skips `jt` instructions if the accumulator equals `value`, otherwise `jf`.
 pub(crate) const fn equal(value: u32, jt: u8, jf: u8) -> Instruction {
     Instruction { code: JMP_JEQ_K, jt, jf, k: value }
 }
@@ -67,9 +67,9 @@ pub enum Action {
     Allow,
     /// The call fails with this number.
     Errno(u16),
-    /// The supervisor gets the call and answers it.
+    /// The supervisor receives the call and answers it.
     Notify,
-    /// The process dies of `SIGSYS`.
+    /// The process is killed by `SIGSYS`.
     KillProcess,
 }
 
@@ -97,7 +97,7 @@ impl Action {
         })
     }
 
-    /// The value that a filter returns for it.
+    /// The filter's return value for it.
     pub const fn value(self) -> u32 {
         match self {
             Action::Allow => RET_ALLOW,

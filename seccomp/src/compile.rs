@@ -1,8 +1,8 @@
-//! From a profile to a BPF program.
+//! Compiles a profile to a BPF program.
 //!
-//! The program is one pass: architecture, then a binary search of the number, then, only where a call's arguments
-//! decide, a few comparisons. Installing costs the kernel a run of the program for each number (to learn which calls
-//! are always allowed) and a translation of each instruction, so depth and length are what a call pays for: a linear
+//! The program checks the architecture, then does a binary search of the number, then, only if a call's arguments
+//! decide, a few comparisons. To install it, the kernel runs it once for each number (to find which calls
+//! are always allowed) and translates each instruction, so its depth and length cost time in each call: a linear
 //! list of the same rules costs five times as much.
 
 use crate::bpf::{
@@ -14,16 +14,16 @@ use crate::runtime::PROLOGUE;
 use std::collections::BTreeMap;
 
 impl Profile {
-    /// The program. Its first [`PROLOGUE`] instructions end with the number loaded.
+    /// The program. After its first [`PROLOGUE`] instructions, the number is loaded.
     ///
     /// # Errors
-    /// What the kernel would not take: too many instructions, or too long a jump.
+    /// The kernel would not accept it: too many instructions, or too long a jump.
     pub fn compile(&self) -> Result<Vec<Instruction>, ProfileError> {
         let prologue: [Instruction; PROLOGUE] =
             [load(OFF_ARCH), equal(self.arch.audit(), 1, 0), ret(self.foreign.value()), load(OFF_NR)];
         let mut out = prologue.to_vec();
 
-        // Comparisons of arguments stand behind the search, each once however many calls share it.
+        // Comparisons of arguments come after the search, each only once even if several calls share it.
         let (unlisted, above) = (Verdict::always(self.otherwise), Verdict::always(self.newer));
         let mut pending: Vec<(usize, &Verdict)> = Vec::new();
         let mut tree = Vec::new();
@@ -44,12 +44,12 @@ impl Profile {
             out[at].k = u32::try_from(start - at - 1).map_err(|e| ProfileError(e.to_string()))?;
         }
         if out.len() > MAX_LEN {
-            return fail(format!("the program has {} instructions, the kernel takes {MAX_LEN}", out.len()));
+            return fail(format!("the program has {} instructions, but the kernel accepts only {MAX_LEN}", out.len()));
         }
         Ok(out)
     }
 
-    /// Numbers with one verdict, as ranges: each begins where the one before it ends.
+    /// Ranges of numbers with the same verdict: each starts where the previous one ends.
     fn ranges<'a>(&'a self, unlisted: &'a Verdict, above: &'a Verdict) -> Vec<(u32, &'a Verdict)> {
         let mut ranges: Vec<(u32, &Verdict)> = Vec::new();
         for nr in 0..=self.newest {
@@ -99,7 +99,7 @@ fn search<'a>(
     search(high, out, pending)
 }
 
-/// Where a comparison goes on.
+/// Where the program continues after a comparison.
 #[derive(Clone, Copy)]
 enum To {
     Next,
@@ -108,17 +108,17 @@ enum To {
     Otherwise,
 }
 
-/// Any of the lists, all conditions of one.
+/// Allows if all conditions of any list are met.
 fn comparisons(verdict: &Verdict) -> Result<Vec<Instruction>, ProfileError> {
     let mut out: Vec<(u16, To, To, u32)> = Vec::new();
     let mut starts = Vec::new();
     let lists = &verdict.allow_when;
-    // The argument that the accumulator holds unmasked on every way to this instruction.
+    // The argument that the accumulator contains, unmasked, on every path to this instruction.
     let mut held: Option<u8> = None;
     for (i, list) in lists.iter().enumerate() {
         starts.push(out.len());
         let next = if i + 1 == lists.len() { To::Otherwise } else { To::List(i + 1) };
-        // What the accumulator holds where the next list begins: known only if every failed condition agrees.
+        // The accumulator at the start of the next list: known only if it is the same after every failed condition.
         let mut left: Vec<Option<u8>> = Vec::new();
         for (j, c) in list.iter().enumerate() {
             if held != Some(c.arg) {

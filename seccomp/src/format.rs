@@ -1,4 +1,4 @@
-//! A profile as it is written: the types that JSON is read into.
+//! The JSON format of a profile.
 
 use crate::bpf::Action;
 use crate::profile::Condition;
@@ -20,7 +20,7 @@ pub(crate) struct File {
     pub fixed: Vec<Fixed>,
 }
 
-/// The highest number of each architecture that was weighed.
+/// The highest number of each architecture that was reviewed.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Newest {
@@ -61,7 +61,7 @@ impl<'de> Deserialize<'de> for Action {
     }
 }
 
-/// A text that says something.
+/// A text that is not empty.
 #[derive(Deserialize)]
 #[serde(try_from = "String")]
 pub(crate) struct Comment(pub String);
@@ -76,7 +76,7 @@ impl TryFrom<String> for Comment {
 
 /// A number written as JSON number or as `"0x…"`, `"0o…"`.
 #[derive(Deserialize)]
-#[serde(untagged, expecting = "expected a number of 32 bits, or such a number as \"0x…\" or \"0o…\"")]
+#[serde(untagged, expecting = "expected a 32-bit number, or one as \"0x…\" or \"0o…\"")]
 enum Written {
     Number(u32),
     Text(String),
@@ -97,7 +97,7 @@ impl TryFrom<Written> for Number {
         let parsed = match (text.strip_prefix("0x"), text.strip_prefix("0o")) {
             (Some(hex), _) => u32::from_str_radix(hex, 16),
             (_, Some(octal)) => u32::from_str_radix(octal, 8),
-            _ => return Err(format!("{text:?} begins with neither 0x nor 0o")),
+            _ => return Err(format!("{text:?} starts with neither 0x nor 0o")),
         };
         parsed.map(Number).map_err(|e| format!("{text:?}: {e}"))
     }
@@ -127,7 +127,7 @@ impl TryFrom<Comparison> for Condition {
         };
         let mask = written.mask.map_or(u32::MAX, |m| m.0);
         if value & !mask != 0 {
-            return Err(format!("argument {arg}: {value:#x} has bits outside of the mask {mask:#x}"));
+            return Err(format!("argument {arg}: {value:#x} has bits outside the mask {mask:#x}"));
         }
         if mask == 0 {
             return Err(format!("argument {arg}: the mask is zero"));

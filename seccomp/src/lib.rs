@@ -1,7 +1,7 @@
 //! The system call filters: the profiles of this folder, read and compiled to BPF.
 //!
-//! The engine's `build.rs` reads and compiles them, so a call neither parses nor compiles anything and a profile that
-//! cannot be loaded does not build. The engine itself uses [`bpf`] and [`runtime`] alone.
+//! The engine's `build.rs` reads and compiles them, so a call neither parses nor compiles anything, and an invalid profile
+//! fails the build. The engine itself uses only [`bpf`] and [`runtime`].
 #![forbid(unsafe_code)]
 
 pub mod bpf;

@@ -1,4 +1,4 @@
-//! What the compiler is held against: the profile read plainly, and a machine that runs programs without a kernel.
+//! References for the compiler's tests: a direct evaluation of the profile, and a machine that runs programs without a kernel.
 
 use crate::bpf::{
     ALU_AND_K, Action, Instruction, JMP_JA, JMP_JEQ_K, JMP_JGE_K, LD_W_ABS, OFF_ARCH, OFF_ARGS, OFF_NR, RET_K,
@@ -13,7 +13,7 @@ impl Condition {
 }
 
 impl Profile {
-    /// What the profile says of one call; the compiled program must say the same.
+    /// The profile's result for one call; the compiled program must give the same.
     pub(crate) fn verdict(&self, audit: u32, nr: u32, args: &[u64; 6]) -> Action {
         if audit != self.arch.audit() {
             return self.foreign;
@@ -29,8 +29,8 @@ impl Profile {
     }
 }
 
-/// What `program` returns for one call, and in how many steps. This is the classic BPF that seccomp takes
-/// (net/core/filter.c, `seccomp_check_filter`), for both architectures. Panics where the kernel would refuse the program.
+/// What `program` returns for one call, and in how many steps. This is the classic BPF that seccomp accepts
+/// (net/core/filter.c, `seccomp_check_filter`), for both architectures. Panics if the kernel would refuse the program.
 pub(crate) fn run(program: &[Instruction], audit: u32, nr: u32, args: &[u64; 6]) -> (u32, usize) {
     let word = |offset: u32| -> u32 {
         match offset {
@@ -58,5 +58,5 @@ pub(crate) fn run(program: &[Instruction], audit: u32, nr: u32, args: &[u64; 6])
             other => panic!("instruction {other:#x} at {}", pc - 1),
         }
     }
-    panic!("the program ends without an answer")
+    panic!("the program ends without a result")
 }

@@ -1,4 +1,4 @@
-//! From what is written in a profile to what it says of each system call.
+//! Loads a profile: from its rules to a verdict for each system call.
 
 use crate::bpf::Action;
 use crate::format::{Comparison, File, Rule};
@@ -8,10 +8,10 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// The profiles: each is `NAME.json` of this folder.
+/// The profiles: each is `NAME.json` in this folder.
 pub const PROFILES: [&str; 6] = ["default", "init", "gateway", "supervisor", "observer", "reader"];
 
-/// Why a profile cannot be used. Names the rule by its first system call and its comment, or the place in the file.
+/// Why a profile is invalid. Names the rule by its first system call and its comment, or the place in the file.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ProfileError(pub String);
 
@@ -29,33 +29,33 @@ pub(crate) fn fail<T>(message: impl Into<String>) -> Result<T, ProfileError> {
 
 /// One comparison of the low 32 bits of an argument.
 ///
-/// Only those: every argument that a profile looks at is an `int`, `unsigned int` or `umode_t` in the kernel, which
-/// never sees the high half; or, as the flags of `mmap`, longer, with nothing in the high half that counts. A rule that
-/// compared all 64 bits could be passed by setting one of them.
+/// Only those: every argument in a rule is an `int`, `unsigned int` or `umode_t` in the kernel, which
+/// never sees the high half; or, like the flags of `mmap`, longer, but without meaning in the high half. A rule that
+/// compared all 64 bits could be bypassed by setting one of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(try_from = "Comparison")]
 pub(crate) struct Condition {
     /// Index of the argument, 0–5.
     pub arg: u8,
-    /// Bits that are compared.
+    /// The bits to compare.
     pub mask: u32,
     /// Whether they must be equal, or differ.
     pub equal: bool,
-    /// What they are compared with.
+    /// The value to compare them with.
     pub value: u32,
 }
 
-/// What happens to one system call: the first whole list of conditions that holds allows it.
+/// What happens to one system call: it is allowed if all conditions of a list are met.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Verdict {
-    /// Any of these lists, all of its conditions.
+    /// The lists of conditions.
     pub allow_when: Vec<Vec<Condition>>,
-    /// When none holds.
+    /// If no list is met.
     pub otherwise: Action,
 }
 
 impl Verdict {
-    /// One answer, whatever the arguments.
+    /// The same action for all arguments.
     pub(crate) fn always(action: Action) -> Verdict {
         Verdict { allow_when: Vec::new(), otherwise: action }
     }
@@ -65,7 +65,7 @@ impl Verdict {
 #[derive(Debug)]
 pub struct Profile {
     pub(crate) arch: Arch,
-    /// The highest number that the profile knows.
+    /// The highest number that the profile covers.
     pub(crate) newest: u32,
     /// For numbers above it.
     pub(crate) newer: Action,
@@ -75,7 +75,7 @@ pub struct Profile {
     pub(crate) otherwise: Action,
     /// By number.
     pub(crate) rules: BTreeMap<u32, Verdict>,
-    /// Calls that no configuration can add, with the reason.
+    /// System calls that no configuration can add, with the reason.
     pub fixed: BTreeMap<String, String>,
 }
 
@@ -88,7 +88,7 @@ impl Profile {
     pub fn load(json: &str, table: &Table, arch: Arch) -> Result<Profile, ProfileError> {
         let file: File = serde_json::from_str(json).map_err(|e| ProfileError(e.to_string()))?;
         if file.rules.is_empty() {
-            return fail("the profile has no rules: it would refuse every call");
+            return fail("the profile has no rules: it would deny every call");
         }
         if [file.newer, file.foreign, file.otherwise].contains(&Action::Allow) {
             return fail("`newer`, `foreign` and `otherwise` cannot be `allow`: a profile is an allow list");
@@ -115,7 +115,7 @@ impl Profile {
     }
 }
 
-/// The rules of each number: the lists of conditions, each with how an error about it begins, and the one rule without
+/// The rules of each number: the lists of conditions, each with the start of an error about it, and the one rule without
 /// conditions.
 #[derive(Default)]
 struct Gathered {
@@ -134,21 +134,21 @@ impl Gathered {
             match &rule.when {
                 Some(list) if list.is_empty() => return Err(at("`when` is empty: leave it out".into())),
                 Some(_) if rule.action.is_some_and(|action| action != Action::Allow) => {
-                    return Err(at("a rule with `when` allows; give what happens otherwise a rule without".into()));
+                    return Err(at("a rule with `when` allows; put the other action in a rule without".into()));
                 }
                 _ => {}
             }
             for name in &rule.syscalls {
-                // Checked for both architectures whichever is loaded, so that neither rots.
+                // Checked for both architectures, whichever is loaded, so that both stay valid.
                 for a in Arch::ALL.into_iter().filter(|a| rule.arch.is_none_or(|only| only == *a)) {
                     let Some(nr) = table.number(name, a) else {
-                        return Err(at(format!("{name:?} is no system call of {a}")));
+                        return Err(at(format!("{name:?} is not a system call of {a}")));
                     };
                     if nr > file.newest.of(a) {
                         return Err(at(format!("{name:?} is {nr}, above `newest` of {a}")));
                     }
                     if a == arch && !gathered.add(nr, rule, || at(format!("{name:?}"))) {
-                        return Err(at(format!("{name:?} has a rule without `when` already")));
+                        return Err(at(format!("{name:?} already has a rule without `when`")));
                     }
                 }
             }
@@ -156,7 +156,7 @@ impl Gathered {
         Ok(gathered)
     }
 
-    /// Whether there is room for this rule: a second one without conditions has none.
+    /// Adds a rule; false for a second one without conditions.
     fn add(&mut self, nr: u32, rule: &Rule, at: impl Fn() -> ProfileError) -> bool {
         match &rule.when {
             Some(list) => self.conditional.entry(nr).or_default().push((list.clone(), at())),
@@ -165,17 +165,17 @@ impl Gathered {
         true
     }
 
-    /// What the rules say together.
+    /// The verdicts that the rules give together.
     fn verdicts(mut self, otherwise: Action, arch: Arch) -> Result<BTreeMap<u32, Verdict>, ProfileError> {
         let mut verdicts = BTreeMap::new();
         for (nr, lists) in self.conditional {
             let call = format!("system call {nr} of {arch}");
             let otherwise = match self.plain.remove(&nr) {
                 Some(Action::Allow) => {
-                    return fail(format!("{call}: allowed always, so its `when` is redundant"));
+                    return fail(format!("{call}: always allowed, so its `when` is redundant"));
                 }
                 Some(action) if action == otherwise => {
-                    return fail(format!("{call}: its rule without `when` says what `otherwise` says"));
+                    return fail(format!("{call}: its rule without `when` repeats `otherwise`"));
                 }
                 action => action.unwrap_or(otherwise),
             };
@@ -187,7 +187,7 @@ impl Gathered {
         }
         for (nr, action) in self.plain {
             if action == otherwise {
-                return fail(format!("system call {nr} of {arch}: its rule says what `otherwise` says"));
+                return fail(format!("system call {nr} of {arch}: its rule repeats `otherwise`"));
             }
             verdicts.insert(nr, Verdict::always(action));
         }
@@ -195,7 +195,7 @@ impl Gathered {
     }
 }
 
-/// Calls that no configuration can add: each must exist, and hold something back.
+/// System calls that no configuration can add: each must exist and be restricted.
 fn fixed(
     file: &File,
     table: &Table,
@@ -206,11 +206,11 @@ fn fixed(
     for entry in &file.fixed {
         for name in &entry.syscalls {
             if Arch::ALL.iter().all(|a| table.number(name, *a).is_none()) {
-                return fail(format!("`fixed`: {name:?} is no system call"));
+                return fail(format!("`fixed`: {name:?} is not a system call"));
             }
             let rule = table.number(name, arch).and_then(|nr| rules.get(&nr));
             if rule.is_some_and(|rule| rule.otherwise == Action::Allow) {
-                return fail(format!("`fixed` names {name:?}, which is allowed always: there is nothing to add"));
+                return fail(format!("`fixed` names {name:?}, which is always allowed: there is nothing to add"));
             }
             if fixed.insert(name.clone(), entry.comment.0.clone()).is_some() {
                 return fail(format!("`fixed` names {name:?} twice"));

@@ -1,4 +1,4 @@
-//! Rules that say nothing: what others say already, and what can never be.
+//! Finds rules without effect: covered by others, or never met.
 
 use crate::profile::Condition;
 
@@ -8,7 +8,7 @@ impl Condition {
     }
 }
 
-/// The first of the lists without which, or without a part of which, the rest would say the same; and why.
+/// The first list that has no effect, or a condition without effect; and why.
 pub(crate) fn redundant(lists: &[Vec<Condition>]) -> Option<(usize, &'static str)> {
     for (at, list) in lists.iter().enumerate() {
         if !satisfiable(list) {
@@ -22,7 +22,7 @@ pub(crate) fn redundant(lists: &[Vec<Condition>]) -> Option<(usize, &'static str
             }
         }
     }
-    // the later one is named: what was there before it is not to be mended
+    // the later list is named: an earlier one need not be changed
     for at in (0..lists.len()).rev() {
         let others: Vec<_> = lists.iter().enumerate().filter(|(i, _)| *i != at).map(|(_, list)| list).collect();
         if !reaches(&lists[at], &others) {
@@ -34,7 +34,7 @@ pub(crate) fn redundant(lists: &[Vec<Condition>]) -> Option<(usize, &'static str
         .then_some((lists.len() - 1, "with it the call is always allowed, so the `when`s are redundant"))
 }
 
-/// Whether there are arguments for which all of `held` holds and none of `lists`: in each of them one condition must fail.
+/// Whether there are arguments that meet all of `held` and none of `lists`: in each list one condition must fail.
 fn reaches(held: &[Condition], lists: &[&Vec<Condition>]) -> bool {
     if !satisfiable(held) {
         return false;
@@ -43,10 +43,10 @@ fn reaches(held: &[Condition], lists: &[&Vec<Condition>]) -> bool {
     first.iter().any(|condition| reaches(&[held, &[condition.negated()]].concat(), rest))
 }
 
-/// Whether there are arguments for which all of these hold.
+/// Whether there are arguments that meet all of these.
 fn satisfiable(conditions: &[Condition]) -> bool {
     (0..6).all(|arg| {
-        // What must be equal fixes bits; what must differ has to find one that is not fixed.
+        // A condition of equality fixes bits; one of difference needs a bit that is not fixed.
         let (mut mask, mut value) = (0, 0);
         let of_arg = conditions.iter().filter(|c| c.arg == arg);
         let (equal, differ): (Vec<&Condition>, Vec<&Condition>) = of_arg.partition(|c| c.equal);

@@ -1,18 +1,18 @@
-//! What a compiled program is given when a call starts: none of it needs a profile.
+//! What is added to a compiled program when a call starts, without the profile.
 
 use crate::bpf::{Action, Instruction, OFF_NR, RET_K, and, equal, load, offset, ret};
 
-/// How many instructions stand before the search of a compiled program. What a call adds goes behind them, where the
-/// accumulator holds the number of the system call.
+/// The number of instructions before the search of a compiled program. A call's additions go after them: there, the
+/// accumulator contains the number of the system call.
 pub(crate) const PROLOGUE: usize = 4;
 
-/// Handed to the listener to be counted, not to be refused: the kernel does not look at the low half of the value.
+/// Passed to the listener to be counted, not denied: the kernel ignores the low half of the value.
 pub(crate) const COUNT: u32 = Action::Notify.value() | 1;
 
-/// Handed to the listener as a lock of a file: see [`Handed::Lock`].
+/// Passed to the listener as a file lock: see [`Handed::Lock`].
 pub(crate) const LOCK: u32 = Action::Notify.value() | 2;
 
-// linux/eventpoll.h, asm-generic/socket.h, linux/socket.h, linux/net.h: all of them are compared with an `int`.
+// linux/eventpoll.h, asm-generic/socket.h, linux/socket.h, linux/net.h: all are compared with an `int`.
 pub(crate) const EPOLL_CTL_ADD: u32 = 1;
 pub(crate) const SOL_SOCKET: u32 = 1;
 pub(crate) const SO_SNDBUF: u32 = 7;
@@ -20,7 +20,7 @@ pub(crate) const SO_RCVBUF: u32 = 8;
 pub(crate) const AF_UNIX: u32 = 1;
 pub(crate) const SOCK_TYPE_MASK: u32 = 0xf;
 pub(crate) const SOCK_DGRAM: u32 = 2;
-// sys/file.h: operations of flock(2), which are an `unsigned int`, as the commands of fcntl(2) are.
+// sys/file.h: operations of flock(2), an `unsigned int` like the commands of fcntl(2).
 const LOCK_NB: u32 = 4;
 const LOCK_UN: u32 = 8;
 // asm-generic/fcntl.h
@@ -30,10 +30,10 @@ const F_OFD_SETLK: u32 = 37;
 const F_OFD_SETLKW: u32 = 38;
 
 /// The plugin's filter for one call: its profile's `program`, and the system calls that the configuration adds. `number`
-/// knows numbers by name.
+/// looks up numbers by name.
 ///
-/// Without `named_unix` no UNIX socket can be made that could be connected to a path: directories of the host may hold the
-/// sockets of its servers, and before ABI 9 landlock has no right for that. Pairs, which have no path, stay.
+/// Without `named_unix`, UNIX sockets that could be connected to a path are denied: host directories may contain the
+/// sockets of its services, and before ABI 9 Landlock has no right for that. Pairs, which have no path, are allowed.
 #[must_use]
 pub fn plugin(
     program: &[Instruction],
@@ -42,7 +42,7 @@ pub fn plugin(
     named_unix: bool,
 ) -> Vec<Instruction> {
     let number = |name| number(name).unwrap_or(u32::MAX);
-    // Before what is added: `syscalls` names calls, and how often, or of what, these may be made is not its to say.
+    // Before the additions: `syscalls` adds system calls, but cannot lift these restrictions.
     let mut first = counting(number("epoll_ctl")).to_vec();
     first.extend(locking(number("flock"), number("fcntl")));
     first.extend(added.iter().flat_map(|nr| [equal(*nr, 0, 1), ret(Action::Allow.value())]));
@@ -53,8 +53,8 @@ pub fn plugin(
     begin_with(program, first)
 }
 
-/// The same program where nobody can listen: what would be reported is `silent`, what would be counted is not, and locks of
-/// files are not supported.
+/// The same program without a listener: denials that would be reported become `silent`, counted calls are allowed, and file
+/// locks are not supported.
 #[must_use]
 pub fn deaf(program: &[Instruction], silent: Action) -> Vec<Instruction> {
     let mut program = program.to_vec();
@@ -70,14 +70,14 @@ pub fn deaf(program: &[Instruction], silent: Action) -> Vec<Instruction> {
     program
 }
 
-/// Two programs that together decide as this one does: one that refuses by itself what this one would report of the
-/// `watched` calls and lets all others pass, and one like this that hands each watched call to the listener. The kernel
-/// runs both and takes the stricter word (seccomp(2)): what the listener lets go on the first has allowed.
+/// Two programs that together decide like this one. The first decides the `watched` calls, with `EPERM` instead of a report,
+/// and allows all others. The second is this one, but passes each watched call to the listener. The kernel
+/// runs both and applies the stricter result (seccomp(2)): a call that the listener continues was allowed by the first.
 #[must_use]
 pub fn watching(program: &[Instruction], watched: &[u32]) -> (Vec<Instruction>, Vec<Instruction>) {
     let mut only = Vec::new();
     for (index, nr) in watched.iter().enumerate() {
-        // Over the comparisons that are left and the instruction that lets others pass.
+        // Jumps over the remaining comparisons and the instruction that allows other calls.
         let over = u8::try_from(watched.len() - index).unwrap_or(u8::MAX);
         only.push(equal(*nr, over, 0));
     }
@@ -87,27 +87,27 @@ pub fn watching(program: &[Instruction], watched: &[u32]) -> (Vec<Instruction>, 
     (decides, begin_with(program, handed))
 }
 
-/// What the plugin's filter hands over besides what no rule names.
+/// What the plugin's filter passes to the listener, besides calls without a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Handed {
-    /// An addition to a set of epoll, to be counted.
+    /// An addition to an epoll set, to be counted.
     Addition,
-    /// A lock of a file, to be taken where the call may write.
+    /// A file lock, to be taken if the call may write to the file.
     Lock(LockAct),
 }
 
-/// Which lock.
+/// The kind of lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LockAct {
-    /// By flock(2), which belongs to the open file description: this operation, without `LOCK_NB`, and whether it waits.
+    /// By flock(2), owned by the open file description: the operation without `LOCK_NB`, and whether it waits.
     Description(u32, bool),
-    /// A range of a file, by fcntl(2), which belongs to the process.
+    /// A range of a file, by fcntl(2), owned by the process.
     Process,
-    /// A range of a file, by fcntl(2), which belongs to the open file description: and whether it waits.
+    /// A range of a file, by fcntl(2), owned by the open file description; and whether it waits.
     Range(bool),
 }
 
-/// Whether, and as what, the filter hands over the system call `name` with these arguments.
+/// Whether, and as what, the filter passes the system call `name` with these arguments to the listener.
 #[must_use]
 pub fn handed(name: &str, args: &[u64; 6]) -> Option<Handed> {
     let operation = (args[1] & 0xffff_ffff) as u32;
@@ -133,8 +133,8 @@ const fn counting(epoll_ctl: u32) -> [Instruction; 5] {
     [equal(epoll_ctl, 0, 4), load(offset(1)), equal(EPOLL_CTL_ADD, 0, 1), ret(COUNT), load(OFF_NR)]
 }
 
-/// Locks of files go to the listener: no filter sees which file a descriptor is, and a file of the host can be locked by whoever
-/// may read it. Of flock(2), which has one lock a description, `LOCK_UN` passes.
+/// File locks go to the listener: a filter does not see the file of a descriptor, and read access is enough to lock a host file.
+/// `LOCK_UN` of flock(2) is allowed.
 const fn locking(flock: u32, fcntl: u32) -> [Instruction; 14] {
     [
         equal(flock, 0, 5),
@@ -155,8 +155,8 @@ const fn locking(flock: u32, fcntl: u32) -> [Instruction; 14] {
 }
 
 /// `setsockopt(…, SOL_SOCKET, SO_SNDBUF or SO_RCVBUF, …)` reports success and does nothing: the size is behind a pointer,
-/// and what the kernel takes is up to twice `net.core.wmem_max` of the host for each socket. socket(7) allows it: a size above the
-/// host's maximum is cut without an error too, so programs do not rely on getting what they ask for. An error would end some.
+/// and the kernel accepts up to twice the host's `net.core.wmem_max` for each socket. socket(7) allows this: a size above the
+/// host's maximum is also reduced without an error, so programs do not rely on the size. An error would end some programs.
 const fn without_larger_buffers(setsockopt: u32) -> [Instruction; 8] {
     [
         equal(setsockopt, 0, 7),
@@ -170,7 +170,7 @@ const fn without_larger_buffers(setsockopt: u32) -> [Instruction; 8] {
     ]
 }
 
-/// `socket(AF_UNIX, …)` and `socketpair(…, SOCK_DGRAM, …)`, whose ends can still be connected to a path, do not exist.
+/// `socket(AF_UNIX, …)` and `socketpair(…, SOCK_DGRAM, …)`, whose ends can still be connected to a path, are not supported.
 const fn without_named_unix(socket: u32, socketpair: u32) -> [Instruction; 11] {
     let refuse = ret(Action::EAFNOSUPPORT.value());
     [

@@ -16,7 +16,7 @@ pub enum Arch {
 }
 
 impl Arch {
-    /// Both.
+    /// Both architectures.
     pub const ALL: [Arch; 2] = [Arch::X86_64, Arch::Aarch64];
 
     /// `AUDIT_ARCH_*` of linux/audit.h. Those of i386 and 32-bit ARM differ; x32 shares that of x86_64 and
@@ -45,10 +45,10 @@ pub struct Table {
 }
 
 impl Table {
-    /// Reads the table. A line is a name and two numbers; `-` where there is none.
+    /// Parses the table. A line is a name and two numbers; `-` means that there is none.
     ///
     /// # Errors
-    /// The line that is none, or names what another one has named.
+    /// A line that is invalid, or repeats a name or number.
     pub fn parse(text: &str) -> Result<Table, ProfileError> {
         let mut rows = BTreeMap::new();
         let mut seen = [BTreeSet::new(), BTreeSet::new()];
@@ -67,18 +67,18 @@ impl Table {
                     return fail(format!("syscalls.tbl: {line:?}: {word:?} is not a number"));
                 };
                 if !seen[i].insert(n) {
-                    return fail(format!("syscalls.tbl: {line:?}: {n} has a name already"));
+                    return fail(format!("syscalls.tbl: {line:?}: {n} already has a name"));
                 }
                 numbers[i] = Some(n);
             }
             if rows.insert(name.to_owned(), numbers).is_some() {
-                return fail(format!("syscalls.tbl: {name:?} stands there twice"));
+                return fail(format!("syscalls.tbl: {name:?} occurs twice"));
             }
         }
         Ok(Table { rows })
     }
 
-    /// Every name that `arch` has, with its number.
+    /// All names of `arch`, with their numbers.
     pub fn of(&self, arch: Arch) -> impl Iterator<Item = (&str, u32)> {
         self.rows.iter().filter_map(move |(name, n)| n[arch as usize].map(|n| (name.as_str(), n)))
     }

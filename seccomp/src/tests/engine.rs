@@ -9,7 +9,7 @@ fn the_engines_own_filters() {
         assert_eq!(init.rules.len(), 13);
         let init = Asked::of("init", arch);
         let allowed = |yes| if yes { Action::Allow } else { Action::KillProcess };
-        // LOCK_SH and LOCK_EX with LOCK_NB; without it, LOCK_UN, and with what it never passes
+        // LOCK_SH and LOCK_EX with LOCK_NB; without it; LOCK_UN; a combination that pid 1 never passes
         for (operation, yes) in [(5, true), (6, true), (1, false), (2, false), (8, false), (7, false)] {
             init.expect(allowed(yes), "flock", &[3, operation]);
         }

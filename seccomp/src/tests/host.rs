@@ -1,4 +1,4 @@
-//! What the crate says of the kernel's interface, against what libc says of it on this host.
+//! Compares the crate's numbers of the kernel's interface with libc's on this host.
 
 use super::*;
 use crate::{bpf, runtime};
@@ -47,7 +47,7 @@ fn instructions_and_answers_are_those_of_the_headers() {
     ] {
         assert_eq!(i64::from(ours), i64::from(theirs));
     }
-    // whatever flag stands beside it, the type is what the mask leaves
+    // the mask removes all flags from the type
     let flags = (libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) as u32;
     assert_eq!(runtime::SOCK_TYPE_MASK & flags, 0);
 }

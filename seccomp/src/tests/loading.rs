@@ -1,4 +1,4 @@
-//! What a profile must not say.
+//! Invalid profiles.
 
 use super::*;
 
@@ -22,20 +22,20 @@ fn loading_is_strict() {
     let fixed = |entry: &str| good.replacen("\"rules\"", &format!("\"fixed\": [{entry}], \"rules\""), 1);
     Profile::load(&good, &table(), Arch::X86_64).unwrap();
     for (json, want) in [
-        (profile(""), "the profile has no rules: it would refuse every call"),
+        (profile(""), "the profile has no rules: it would deny every call"),
         (profile(r#"{"syscalls": [], "comment": "c"}"#), r#"a rule names no system call (comment "c")"#),
-        (good.replace("read", "raed"), r#"rule of "raed" ("c"): "raed" is no system call of x86_64"#),
-        (good.replace("read", "open"), r#"rule of "open" ("c"): "open" is no system call of aarch64"#),
+        (good.replace("read", "raed"), r#"rule of "raed" ("c"): "raed" is not a system call of x86_64"#),
+        (good.replace("read", "open"), r#"rule of "open" ("c"): "open" is not a system call of aarch64"#),
         (rule(r#", "when": []"#), r#"rule of "read" ("c"): `when` is empty: leave it out"#),
         (
             rule(r#", "action": "EPERM", "when": [{"arg": 0, "eq": 1}]"#),
-            r#"rule of "read" ("c"): a rule with `when` allows; give what happens otherwise a rule without"#,
+            r#"rule of "read" ("c"): a rule with `when` allows; put the other action in a rule without"#,
         ),
         (
             good.replace("[\"read\"]", "[\"read\", \"read\"]"),
-            r#"rule of "read" ("c"): "read" has a rule without `when` already"#,
+            r#"rule of "read" ("c"): "read" already has a rule without `when`"#,
         ),
-        (rule(r#", "action": "notify""#), "system call 0 of x86_64: its rule says what `otherwise` says"),
+        (rule(r#", "action": "notify""#), "system call 0 of x86_64: its rule repeats `otherwise`"),
         (
             good.replace("read", "file_setattr").replace("469", "468"),
             r#"rule of "file_setattr" ("c"): "file_setattr" is 469, above `newest` of x86_64"#,
@@ -44,29 +44,29 @@ fn loading_is_strict() {
             good.replace(r#""otherwise": "notify""#, r#""otherwise": "allow""#),
             "`newer`, `foreign` and `otherwise` cannot be `allow`: a profile is an allow list",
         ),
-        (fixed(r#"{"syscalls": ["muont"], "comment": "c"}"#), r#"`fixed`: "muont" is no system call"#),
+        (fixed(r#"{"syscalls": ["muont"], "comment": "c"}"#), r#"`fixed`: "muont" is not a system call"#),
         (fixed(r#"{"syscalls": ["mount", "mount"], "comment": "c"}"#), r#"`fixed` names "mount" twice"#),
         (
             fixed(r#"{"syscalls": ["read"], "comment": "c"}"#),
-            "`fixed` names \"read\", which is allowed always: there is nothing to add",
+            "`fixed` names \"read\", which is always allowed: there is nothing to add",
         ),
     ] {
         assert_eq!(error(&json), want, "{json}");
     }
-    // where the file itself is wrong, the error names line and column
+    // for an error in the file itself, the message has line and column
     for (json, part) in [
         (when(r#""arg": 6, "eq": 1"#), "argument 6 does not exist: 0–5 at line 2"),
         (when(r#""arg": 0, "eq": 1, "ne": 2"#), "argument 0: exactly one of `eq` and `ne`"),
         (when(r#""arg": 0"#), "argument 0: exactly one of `eq` and `ne`"),
-        (when(r#""arg": 0, "mask": 6, "eq": 1"#), "argument 0: 0x1 has bits outside of the mask 0x6"),
+        (when(r#""arg": 0, "mask": 6, "eq": 1"#), "argument 0: 0x1 has bits outside the mask 0x6"),
         (when(r#""arg": 0, "mask": 0, "eq": 0"#), "argument 0: the mask is zero"),
         (when(r#""arg": 0, "eq": 1, "eq": 2"#), "duplicate field `eq`"),
         (when(r#""arg": 0, "gt": 1"#), "unknown field `gt`"),
-        (when(r#""arg": 0, "eq": "12""#), "\"12\" begins with neither 0x nor 0o"),
+        (when(r#""arg": 0, "eq": "12""#), "\"12\" starts with neither 0x nor 0o"),
         (when(r#""arg": 0, "eq": "0xg""#), "\"0xg\": invalid digit"),
-        (when(r#""arg": 0, "eq": 4294967296"#), "expected a number of 32 bits"),
-        (when(r#""arg": 0, "eq": -1"#), "expected a number of 32 bits"),
-        (when(r#""arg": 0, "eq": 1.0"#), "expected a number of 32 bits"),
+        (when(r#""arg": 0, "eq": 4294967296"#), "expected a 32-bit number"),
+        (when(r#""arg": 0, "eq": -1"#), "expected a 32-bit number"),
+        (when(r#""arg": 0, "eq": 1.0"#), "expected a 32-bit number"),
         (profile(r#"{"syscalls": ["read"]}"#), "missing field `comment`"),
         (good.replacen("\"rules\"", "\"comment\": \"d\", \"rules\"", 1), "duplicate field `comment`"),
         (rule(r#", "comment": "d""#), "duplicate field `comment`"),
@@ -93,8 +93,8 @@ fn the_table_is_strict() {
         ("read 0", "\"read 0\" is not a name and two numbers"),
         ("read 0 63 1", "\"read 0 63 1\" is not a name and two numbers"),
         ("read 0 x", "\"read 0 x\": \"x\" is not a number"),
-        ("read 0 63\nwrite 0 64", "\"write 0 64\": 0 has a name already"),
-        ("read 0 63\nread 1 64", "\"read\" stands there twice"),
+        ("read 0 63\nwrite 0 64", "\"write 0 64\": 0 already has a name"),
+        ("read 0 63\nread 1 64", "\"read\" occurs twice"),
     ] {
         assert_eq!(Table::parse(text).unwrap_err().0, format!("syscalls.tbl: {want}"));
     }
@@ -130,7 +130,7 @@ fn redundant_rules_do_not_load() {
     ] {
         Profile::load(&two(a, b), &table(), Arch::X86_64).unwrap();
     }
-    // no single rule covers the last one, or allows all: together they do
+    // no single rule covers the last one, or allows everything; together they do
     let rule = |name: &str, when: &str| format!(r#"{{"syscalls": ["ioctl"], "comment": "{name}", "when": [{when}]}}"#);
     let together = [
         rule("a", r#"{"arg": 1, "mask": 1, "eq": 0}, {"arg": 2, "eq": 0}"#),
@@ -164,11 +164,11 @@ fn redundant_rules_do_not_load() {
     for (plain, want) in [
         (
             r#"{"syscalls": ["ioctl"], "comment": "b"}"#,
-            "system call 16 of x86_64: allowed always, so its `when` is redundant",
+            "system call 16 of x86_64: always allowed, so its `when` is redundant",
         ),
         (
             r#"{"syscalls": ["ioctl"], "comment": "b", "action": "notify"}"#,
-            "system call 16 of x86_64: its rule without `when` says what `otherwise` says",
+            "system call 16 of x86_64: its rule without `when` repeats `otherwise`",
         ),
     ] {
         assert_eq!(error(&profile(&format!("{some},{plain}"))), want);

@@ -1,4 +1,4 @@
-//! Every rule both ways, on both architectures, by an interpreter.
+//! Tests every rule both ways, on both architectures, with an interpreter.
 
 mod engine;
 mod host;
@@ -33,7 +33,7 @@ fn load(name: &str, arch: Arch) -> Profile {
     Profile::load(&json(name), &table(), arch).unwrap()
 }
 
-/// A program for one architecture, asked by name.
+/// A program for one architecture, for questions by name.
 struct Asked {
     arch: Arch,
     table: Table,
@@ -56,7 +56,7 @@ impl Asked {
         oracle::run(&self.program, self.arch.audit(), nr, &all).0
     }
 
-    /// `None` where the architecture has no such call.
+    /// `None` if the architecture has no such system call.
     fn say(&self, name: &str, args: &[u64]) -> Option<u32> {
         self.table.number(name, self.arch).map(|nr| self.number(nr, args))
     }
@@ -66,7 +66,7 @@ impl Asked {
         self.returns(want.value(), name, args);
     }
 
-    /// The same by the value that the filter returns.
+    /// The same for the filter's return value.
     #[track_caller]
     fn returns(&self, want: u32, name: &str, args: &[u64]) {
         if let Some(said) = self.say(name, args) {
@@ -82,12 +82,12 @@ fn both(mut check: impl FnMut(&Asked)) {
     }
 }
 
-/// Argument lists that reach every condition of a verdict in every state, the rest of each list holding.
+/// Argument lists that reach every condition of a verdict in every state, with the rest of its list met.
 fn probes(v: &Verdict) -> Vec<[u64; 6]> {
     let mut out = vec![[0; 6], [u64::MAX; 6]];
     for list in &v.allow_when {
         let mut good = [0u64; 6];
-        // `ne` lists: something that none of them names.
+        // For `ne`, a value that is not in any condition.
         for c in list {
             good[usize::from(c.arg)] = if c.equal { u64::from(c.value) } else { 0x7654 };
         }
@@ -103,7 +103,7 @@ fn probes(v: &Verdict) -> Vec<[u64; 6]> {
     out
 }
 
-/// The values of an argument that lie at the edges of a rule: equal, each bit flipped, with the high half set.
+/// An argument's values at the edges of a rule: equal, each bit flipped, with the high half set.
 fn edges(c: &Condition) -> Vec<u64> {
     let v = u64::from(c.value);
     let mut out = vec![v, v | 0xffff_ffff_0000_0000, v.wrapping_add(1), 0, u64::MAX, !u64::from(c.mask) | v];

@@ -1,10 +1,10 @@
-//! What the plugin may call, by name.
+//! The plugin's filter, by name of the system call.
 
 use super::*;
 
 #[test]
 fn set_id_bits_by_every_call_that_takes_a_mode() {
-    // (call, arguments before the mode, what must hold for the mode to count)
+    // (call, arguments before the mode, set so that the mode is used)
     let calls: [(&str, &[u64]); 10] = [
         ("open", &[0, 0x41]),
         ("openat", &[0, 0, 0x41]),
@@ -26,9 +26,9 @@ fn set_id_bits_by_every_call_that_takes_a_mode() {
                 f.expect(Action::Notify, name, &[before, &[mode]].concat());
             }
         }
-        // __O_TMPFILE makes a file too.
+        // __O_TMPFILE creates a file too.
         f.expect(Action::Notify, "openat", &[0, 0, 0x40_0000 | 0o200_000, 0o4755]);
-        // Nothing is created: the mode's register holds anything.
+        // Nothing is created: the mode's register can have any value.
         f.expect(Action::Allow, "openat", &[0, 0, 0o2_000_000, u64::MAX]);
         f.expect(Action::Allow, "open", &[0, 2, u64::MAX]);
         f.expect(ENOSYS, "openat2", &[0, 0, 0, 24]);
@@ -92,7 +92,7 @@ fn socket_families_types_and_protocols() {
         f.expect(Action::Notify, "setsockopt", &[3, 1, 50]);
         f.expect(Action::Allow, "setsockopt", &[3, 1, 2]);
         f.expect(Action::Allow, "setsockopt", &[3, 6, 13]);
-        // TCP_ULP; the same number elsewhere; levels of families that there are none of
+        // TCP_ULP; the same number at another level; levels of families that are not available
         f.expect(Action::Notify, "setsockopt", &[3, 6, 31]);
         f.expect(Action::Allow, "setsockopt", &[3, 0, 31]);
         f.expect(Action::Allow, "setsockopt", &[3, 41, 26]);
@@ -121,7 +121,7 @@ fn terminals_processes_and_leases() {
         // What fork and pthread_create pass.
         f.expect(Action::Allow, "clone", &[0x0120_0011]);
         f.expect(Action::Allow, "clone", &[0x003d_0f00]);
-        // CLONE_FILES without CLONE_THREAD, and the other way round: tables of descriptors that are shared, or are not, unlike others.
+        // CLONE_FILES without CLONE_THREAD and vice versa: a process with a shared descriptor table, a thread with its own.
         for flags in [0x0400, 0x0400 | 17, 0x4d00, 0x003d_0b00, 0x0001_0000] {
             f.expect(Action::Notify, "clone", &[flags]);
         }
@@ -144,7 +144,7 @@ fn terminals_processes_and_leases() {
             f.expect(Action::Allow, "fcntl", &[3, command]);
             f.expect(Action::Allow, "fcntl", &[3, command | 1 << 32]);
         }
-        // F_SETLEASE, F_NOTIFY, F_SETPIPE_SZ, F_SETDELEG, what no kernel has yet
+        // F_SETLEASE, F_NOTIFY, F_SETPIPE_SZ, F_SETDELEG, unassigned numbers
         for command in [1024, 1026, 1031, 1040, 64, 1100] {
             f.expect(Action::Notify, "fcntl", &[3, command]);
             f.expect(Action::Notify, "fcntl", &[3, command | 1 << 32]);
@@ -195,9 +195,9 @@ fn newer_x32_and_foreign_calls_do_not_exist() {
 }
 
 #[test]
-fn memory_that_no_process_maps_cannot_be_had() {
+fn memory_that_no_process_maps_is_not_available() {
     both(|f| {
-        // MAP_SHARED | MAP_ANONYMOUS, with others and high bits set; MAP_SHARED_VALIDATE
+        // MAP_SHARED | MAP_ANONYMOUS, with other flags and high bits; MAP_SHARED_VALIDATE
         for flags in [0x21, 0x4021, 0x23, 0x21 | 1 << 32, 0xffff_ffff_0000_0000 | 0x21] {
             f.expect(Action::Notify, "mmap", &[0, 4096, 3, flags]);
         }

@@ -1,4 +1,4 @@
-//! The compiler, over every rule of every profile, on both architectures.
+//! Tests the compiler with every rule of every profile, on both architectures.
 
 use super::*;
 use std::collections::BTreeMap;
@@ -29,7 +29,7 @@ fn programs_say_what_the_profiles_say() {
     }
 }
 
-/// seccompiler compiles the same rules its own way; a mistake in the product's compiler would have to be in both.
+/// seccompiler compiles the same rules independently: a mistake in the product's compiler would have to be in both.
 #[test]
 fn programs_say_what_seccompiler_says() {
     use seccompiler::{
@@ -51,7 +51,7 @@ fn programs_say_what_seccompiler_says() {
                             (true, u32::MAX) => SeccompCmpOp::Eq,
                             (true, mask) => SeccompCmpOp::MaskedEq(mask.into()),
                             (false, u32::MAX) => SeccompCmpOp::Ne,
-                            (false, mask) => panic!("{nr}: seccompiler cannot say `ne` under the mask {mask:#x}"),
+                            (false, mask) => panic!("{nr}: seccompiler does not support `ne` with the mask {mask:#x}"),
                         };
                         SeccompCondition::new(c.arg, SeccompCmpArgLen::Dword, op, c.value.into()).unwrap()
                     });
@@ -74,7 +74,7 @@ fn programs_say_what_seccompiler_says() {
     }
 }
 
-/// Each name of each rule counts: with it taken out the program answers some call otherwise.
+/// Each name of each rule has an effect: without the rule the program's result differs for some call.
 #[test]
 fn no_rule_can_be_taken_out() {
     for name in PROFILES {
@@ -102,7 +102,7 @@ fn no_rule_can_be_taken_out() {
     }
 }
 
-/// What is above `newest` does not exist for a plugin: the number must be the last one that the table knows.
+/// Numbers above `newest` do not exist for a plugin: it must be the last one in the table.
 #[test]
 fn newest_is_the_newest_that_was_weighed() {
     for name in PROFILES {

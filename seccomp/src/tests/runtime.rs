@@ -1,9 +1,9 @@
-//! What a call adds to the plugin's program.
+//! A call's additions to the plugin's program.
 
 use super::*;
 use crate::runtime::{COUNT, Handed, LOCK, LockAct, deaf, handed, plugin, watching};
 
-/// The plugin's filter as a call has it.
+/// The plugin's filter in a call.
 fn filter(f: &Asked, added: &[&str], named_unix: bool) -> Asked {
     let number = |name: &str| f.table.number(name, f.arch);
     let added: Vec<u32> = added.iter().map(|name| number(name).unwrap()).collect();
@@ -19,10 +19,10 @@ fn the_configuration_adds_calls() {
         for nr in added {
             assert_eq!(plain.number(nr, &[]), Action::Notify.value());
             assert_eq!(more.number(nr, &[]), Action::Allow.value());
-            // another architecture still does not get in
+            // another architecture is still denied
             assert_eq!(oracle::run(&more.program, I386, nr, &[0; 6]).0, ENOSYS.value());
         }
-        // everything else says what it said
+        // everything else is unchanged
         for nr in (0..600).filter(|nr| !added.contains(nr)) {
             assert_eq!(plain.number(nr, &[]), more.number(nr, &[]), "{nr}");
         }
@@ -42,7 +42,7 @@ fn sizes_of_buffers_are_answered_and_not_set() {
                     f.expect(Action::Allow, "setsockopt", &[3, high | level, high | option]);
                 }
             }
-            // what else has such arguments
+            // other calls with such arguments
             f.expect(Action::Allow, "getsockopt", &[3, 1, 7]);
             f.expect(Action::Allow, "read", &[3, 1, 7]);
             f.expect(Action::Notify, "ptrace", &[3, 1, 7]);
@@ -72,7 +72,7 @@ fn named_unix_sockets_go_where_directories_are_granted() {
 
 #[test]
 fn additions_to_epoll_sets_are_handed_over() {
-    // EPOLL_CTL_ADD, with a high bit too, which the kernel does not look at; DEL, MOD
+    // EPOLL_CTL_ADD, also with a high bit, which the kernel ignores; DEL, MOD
     let (add, high) = ([3, 1, 4, 0, 0, 0], [3, 1 | 1 << 32, 4, 0, 0, 0]);
     both(|f| {
         for extra in [&[][..], &["epoll_ctl"]] {
@@ -85,7 +85,7 @@ fn additions_to_epoll_sets_are_handed_over() {
                 }
                 f.expect(Action::Allow, "getppid", &add);
                 f.expect(Action::Notify, "keyctl", &add);
-                // where nobody listens, and while a call is observed
+                // without a listener, and while a call is observed
                 let (decides, hands) = watching(&f.program, &[f.table.number("openat", f.arch).unwrap()]);
                 for silent in [deaf(&f.program, Action::EPERM), deaf(&f.program, Action::KillProcess), decides] {
                     f.with(silent).expect(Action::Allow, "epoll_ctl", &add);
@@ -101,7 +101,7 @@ fn additions_to_epoll_sets_are_handed_over() {
 #[test]
 fn locks_of_files_are_handed_over() {
     let high = 0xffff_ffff_0000_0000;
-    // LOCK_UN, with LOCK_NB too, gives up; the rest takes, LOCK_MAND and what there is no name for included
+    // LOCK_UN, also with LOCK_NB, unlocks; all others lock, including LOCK_MAND and unassigned values
     let gives_up = [8, 12];
     let takes: Vec<u64> = (0..64).filter(|operation| !gives_up.contains(operation)).chain([64, 1 << 31]).collect();
     let lock = |name: &str, operation: u64| handed(name, &[3, operation, 4, 0, 0, 0]);
@@ -130,13 +130,13 @@ fn locks_of_files_are_handed_over() {
                     }
                     assert_eq!(lock("fcntl", command), act.map(Handed::Lock), "{command:#x}");
                 }
-                // F_SETLEASE, F_NOTIFY, F_CANCELLK: no rule allows them
+                // F_SETLEASE, F_NOTIFY, F_CANCELLK: not allowed by a rule
                 for command in [1024, 1026, 1029] {
                     f.expect(Action::Notify, "fcntl", &[3, command]);
                 }
                 f.expect(Action::Allow, "getppid", &[3, 6]);
                 f.expect(Action::Notify, "keyctl", &[3, 6]);
-                // where nobody listens, and while a call is observed
+                // without a listener, and while a call is observed
                 let (decides, hands) = watching(&f.program, &[f.table.number("openat", f.arch).unwrap()]);
                 for (name, operation) in [("flock", 2), ("fcntl", 6)] {
                     for silent in [Action::EPERM, Action::KillProcess] {
@@ -164,7 +164,7 @@ fn where_nobody_listens_what_would_be_reported_is_refused() {
     });
 }
 
-/// Of two programs the kernel takes the stricter word: what is watched is refused by the first or handed over by the second.
+/// The kernel applies the stricter result of two programs: the first denies a watched call, or the second passes it on.
 #[test]
 fn a_watched_call_is_decided_by_one_program_and_handed_over_by_the_other() {
     both(|f| {
@@ -172,7 +172,7 @@ fn a_watched_call_is_decided_by_one_program_and_handed_over_by_the_other() {
             .map(|name| f.table.number(name, f.arch).unwrap());
         let (decides, hands) = watching(&f.program, &watched);
         let (decides, hands) = (f.with(decides), f.with(hands));
-        // allowed, and so both let it go on; with set-id bits; a family that does not exist
+        // allowed by the first; with set-id bits; a family that does not exist
         for (name, args, decided) in [
             ("openat", &[0, 0, 0, 0][..], Action::Allow),
             ("openat", &[0, 0, 0x40, 0o4755], Action::EPERM),
@@ -185,7 +185,7 @@ fn a_watched_call_is_decided_by_one_program_and_handed_over_by_the_other() {
             decides.expect(decided, name, args);
             hands.expect(Action::Notify, name, args);
         }
-        // what is not watched
+        // not watched
         for (name, said) in [("ptrace", Action::Notify), ("openat2", ENOSYS), ("read", Action::Allow)] {
             decides.expect(Action::Allow, name, &[]);
             hands.expect(said, name, &[]);

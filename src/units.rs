@@ -1,12 +1,12 @@
-//! Sizes and times as people write them, in the configuration and on the command line. A unit is always wanted: a bare
-//! number means something else to everyone. Each error says what was expected.
+//! Sizes and times in the configuration and on the command line. A unit is required: a bare number is ambiguous. Each error
+//! contains what was expected.
 #![forbid(unsafe_code)]
 
 use parse_size::{ByteSuffix, Config as SizeParser};
 use serde::{Serialize, Serializer};
 use std::time::Duration;
 
-/// Longest time that can be granted: what `poll(2)` can wait, 2^31-1 milliseconds (24 days).
+/// Longest time that can be granted: the longest wait of `poll(2)`, 2^31-1 milliseconds (24 days).
 pub const MAX_TIME: Duration = Duration::from_millis(i32::MAX as u64);
 /// Largest size that can be granted: `off_t` and `rlim_t` as signed numbers.
 pub const MAX_SIZE: u64 = i64::MAX as u64;
@@ -15,23 +15,23 @@ pub const MAX_SIZE: u64 = i64::MAX as u64;
 pub const MAX_HELD: u64 = 1 << 30;
 /// Most processes of a call: `PID_MAX_LIMIT` of 64-bit kernels.
 pub const MAX_PROCESSES: u64 = 1 << 22;
-/// Most descriptors of a process: `/proc/sys/fs/nr_open` as kernels come.
+/// Most descriptors of a process: the kernel's default of `/proc/sys/fs/nr_open`.
 pub const MAX_OPEN_FILES: u64 = 1 << 20;
 
-/// A share of the host's processors, as `1.5` of them: processor time in each [`Cpus::PERIOD_US`], microseconds.
+/// A number of processors, such as `1.5`: processor time in each [`Cpus::PERIOD_US`], microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cpus(u64);
 
 impl Cpus {
-    /// The kernel's own default (`cpu.max`, cgroup-v2.rst).
+    /// The kernel's default (`cpu.max`, cgroup-v2.rst).
     pub const PERIOD_US: u64 = 100_000;
-    /// The kernel takes no quota below 1 ms, and has no more than 8192 processors (`CONFIG_NR_CPUS`).
+    /// The kernel accepts a quota from 1 ms, and supports up to 8192 processors (`CONFIG_NR_CPUS`).
     pub const RANGE: std::ops::RangeInclusive<f64> = 0.01..=8192.0;
 
-    /// So many processors; `None` outside of [`Cpus::RANGE`].
+    /// This number of processors; `None` outside [`Cpus::RANGE`].
     #[must_use]
     pub fn new(number: f64) -> Option<Cpus> {
-        // Within the range there is nothing to lose but what is below a microsecond.
+        // In this range, rounding changes less than a microsecond.
         Cpus::RANGE.contains(&number).then(|| Cpus((number * Cpus::PERIOD_US as f64).round() as u64))
     }
 
@@ -52,10 +52,10 @@ impl Serialize for Cpus {
     }
 }
 
-/// `90s`, `250ms`, `10m`, `2h`: a whole number and a unit, nothing between them. Fractions are refused (`1500ms` says
-/// the same), and so is zero, which would be taken for "without limit" by half of those who read it.
+/// `90s`, `250ms`, `10m`, `2h`: a whole number and a unit, without a space. Fractions are refused (write `1500ms`), and so is
+/// zero, which many would read as "no limit".
 pub fn time(text: &str) -> Result<Duration, String> {
-    const EXPECTED: &str = "expected a whole number with ms, s, m or h, as in \"90s\"";
+    const EXPECTED: &str = "expected a whole number with ms, s, m or h, such as \"90s\"";
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let factor: u64 = match unit {
@@ -64,23 +64,23 @@ pub fn time(text: &str) -> Result<Duration, String> {
         "s" => 1_000,
         "m" => 60_000,
         "h" => 3_600_000,
-        "" => return Err(format!("a time without a unit; {EXPECTED}")),
+        "" => return Err(format!("a time needs a unit; {EXPECTED}")),
         _ => return Err(EXPECTED.to_owned()),
     };
     let millis = number.parse::<u64>().ok().and_then(|n| n.checked_mul(factor));
     match millis.map(Duration::from_millis) {
-        Some(Duration::ZERO) => Err("zero is no time to run in; expected at least \"1ms\"".to_owned()),
+        Some(Duration::ZERO) => Err("must be greater than zero; expected at least \"1ms\"".to_owned()),
         Some(time) if time <= MAX_TIME => Ok(time),
-        _ => Err("longer than the kernel can wait; expected at most \"596h\"".to_owned()),
+        _ => Err("too long; expected at most \"596h\"".to_owned()),
     }
 }
 
-/// `1GiB`, `512MB`, `100B`: binary and decimal units, written out to the `B`, since `1G` means 10^9 to some and 2^30 to
-/// others. Zero is refused: to tmpfs, for one, it means "without limit".
+/// `1GiB`, `512MB`, `100B`: binary and decimal units with their `B`, because `1G` can mean 10^9 or 2^30. Zero is refused: tmpfs,
+/// for example, reads it as "no limit".
 pub fn size(text: &str, max: u64) -> Result<u64, String> {
-    const EXPECTED: &str = "expected a size with B, KB, MB, GB, TB, KiB, MiB, GiB or TiB, as in \"512MiB\"";
+    const EXPECTED: &str = "expected a size with B, KB, MB, GB, TB, KiB, MiB, GiB or TiB, such as \"512MiB\"";
     if text.bytes().all(|b| b.is_ascii_digit()) {
-        return Err(format!("a size without a unit; {EXPECTED}"));
+        return Err(format!("a size needs a unit; {EXPECTED}"));
     }
     let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic()).trim_end_matches(' ');
     let unit_is_known = match text[number.len()..].trim_start_matches(' ').as_bytes() {
@@ -91,23 +91,23 @@ pub fn size(text: &str, max: u64) -> Result<u64, String> {
         }
         [] => false,
     };
-    // parse-size also reads 1e3KB, 1eKB, 1iB, 1_000B and spaces between digits
+    // parse-size also accepts 1e3KB, 1eKB, 1iB, 1_000B and spaces between digits
     if !unit_is_known || number.is_empty() || !number.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
         return Err(EXPECTED.to_owned());
     }
-    // 2^64 has 20 digits, and parse-size overflows where another one follows the largest of them
+    // 2^64 has 20 digits; parse-size overflows on the largest 20-digit numbers with another digit
     if number.bytes().filter(u8::is_ascii_digit).count() > 20 {
-        return Err(format!("more digits than a size has; {EXPECTED}"));
+        return Err(format!("too many digits; {EXPECTED}"));
     }
     match SizeParser::new().with_decimal().with_byte_suffix(ByteSuffix::Require).parse_size(text) {
-        Ok(0) => Err("zero is no limit that a call could keep; expected at least \"1B\"".to_owned()),
+        Ok(0) => Err("must be greater than zero; expected at least \"1B\"".to_owned()),
         Ok(bytes) if bytes <= max => Ok(bytes),
         Ok(_) | Err(parse_size::Error::PosOverflow) => Err(format!("too large; expected at most {max} bytes")),
         Err(_) => Err(EXPECTED.to_owned()),
     }
 }
 
-/// A size in the largest unit that it is whole in.
+/// A size as a whole number of the largest possible unit.
 #[must_use]
 pub(crate) fn size_text(bytes: u64) -> String {
     let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
@@ -117,7 +117,7 @@ pub(crate) fn size_text(bytes: u64) -> String {
     }
 }
 
-/// A time in the largest unit that it is whole in.
+/// A time as a whole number of the largest possible unit.
 #[must_use]
 pub(crate) fn time_text(time: Duration) -> String {
     let ms = time.as_millis();
@@ -170,7 +170,7 @@ mod tests {
         ] {
             assert!(time(text).is_err(), "{text}");
         }
-        assert!(time("10").unwrap_err().starts_with("a time without a unit"));
+        assert!(time("10").unwrap_err().starts_with("a time needs a unit"));
     }
 
     #[test]
@@ -219,11 +219,11 @@ mod tests {
         ] {
             assert!(size(text, MAX_SIZE).is_err(), "{text}");
         }
-        // what the library would make of these is 90, 1024 and an overflow
+        // parse-size alone reads the first two as 90 and 1024, and overflows on the others
         for text in ["90 iB", "1eKiB", "18446744073709551615.5TB", "000000000000000000001B"] {
             assert!(size(text, MAX_SIZE).is_err(), "{text}");
         }
         assert_eq!(size("2KiB", 2047), Err("too large; expected at most 2047 bytes".to_owned()));
-        assert!(size("1024", MAX_SIZE).unwrap_err().starts_with("a size without a unit"));
+        assert!(size("1024", MAX_SIZE).unwrap_err().starts_with("a size needs a unit"));
     }
 }

@@ -16,7 +16,7 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 #[case::unknown_table("[pluggins]\n", "pluggins")]
 #[case::no_unit(
     "[plugins.Probe]\nexec = \"plugins/upm-probe\"\nallowed_methods = [\"run\"]\nmemory = \"100\"\n",
-    "without a unit"
+    "needs a unit"
 )]
 #[case::number("[plugins.Probe]\nexec = \"plugins/upm-probe\"\nallowed_methods = [\"run\"]\nmemory = 100\n", "100")]
 #[case::bad_time(

@@ -296,7 +296,7 @@ mod tests {
             (r#"{"plugin":"P","method":"m","project":"x"}"#, "`project` of the request: x: expected an absolute path"),
             (r#"{"plugin":"P","method":"m","project":null}"#, "`project` of the request is no string"),
             (r#"{"plugin":"P","method":"m","timeout":5}"#, "`timeout` of the request is no string"),
-            (r#"{"plugin":"P","method":"m","timeout":"5"}"#, "`timeout` of the request: 5: a time without a unit"),
+            (r#"{"plugin":"P","method":"m","timeout":"5"}"#, "`timeout` of the request: 5: a time needs a unit"),
             (r#"{"plugin":"P","method":"m","request_id":"7"}"#, "`request_id` of the request: 7: not a UUID"),
             (r#"{"plugin":"P","method":"m","progress":1}"#, "`progress` of the request is neither"),
         ] {

@@ -1,11 +1,11 @@
-//! A change of the configuration, written in the file's own format: as the lines to add, and as the whole new text.
+//! A configuration change in the file's own format: as the lines to add, and as the whole new text.
 
 use crate::types::{Change, Setting};
 use serde_json::{Map, Value};
 use std::fmt::Write;
 use toml_edit::{DocumentMut, Item, Table, TableLike};
 
-/// The lines that say `change`, to be put into a configuration of this format: tables of TOML, or an object of JSON.
+/// `change` as lines to add to a configuration: TOML tables, or a JSON object.
 #[must_use]
 pub fn lines(change: &Change, is_json: bool) -> String {
     if is_json {
@@ -30,10 +30,10 @@ pub fn lines(change: &Change, is_json: bool) -> String {
     text
 }
 
-/// `text` with `change` made in it; all else stays as it was written, comments too (JSON is written anew, indented by two).
+/// `text` with `change` applied. The rest of a TOML file stays unchanged, with its comments; JSON is formatted with two spaces.
 ///
 /// # Errors
-/// A sentence: the text is not of that format, or has something else in a table's place.
+/// A message: the text does not parse, or has another value where a table is expected.
 pub fn apply(text: &str, is_json: bool, change: &Change) -> Result<String, String> {
     if is_json {
         let mut root: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
@@ -49,20 +49,21 @@ pub fn apply(text: &str, is_json: bool, change: &Change) -> Result<String, Strin
             let last = depth + 1 == setting.table.len();
             let item = place.entry(name).or_insert_with(|| {
                 let mut table = Table::new();
-                // Only the innermost gets a header of its own.
+                // Only the innermost table gets a header.
                 table.set_implicit(!last);
                 Item::Table(table)
             });
             if last && let Item::Table(table) = item {
                 table.set_implicit(false);
             }
-            place =
-                item.as_table_like_mut().ok_or_else(|| format!("{} is no table", setting.table[..=depth].join(".")))?;
+            place = item
+                .as_table_like_mut()
+                .ok_or_else(|| format!("{} is not a table", setting.table[..=depth].join(".")))?;
         }
         let new: toml_edit::Value =
             value(&setting.value).parse().map_err(|error: toml_edit::TomlError| error.message().to_owned())?;
         match place.get_mut(&setting.key).and_then(Item::as_value_mut) {
-            // What stands around the old value, such as a comment behind it, stays.
+            // Keep what surrounds the old value, such as a comment after it.
             Some(old) => {
                 let decor = old.decor().clone();
                 *old = new;
@@ -74,10 +75,10 @@ pub fn apply(text: &str, is_json: bool, change: &Change) -> Result<String, Strin
     Ok(document.to_string())
 }
 
-/// JSON as [`apply`] writes it: what a changed text is compared with.
+/// JSON as [`apply`] formats it, to compare a changed text with.
 ///
 /// # Errors
-/// A sentence: it is no JSON.
+/// A message: the text is not JSON.
 pub fn pretty_json(text: &str) -> Result<String, String> {
     let root: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
     pretty(&root)
@@ -87,7 +88,7 @@ fn pretty(root: &Value) -> Result<String, String> {
     Ok(serde_json::to_string_pretty(root).map_err(|error| error.to_string())? + "\n")
 }
 
-/// A value as the TOML library writes it.
+/// A value as TOML.
 fn value(value: &Value) -> String {
     toml::Value::try_from(value).map_or_else(|_| value.to_string(), |value| value.to_string())
 }
@@ -128,7 +129,7 @@ mod tests {
         assert!(toml.parse::<toml::Table>().is_ok());
         let json: Value = serde_json::from_str(&lines(&change(), true)).unwrap();
         assert_eq!(json["plugins"]["P"]["methods"]["run"]["processes"], 128);
-        // what a path holds is escaped by the library
+        // the library escapes the characters of a path
         let odd = Change(vec![setting("plugins.P.methods.run", "read", json!(["/a\"b\\c\u{1}"]))]);
         assert!(lines(&odd, false).parse::<toml::Table>().is_ok(), "{}", lines(&odd, false));
     }

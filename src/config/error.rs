@@ -1,30 +1,30 @@
-//! What can be wrong with a configuration, and with who may write it.
+//! Errors of a configuration, and of who may write it.
 
 use crate::types::{Code, Details, Failure};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// What kind of trouble a [`ConfigError`] is.
+/// The kind of a [`ConfigError`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConfigErrorKind {
-    /// A file or directory is not there.
+    /// A file or directory does not exist.
     NotFound,
     /// Someone other than root and the calling user could change it.
     Untrusted,
     /// The operating system refused to open or read it.
     Io,
-    /// Its content cannot be used.
+    /// Its content is invalid.
     Invalid,
 }
 
-/// Why there is no configuration to go by: `file:line:column: what, and what was expected`.
+/// Why a configuration cannot be used: `file:line:column: what, and what was expected`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
-    /// The kind of trouble.
+    /// The kind.
     pub kind: ConfigErrorKind,
-    /// The file or directory that it is about.
+    /// The file or directory.
     pub path: PathBuf,
-    /// 1-based line and column (in characters), where there is a place in a file.
+    /// 1-based line and column (in characters), if it is about a place in a file.
     pub place: Option<(usize, usize)>,
     /// What is wrong and what to do.
     pub message: String,

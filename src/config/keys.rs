@@ -1,5 +1,5 @@
-//! What the table of keys ([`crate::keys`]) is in a configuration: [`GrantKeys`] as they are read, [`Grant`] as a call gets
-//! them, the plan's [`Limits`]. `made.rs` has the macro; the types, values and arguments of the rows are looked up here.
+//! The types generated from the table of keys ([`crate::keys`]): [`GrantKeys`] as the configuration has them, [`Grant`] as a
+//! call gets them, the plan's [`Limits`]. `made.rs` has the macro; the names in the rows are resolved here.
 
 #[macro_use]
 mod made;

@@ -1,9 +1,8 @@
-//! The configuration: where it is, who may write it, what it says.
+//! The configuration: where it is, who may write it, what it contains.
 //!
-//! The file is found, checked for who could change it, and read through the descriptor that was checked
-//! ([`trust`]); TOML and JSON become one tree with places ([`tree`]) and then typed values ([`model`]), those of grants by one
-//! table of keys ([`crate::keys`]). What rules a plugin must not lie where a plugin may write; that is looked at once, when the
-//! file is read.
+//! The file is found ([`search`]), its owner and mode are checked, and it is read through the checked descriptor
+//! ([`trust`]). TOML and JSON become one tree with places ([`tree`]) and then typed values ([`model`]); [`crate::keys`] is the
+//! table of grant keys. When the file is read, [`writes`] checks that no grant lets a plugin change what controls plugins.
 #![forbid(unsafe_code)]
 
 mod edit;
@@ -48,22 +47,22 @@ use std::rc::Rc;
 /// The built-in `interpreter`.
 pub const DEFAULT_INTERPRETER: &str = "/usr/bin/python3";
 
-/// A configuration that can be gone by.
+/// A valid configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The file, absolute, as it was named.
+    /// The file's absolute path, with its links.
     pub path: PathBuf,
-    /// Its directory without symbolic links; relative paths belong to it.
+    /// Its directory without symbolic links; relative paths start here.
     pub dir: PathBuf,
     /// SHA-256 of its bytes, in hexadecimal.
     pub sha256: String,
     /// Absolute; may not exist yet.
     pub project_root: PathBuf,
-    /// What `--project` may name besides.
+    /// What else `--project` may name.
     pub projects: Vec<ProjectPattern>,
-    /// Absolute; may not exist yet. A plugin gets the directory of its name below it.
+    /// Absolute; may not exist yet. Each plugin gets a directory of its name in it.
     pub cache_dir: PathBuf,
-    /// Where modules are looked for, absolute, in order. Without the key: `plugins` beside the file, then the file's
+    /// Directories that modules are searched in, absolute, in order. Default: `plugins` beside the file, then the file's
     /// own directory. A directory may be missing.
     pub plugin_paths: Vec<PathBuf>,
     /// Where records go.
@@ -74,23 +73,23 @@ pub struct Config {
     pub egress: BTreeMap<String, EgressGroup>,
     /// Plugins by class.
     pub plugins: BTreeMap<String, Plugin>,
-    /// The lines of all of it.
+    /// The line of each key.
     pub outline: Outline,
     /// The configuration file and every directory on the way to it.
     own: Vec<Id>,
-    /// What rules plugins: its name in messages, its path, whether a writable path below it is as bad as one above it.
+    /// What controls plugins: its name in messages, its path, and whether writable paths inside it are denied too.
     ruling: Vec<(String, PathBuf, bool)>,
-    /// The same on this host, from when it is first asked for: most configurations grant no path.
+    /// The same on this host, looked up on first use: most configurations grant no path.
     rules: OnceCell<writes::Rules>,
 }
 
 impl Config {
-    /// The configuration file and every directory on the way to it: no plugin is shown one of them with what it holds.
+    /// The configuration file and every directory on the way to it: a plugin never sees the contents of one.
     pub(crate) fn own_ids(&self) -> Vec<Id> {
         self.own.clone()
     }
 
-    /// Whether `dir` is `project_root`, or one of `projects`, and may be granted at all.
+    /// Whether `dir` is `project_root` or one of `projects`, and not reserved.
     pub(crate) fn is_project(&self, dir: &ProjectDir) -> bool {
         let is_root = || {
             let root = walk::find(&self.project_root, How::RootLinks);
@@ -100,24 +99,23 @@ impl Config {
         !is_reserved(dir.path()) && named()
     }
 
-    /// Whether `path` could be `project_root` or one of `projects` by its names alone, with neither `..` nor a link of
-    /// somebody else's in them. Nothing of it is looked up: how far a walk comes tells what is there.
+    /// Whether the names in `path` alone match `project_root` or one of `projects`; `..` never does. `path` is not
+    /// looked up: the result of a walk would reveal what exists.
     pub(crate) fn spells_project(&self, path: &Path) -> bool {
         !path.components().any(|part| part == Component::ParentDir)
             && (path::leads_to(&self.project_root, path)
                 || self.projects.iter().any(|pattern| pattern.is_spelled(path)))
     }
 
-    /// The lines that say `change`, in this file's format.
+    /// `change` as lines in this file's format.
     pub fn lines(&self, change: &Change) -> String {
         edit::lines(change, self.is_json())
     }
 
-    /// This file's text (as `upm` itself would write it, where it is JSON) and the text with `change` made in it, and that
-    /// it would be a configuration to go by. Nothing is written.
+    /// The file's text with `change` applied, and the configuration that it gives. Nothing is written.
     ///
     /// # Errors
-    /// What the changed file would be refused for.
+    /// The changed file would be invalid.
     pub fn changed(&self, change: &Change) -> Result<(String, Config), ConfigError> {
         let text = edit::apply(self.outline.text(), self.is_json(), change)
             .map_err(|error| ConfigError::new(ConfigErrorKind::Invalid, &self.path, error))?;
@@ -127,7 +125,7 @@ impl Config {
         Ok((text, config))
     }
 
-    /// The text that [`Config::changed`] starts from.
+    /// The text to compare [`Config::changed`] with: the file's own, or its JSON as `upm` writes it.
     pub fn unchanged(&self) -> String {
         if self.is_json() {
             edit::pretty_json(self.outline.text()).unwrap_or_else(|_| self.outline.text().to_owned())
@@ -140,19 +138,19 @@ impl Config {
         self.path.extension().is_some_and(|extension| extension == "json")
     }
 
-    /// The cache of one plugin.
+    /// The cache directory of one plugin.
     pub fn plugin_cache_dir(&self, plugin: &str) -> PathBuf {
         self.cache_dir.join(plugin)
     }
 }
 
-/// An existing directory that `--project` named.
+/// An existing directory, named by `--project`.
 #[derive(Debug, Clone)]
 pub struct ProjectDir(Rc<Object>);
 
 impl ProjectDir {
-    /// Walks `path` from `/`, or from the working directory. A symbolic link is followed where root or the calling user
-    /// alone could have placed it.
+    /// Walks `path` from `/`, or from the working directory. It follows only symbolic links that nobody but root and the
+    /// calling user could have placed.
     pub fn resolve(path: &Path) -> Result<Self, ConfigError> {
         let found = walk::find(path, How::SafeLinks).map_err(|error| {
             let why = match error.errno() {
@@ -174,8 +172,8 @@ impl ProjectDir {
     }
 }
 
-/// What `bytes` say as the configuration `path`, whose ending tells JSON from TOML, to root with an empty environment.
-/// Nothing looks at who could have written them: a call goes by [`load`], this is for fuzzing.
+/// Reads `bytes` as the configuration `path` (JSON if it ends in `.json`, else TOML), as root and with an empty environment.
+/// It does not check who could have written them: calls use [`load`], this is for fuzzing.
 #[doc(hidden)]
 pub fn read_unchecked(path: &Path, bytes: Vec<u8>) -> Result<Config, ConfigError> {
     let dir = path.parent().unwrap_or(Path::new("/"));
@@ -195,7 +193,7 @@ fn understand(
     let root = if is_json { source.parse_json()? } else { source.parse_toml()? };
     let model = model::read(&source, &root, dir)?;
     let unknown =
-        |error: std::io::Error| ConfigError::new(ConfigErrorKind::Io, path, format!("cannot be followed: {error}"));
+        |error: std::io::Error| ConfigError::new(ConfigErrorKind::Io, path, format!("cannot be resolved: {error}"));
     let mut config = Config {
         path: path.to_owned(),
         dir: dir.to_owned(),
@@ -218,7 +216,7 @@ fn understand(
     Ok(config)
 }
 
-/// Whether the part of a pattern before the first `*` can be followed. It may be missing.
+/// Checks that the part of a pattern before the first `*` can be followed. It may be missing.
 ///
 /// # Errors
 /// A symbolic link on the way that somebody other than root could have placed.

@@ -1,4 +1,4 @@
-//! The configuration as typed values, read from the tree that both formats give.
+//! The configuration as typed values, read from the tree of either format.
 
 use super::error::ConfigError;
 use super::keys::GrantKeys;
@@ -12,11 +12,11 @@ use crate::types::{Client, EgressGroup, EgressSource, Proxy};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// Plugins, and methods of all of them, that one configuration may have: `upm check` looks at each by itself.
+/// Limits for the plugins of one configuration, and for their methods together: `upm check` checks each one.
 const MAX_PLUGINS: usize = 500;
 const MAX_METHODS: usize = 2000;
 
-/// How the configuration says a plugin is started.
+/// How a plugin is started.
 #[derive(Debug, Clone, PartialEq)]
 pub enum EntrySpec {
     /// `module = "a.b"`.
@@ -36,7 +36,7 @@ pub struct Plugin {
     pub entry: EntrySpec,
     /// Methods that may be called, in the order written.
     pub allowed_methods: Vec<String>,
-    /// The directory of `<method>.json`, absolute.
+    /// The absolute path of the directory with `<method>.json`.
     pub schemas: Option<PathBuf>,
     /// Grant keys of the plugin.
     pub keys: GrantKeys,
@@ -47,10 +47,10 @@ pub struct Plugin {
 /// `audit.journald`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Journald {
-    /// When it is there.
+    /// If it is available.
     #[default]
     Auto,
-    /// Or no call.
+    /// Without it, no call is made.
     Required,
     /// Never.
     Off,
@@ -59,7 +59,7 @@ pub enum Journald {
 /// `audit.arguments`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum AuditArguments {
-    /// Their SHA-256 alone.
+    /// Only their SHA-256.
     #[default]
     Digest,
     /// In full.
@@ -71,13 +71,13 @@ pub enum AuditArguments {
 pub struct Audit {
     /// Whether records go to journald.
     pub journald: Journald,
-    /// Where JSON lines go, absolute; `None` when the configuration names no file.
+    /// The absolute path of the file for JSON lines; `None` if the configuration does not have one.
     pub file: Option<PathBuf>,
-    /// What a record holds of the arguments.
+    /// What a record contains of the arguments.
     pub arguments: AuditArguments,
 }
 
-/// What the file says, before anything is compared with the file system.
+/// The file's content, before anything is compared with the file system.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Model {
     pub project_root: PathBuf,
@@ -99,14 +99,14 @@ pub(super) fn read(source: &Source, root: &Node, dir: &Path) -> Result<Model, Co
         project_root: dir.join("project"),
         projects: Vec::new(),
         cache_dir: dir.join(".upm-cache"),
-        // beside the file, as in `{"plugins": {"X": {"module": "upm.plugins.x", …}}}`, which names no directory
+        // beside the file, as for `{"plugins": {"X": {"module": "upm.plugins.x", …}}}`, which has no `plugin_paths`
         plugin_paths: vec![dir.join("plugins"), dir.to_owned()],
         audit: Audit::default(),
         defaults: GrantKeys::default(),
         egress: BTreeMap::new(),
         plugins: BTreeMap::new(),
     };
-    // grants name groups, so groups come first wherever they stand
+    // grants refer to groups, so groups are read first
     if let Some((_, groups)) = top.iter().find(|(key, _)| key.name == "egress") {
         model.egress = reader.egress_groups(groups)?;
         reader.groups = model.egress.keys().cloned().collect();
@@ -155,7 +155,9 @@ impl Reader<'_> {
                 let what = quote(&key.name);
                 return Err(self.error(
                     key.at,
-                    format!("{what} is no name for an egress group; expected letters, digits, \"_\" and \"-\""),
+                    format!(
+                        "{what} is not a valid name for an egress group; expected letters, digits, \"_\" and \"-\""
+                    ),
                 ));
             }
             groups.insert(key.name.clone(), self.egress_group(&key.name, group)?);
@@ -227,13 +229,10 @@ impl Reader<'_> {
             (None, Some((_, client))) => EgressSource::Client(client),
             (Some(_), Some((at, _))) => {
                 return Err(self
-                    .error(at, "\"client\" beside \"hosts\"; expected one of them, the other in a group of its own"));
+                    .error(at, "\"client\" and \"hosts\" together; expected one of them, the other in its own group"));
             }
             (None, None) => {
-                return Err(self.error(
-                    group.at,
-                    format!("the egress group {} names nothing; expected \"hosts\" or \"client\"", quote(name)),
-                ));
+                return Err(self.error(group.at, format!("the egress group {} needs `hosts` or `client`", quote(name))));
             }
         };
         Ok(EgressGroup { name: name.to_owned(), source, allow_private, proxy, tls })
@@ -246,12 +245,12 @@ impl Reader<'_> {
             "env" => Ok(Proxy::Env),
             url => {
                 // not shown: it may hold a password
-                let wrong = || self.error(node.at, format!("a proxy that is not understood; expected {EXPECTED}"));
+                let wrong = || self.error(node.at, format!("not a valid proxy; expected {EXPECTED}"));
                 let authority = url.strip_prefix("http://").ok_or_else(wrong)?;
                 let authority = authority.strip_suffix('/').unwrap_or(authority);
                 let (credentials, place) = authority.rsplit_once('@').unwrap_or(("", authority));
                 let (host, port) = place.rsplit_once(':').ok_or_else(wrong)?;
-                // as the gateway reads it, which would otherwise find out at the first connection
+                // the same rules as in the gateway, which would report the error only at the first connection
                 let escape = |text: &str| text.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2;
                 let credentials_ok = credentials.split('%').skip(1).all(escape);
                 let port_ok =
@@ -274,7 +273,7 @@ impl Reader<'_> {
         if !value::is_plugin_name(name) {
             return Err(self.error(
                 key.at,
-                format!("{} is no plugin name; expected a class name, [A-Z][A-Za-z0-9_]{{0,63}}", quote(name)),
+                format!("{} is not a valid plugin name; expected a class name, [A-Z][A-Za-z0-9_]{{0,63}}", quote(name)),
             ));
         }
         let (mut module, mut exec, mut allowed_methods, mut schemas, mut methods_node) = (None, None, None, None, None);
@@ -290,8 +289,7 @@ impl Reader<'_> {
                 }
                 "exec" => exec = Some((key.at, self.path(node, false)?)),
                 "allowed_methods" => {
-                    let expected =
-                        "method names, [A-Za-z_][A-Za-z0-9_]{0,63}, of which only __introspect__ may start with \"_\"";
+                    let expected = "method names, [A-Za-z][A-Za-z0-9_]{0,63}, or \"__introspect__\"";
                     allowed_methods = Some(self.names(node, expected, value::is_method_name)?);
                 }
                 "schemas" => schemas = Some(self.path(node, false)?.path),
@@ -307,16 +305,15 @@ impl Reader<'_> {
         let entry = match (module, exec) {
             (Some(module), None) => EntrySpec::Module(module),
             (None, Some((_, path))) => EntrySpec::Exec(path),
-            (Some(_), Some((at, _))) => return Err(self.error(at, "\"exec\" beside \"module\"; expected one of them")),
+            (Some(_), Some((at, _))) => {
+                return Err(self.error(at, "\"exec\" and \"module\" together; expected one of them"));
+            }
             (None, None) => {
-                return Err(
-                    self.error(key.at, format!("{name} says not how it is started; expected \"module\" or \"exec\""))
-                );
+                return Err(self.error(key.at, format!("{name} needs `module` or `exec`")));
             }
         };
-        let allowed_methods = allowed_methods.ok_or_else(|| {
-            self.error(key.at, format!("{name} allows no list of methods; expected \"allowed_methods\""))
-        })?;
+        let allowed_methods =
+            allowed_methods.ok_or_else(|| self.error(key.at, format!("{name} is missing `allowed_methods`")))?;
         let methods =
             methods_node.map(|node| self.methods(name, node, &allowed_methods)).transpose()?.unwrap_or_default();
         Ok(Plugin { name: name.clone(), line: self.line(key.at), entry, allowed_methods, schemas, keys, methods })
@@ -334,7 +331,7 @@ impl Reader<'_> {
                 return Err(self.error(
                     key.at,
                     format!(
-                        "{} is not in allowed_methods of {plugin}; add it there or remove this table",
+                        "{} is not in `allowed_methods` of {plugin}; add it there or remove this table",
                         quote(&key.name)
                     ),
                 ));
@@ -344,7 +341,7 @@ impl Reader<'_> {
         Ok(methods)
     }
 
-    /// A table of grant keys alone.
+    /// A table of grant keys only.
     fn grant_keys(&self, node: &Node, what: &str) -> Result<GrantKeys, ConfigError> {
         let mut keys = GrantKeys::default();
         for (key, node) in self.table(node, what)? {
@@ -355,7 +352,7 @@ impl Reader<'_> {
         Ok(keys)
     }
 
-    /// Reads a grant key into `keys`; false when it is none. An error names the key before its value.
+    /// Reads a grant key into `keys`; false if it is not a grant key. Error messages begin with the key.
     fn grant_key(&self, keys: &mut GrantKeys, key: &Key, node: &Node) -> Result<bool, ConfigError> {
         let Some(grant_key) = keys::Key::named(&key.name) else { return Ok(false) };
         keys.set(grant_key, self.line(key.at), self, node).map_err(|mut error| {

@@ -1,4 +1,4 @@
-//! Where everything stands in the file: for whoever tells people about a line of it.
+//! The line of each key and list item in the file, for messages.
 
 use super::tree::{Data, Key, Node, Source};
 use std::fmt;
@@ -10,7 +10,7 @@ pub struct Outline {
     root: Node,
 }
 
-/// Without the text: it may hold credentials.
+/// Without the text: it may contain credentials.
 impl fmt::Debug for Outline {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Outline")
@@ -27,14 +27,13 @@ impl Outline {
         self.source.text()
     }
 
-    /// The 1-based line of the key that `path` leads to, as in `["egress", "pip", "client"]`. `None` when it was not
-    /// written.
+    /// The 1-based line of the key at `path`, such as `["egress", "pip", "client"]`. `None` if the file does not have it.
     #[must_use]
     pub fn line(&self, path: &[&str]) -> Option<usize> {
         self.find(path).map(|(at, _)| self.source.place(at).0)
     }
 
-    /// The lines of the items of the list that `path` leads to; empty when it is none.
+    /// The lines of the items of the list at `path`; empty if it is not a list.
     #[must_use]
     pub fn items(&self, path: &[&str]) -> Vec<usize> {
         match self.find(path).map(|(_, node)| &node.value) {
@@ -43,7 +42,7 @@ impl Outline {
         }
     }
 
-    /// The keys of the table that `path` leads to, in the order of the file; empty when it is none.
+    /// The keys of the table at `path`, in the order of the file; empty if it is not a table.
     #[must_use]
     pub fn keys(&self, path: &[&str]) -> Vec<(&str, usize)> {
         match self.find(path).map(|(_, node)| &node.value) {

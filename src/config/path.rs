@@ -1,35 +1,34 @@
-//! Paths as the configuration writes them.
+//! Paths in the configuration.
 
 use crate::walk::{self, How, Object};
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-/// What a configured path starts from.
+/// What a configured path is relative to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Base {
-    /// The file system's root, or the configuration's directory: fixed when the file was read.
+    /// `/` or the configuration's directory, known when the file is read.
     Fixed,
-    /// `{project_root}`, known with the call.
+    /// `{project_root}`, known for a call.
     ProjectRoot,
-    /// `{cache_dir}`, known with the plugin.
+    /// `{cache_dir}`, known for a plugin.
     CacheDir,
 }
 
-/// A path of the configuration, checked for its form.
+/// A path in the configuration, syntactically valid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PathSpec {
     /// What `path` is relative to.
     pub base: Base,
-    /// Absolute for [`Base::Fixed`], else what follows the variable.
+    /// Absolute for [`Base::Fixed`], otherwise what follows the variable.
     pub path: PathBuf,
     /// 1-based line and column in the configuration; `None` for built-in values.
     pub place: Option<(usize, usize)>,
 }
 
 impl PathSpec {
-    /// Reads `text`; a relative path belongs to `dir`. `variables` says whether `{project_root}` and `{cache_dir}` are
-    /// known where it stands.
+    /// Parses `text`; a relative path starts at `dir`. `variables`: whether `{project_root}` and `{cache_dir}` are allowed.
     pub(crate) fn parse(text: &str, dir: &Path, variables: bool) -> Result<Self, String> {
         if text.is_empty() {
             return Err("an empty path; expected a path".to_owned());
@@ -38,10 +37,10 @@ impl PathSpec {
             return Err("a path with control characters; expected one without".to_owned());
         }
         if text.len() > 4095 {
-            return Err("a path longer than 4095 bytes, the kernel's limit".to_owned());
+            return Err("a path longer than 4095 bytes; expected a shorter one".to_owned());
         }
         if text == "~" || text.starts_with("~/") {
-            return Err("\"~\" is not expanded; write the directory out".to_owned());
+            return Err("\"~\" is not expanded; expected the full path".to_owned());
         }
         let (base, rest) = if let Some(rest) = text.strip_prefix("{project_root}") {
             (Base::ProjectRoot, rest)
@@ -51,39 +50,39 @@ impl PathSpec {
             (Base::Fixed, text)
         };
         if rest.contains(['{', '}']) {
-            return Err(
-                "a variable that is not known here; expected {project_root} or {cache_dir}, at the start".to_owned()
-            );
+            return Err("an unknown variable; expected {project_root} or {cache_dir}, at the start".to_owned());
         }
         if base == Base::Fixed {
             return Ok(PathSpec { base, path: normalize(&dir.join(rest)), place: None });
         }
         if !variables {
-            return Err("variables are not known here; expected a path relative to this file, or absolute".to_owned());
+            return Err(
+                "variables are not allowed here; expected an absolute path, or one relative to this file".to_owned()
+            );
         }
         if !rest.is_empty() && !rest.starts_with('/') {
-            return Err("text right after a variable; expected \"/\"".to_owned());
+            return Err("text directly after a variable; expected \"/\"".to_owned());
         }
         let rest = Path::new(rest.trim_start_matches('/'));
         if rest.components().any(|part| part == Component::ParentDir) {
-            return Err("\"..\" after a variable; expected a path below it".to_owned());
+            return Err("\"..\" after a variable; expected a path inside it".to_owned());
         }
         Ok(PathSpec { base, path: normalize(rest), place: None })
     }
 
-    /// The absolute path, with the variables' values.
+    /// The absolute path, with variables replaced.
     pub fn expand(&self, project_root: &Path, cache_dir: &Path) -> PathBuf {
         let base = match self.base {
             Base::Fixed => return self.path.clone(),
             Base::ProjectRoot => project_root,
             Base::CacheDir => cache_dir,
         };
-        // joining an empty path would leave a slash at the end
+        // joining an empty path would add a trailing slash
         if self.path.as_os_str().is_empty() { base.to_owned() } else { base.join(&self.path) }
     }
 }
 
-/// As the configuration writes it.
+/// As written in the configuration.
 impl fmt::Display for PathSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let base = match self.base {
@@ -95,8 +94,8 @@ impl fmt::Display for PathSpec {
     }
 }
 
-/// `path` without `.`, `..` and doubled slashes, by its text alone: granted paths are opened without following
-/// symbolic links, so that the text is what counts.
+/// `path` without `.`, `..` and doubled slashes. Only the text is processed: granted paths are opened without following
+/// symbolic links.
 pub fn normalize(path: &Path) -> PathBuf {
     let mut out = PathBuf::new();
     for part in path.components() {
@@ -111,25 +110,27 @@ pub fn normalize(path: &Path) -> PathBuf {
     out
 }
 
-/// The kernel's own directories and the root, which no grant can name.
+/// `/` and the kernel's directories, which are never granted.
 pub fn is_reserved(path: &Path) -> bool {
     path == Path::new("/") || ["/proc", "/sys", "/dev", "/run"].iter().any(|reserved| path.starts_with(reserved))
 }
 
-/// A pattern of `projects`: an absolute path whose components may hold `*`, which matches no `/` and, at the start of
-/// a component, no leading dot, as in a shell.
+/// A pattern of `projects`: an absolute path whose components may contain `*`. As in a shell, `*` does not match `/`, nor a
+/// leading dot at the start of a component.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProjectPattern {
-    /// As the configuration has it.
+    /// As written in the configuration.
     pub text: String,
-    /// Absolute and normal.
+    /// Absolute and normalized.
     pub(crate) path: PathBuf,
 }
 
 impl ProjectPattern {
     pub(crate) fn parse(text: &str, dir: &Path) -> Result<Self, String> {
         if text.contains("**") || text.contains(['?', '[', ']']) {
-            return Err("a pattern beyond \"*\"; expected a path with \"*\" for any name at one level".to_owned());
+            return Err(
+                "\"**\", \"?\" and \"[]\" are not supported; expected \"*\" for any name at one level".to_owned()
+            );
         }
         let path = PathSpec::parse(text, dir, false)?.path;
         Ok(ProjectPattern { text: text.to_owned(), path })
@@ -140,8 +141,8 @@ impl ProjectPattern {
         self.path.components().take_while(|part| !is_open(part)).collect()
     }
 
-    /// Whether `directory` is one of those meant: below the very directory that the part before the first `*` leads to, by
-    /// names that match the rest. A symbolic link in that part counts where root alone could have placed it.
+    /// Whether `directory` matches: it is below the directory that the part before the first `*` leads to, and its names match
+    /// the rest. A symbolic link in that part is followed only if nobody but root could have placed it.
     pub fn matches(&self, directory: &Object) -> bool {
         let mut at = directory;
         let open: Vec<Component<'_>> = self.path.components().skip_while(|part| !is_open(part)).collect();
@@ -155,7 +156,7 @@ impl ProjectPattern {
         walk::find(&self.fixed(), How::RootLinks).is_ok_and(|fixed| fixed.id() == at.id())
     }
 
-    /// Whether `path` could be one of those by its names alone. Nothing of it is looked up.
+    /// Whether the names in `path` match. `path` is not looked up.
     pub(crate) fn is_spelled(&self, path: &Path) -> bool {
         let open: Vec<Component<'_>> = self.path.components().skip_while(|part| !is_open(part)).collect();
         let Some(length) = path.components().count().checked_sub(open.len()) else { return false };
@@ -168,7 +169,7 @@ impl ProjectPattern {
     }
 }
 
-/// Whether `path` is what the configuration names `named`, or that without symbolic links. Only `named` is looked up.
+/// Whether `path` is `named`, a path in the configuration, or the same without symbolic links. Only `named` is looked up.
 pub(crate) fn leads_to(named: &Path, path: &Path) -> bool {
     path == named || walk::find(named, How::RootLinks).is_ok_and(|found| found.path() == path)
 }
@@ -237,7 +238,7 @@ mod tests {
             assert!(spec(text).is_err(), "{text:?}");
         }
         assert!(
-            PathSpec::parse("{cache_dir}", Path::new("/"), false).unwrap_err().starts_with("variables are not known")
+            PathSpec::parse("{cache_dir}", Path::new("/"), false).unwrap_err().starts_with("variables are not allowed")
         );
     }
 
@@ -265,7 +266,7 @@ mod tests {
             assert_eq!(
                 pattern.is_spelled(&root.join(path)),
                 matches,
-                "its names alone say the same: {pattern:?} {path}"
+                "its names alone give the same result: {pattern:?} {path}"
             );
             matches
         };
@@ -301,7 +302,7 @@ mod tests {
             ("srv/.a/x", false),
             ("srv", false),
         ] {
-            assert_eq!(pattern.is_spelled(&root.join(path)), spelled, "whatever is there: {path}");
+            assert_eq!(pattern.is_spelled(&root.join(path)), spelled, "whether or not it exists: {path}");
         }
         assert!(!pattern.is_spelled(Path::new("/")) && !pattern.is_spelled(Path::new("srv/a/x")));
         for pattern in ["/a/**", "/a/?", "/a/[b]", "~/x", ""] {

@@ -1,18 +1,19 @@
-//! Whether a configuration that was found, rather than named, lies where a call could write.
+//! Whether a configuration that was found, not named, is where a call could have written it.
 //!
-//! Before a call is granted a directory or file to write, its identity is recorded in the state directory (`host::writable`).
-//! A record is a symbolic link: its name says which object, its target when and by which path that was granted. To look one
-//! up is one `readlink`, and to make one is atomic. An object is known by its inode number and its time of birth, which
-//! nobody can set: the number of a removed directory is used again, and device numbers change from boot to boot. Where its
-//! file system keeps no time of birth, it is known by its number and what is mounted, and by its path.
+//! Before a call gets write access to a directory or file, its identity is recorded in the state directory (`host::writable`).
+//! A record is a symbolic link: its name identifies the object, its target contains the time and the granted path. Reading one
+//! is one `readlink`, and creating one is atomic. An object is identified by its inode number and its birth time, which
+//! nobody can set: inode numbers of removed directories are reused, and device numbers change between boots. If its
+//! file system has no birth times, it is identified by its inode number and what is mounted, and by its path.
 //!
-//! A configuration counts as planted where it, a directory or link on the way to it, or a directory above it is on record. What
-//! is above is found by `..` from descriptors, and, where a mount shows a part of a file system alone, in what that part lies in.
+//! A configuration counts as planted if it, a directory or link on the way to it, or a directory above it is recorded. The
+//! directories above are found by `..` from descriptors and, if a mount shows only a part of a file system, in the mounts
+//! that contain this part.
 //!
-//! Plugins of other calls may rename and write meanwhile. The answer holds all the same: a plugin changes only what lies in a
-//! directory on record. Whoever goes up from there meets that directory, however the rest is moved about, before `/`; whoever
-//! comes down meets it before any name that a plugin could change; and what was read before the records were looked at is not
-//! what a call wrote that was recorded later.
+//! Plugins of other calls may rename and write meanwhile. The result is still correct: a plugin can change only what is in a
+//! recorded directory. The way up from there passes that directory before `/`, whatever is renamed; the way down passes it
+//! before any name that a plugin could change; and the file is read before the records, so that a call that is recorded
+//! later cannot have written what was read.
 #![forbid(unsafe_code)]
 
 use super::error::{ConfigError, ConfigErrorKind};
@@ -27,20 +28,20 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
-/// root's state directory, which everybody may enter.
+/// root's state directory, which all users may enter.
 const ROOT_STATE: &str = "/var/lib/upm";
-/// The directory of the records, in a state directory.
+/// The records' directory in a state directory.
 const RECORDS: &str = "writable";
-/// Links followed before a path counts as a loop; `MAXSYMLINKS` of the kernel.
+/// Links to follow before a path counts as a loop; the kernel's `MAXSYMLINKS`.
 const MAX_LINKS: usize = 40;
-/// Directories looked at for one configuration, those met again because they were moved included. A path has 4096 bytes at
-/// most, which is half as many.
+/// Limit for the directories to check for one configuration, counting those met again after a rename. A path has at most
+/// 4096 bytes, and so about 2000 directories.
 const MAX_LOOKS: usize = 10_000;
-/// Looking, never reading.
+/// Opens without read access.
 const LOOK: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-/// The state directories: root's for root; for a user that of `XDG_STATE_HOME`, that of `HOME`, and where neither is set that
-/// of the user database. A variable that is empty or relative counts as unset, as the XDG base directory specification says.
+/// The state directories: root's for root; for a user those of `XDG_STATE_HOME` and `HOME`, or, if both are unset, that of
+/// the user database. An empty or relative variable counts as unset (XDG base directory specification).
 pub fn state_dirs(is_root: bool, env: &dyn Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
     if is_root {
         return vec![PathBuf::from(ROOT_STATE)];
@@ -57,20 +58,20 @@ pub fn state_dirs(is_root: bool, env: &dyn Fn(&str) -> Option<OsString>) -> Vec<
     bases.iter().map(|base| base.join("upm")).collect()
 }
 
-/// The directories that records are kept in, one in each state directory. A user's are made in each and looked for in each,
-/// for variables differ between a login and a timer; the first must take them.
+/// The record directories, one in each state directory. A user's records are created and searched in all of them, because
+/// the variables of a login and a timer differ; creating them in the first must succeed.
 pub fn record_dirs(is_root: bool, env: &dyn Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
     state_dirs(is_root, env).iter().map(|dir| dir.join(RECORDS)).collect()
 }
 
-/// The same object by the same mount: `..` of `/` leads to itself.
+/// Identifies an object in a mount: `..` of `/` leads to itself.
 type Place = (u64, u64, u32, u32);
 
-/// What identifies an object, and its mount where it is the root of one.
+/// What identifies an object, and its mount if it is the root of one.
 struct Identity {
     keys: Vec<String>,
     place: Place,
-    /// The mount that it is the root of.
+    /// The mount, if it is the root of one.
     mount: Option<u64>,
 }
 
@@ -92,8 +93,8 @@ fn identity(object: BorrowedFd<'_>) -> Result<Identity, Errno> {
     })
 }
 
-/// For a file system that keeps no time of birth (NFS, FUSE). Its device number is another after each mount, and inode numbers
-/// of FUSE may be too: the number goes with what is mounted, wherever, and the path with whatever is mounted there.
+/// For a file system without birth times (NFS, FUSE). Its device number changes with each mount, and inode numbers of FUSE may
+/// change too: one key is the inode number with the mounted source, at any mount point; the other is the path.
 fn unborn_keys(object: BorrowedFd<'_>, inode: u64) -> Result<Vec<String>, Errno> {
     let io = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
     let mount = crate::mounts::of(object).map_err(io)?;
@@ -106,23 +107,22 @@ fn unborn_keys(object: BorrowedFd<'_>, inode: u64) -> Result<Vec<String>, Errno>
     ])
 }
 
-/// The names of an object's records: one, or two where its file system keeps no time of birth.
+/// The names of an object's records: one, or two if its file system has no birth times.
 ///
 /// # Errors
-/// What `statx(2)` says; that the object's mount is not known.
+/// Those of `statx(2)`; the object's mount is unknown.
 pub fn record_keys(object: BorrowedFd<'_>) -> Result<Vec<String>, Errno> {
     identity(object).map(|identity| identity.keys)
 }
 
-/// Refuses `path`, which was searched for and was read just before, where a call could write what lies there. A path that is
-/// not there is fine.
+/// Refuses `path`, found by the search and just read, if a call could have written it. A path that does not exist is accepted.
 pub(super) fn refuse(path: &Path, env: &dyn Fn(&str) -> Option<OsString>, is_root: bool) -> Result<(), ConfigError> {
     let io = |errno: Errno| {
         if errno == Errno::ACCESS && !is_root && roots_are_closed() {
             return closed(path);
         }
         let message = format!(
-            "whether calls of plugins may write here could not be told: {}; name the configuration with --config",
+            "cannot determine whether plugins may write here: {}; name the configuration with --config",
             std::io::Error::from(errno)
         );
         ConfigError::new(ConfigErrorKind::Io, path, message)
@@ -138,32 +138,32 @@ pub(super) fn refuse(path: &Path, env: &dyn Fn(&str) -> Option<OsString>, is_roo
     }
 }
 
-/// Whether this user may not look at root's records.
+/// Whether this user cannot access root's records.
 fn roots_are_closed() -> bool {
     let records = Path::new(ROOT_STATE).join(RECORDS);
     rustix::fs::access(&records, rustix::fs::Access::EXEC_OK) == Err(Errno::ACCESS)
 }
 
-/// What is said where root's records are shut: without them nobody knows what its calls may write.
+/// The error if root's records are not accessible: without them, what root's calls may write is unknown.
 fn closed(path: &Path) -> ConfigError {
     let named = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     ConfigError::new(
         ConfigErrorKind::Io,
         path,
         format!(
-            "was found, not named, and root's record of what its calls may write ({ROOT_STATE}/{RECORDS}) cannot be looked at; \
-             let root run: chmod a+x {ROOT_STATE} {ROOT_STATE}/{RECORDS}; or name the configuration: --config {} \
+            "was found, not named, and root's record of what its calls may write ({ROOT_STATE}/{RECORDS}) is not accessible; \
+             run as root: chmod a+x {ROOT_STATE} {ROOT_STATE}/{RECORDS}; or name the configuration: --config {} \
              (or UPM_CONFIG_PATH)",
             shell(&named)
         ),
     )
 }
 
-/// Refuses `path` where it, or a link to it, lies directly in a directory such as `/tmp`. Nobody can exchange there what belongs
-/// to another, but whoever has a file of another in a directory of his own, a plugin's of that user or a log of root, can move
-/// it there.
+/// Refuses `path` if it, or a link to it, is directly in a directory such as `/tmp`. Users cannot replace each other's files
+/// there. But a user who has another user's file in his own directory, such as one that a plugin of that user wrote, or root's
+/// log, can move it there.
 fn refuse_shared(path: &Path) -> Result<(), ConfigError> {
-    // What cannot be walked is not read either, and the reading says why.
+    // If the walk fails, the read fails too, with a better error.
     let Ok(walked) = walk::walk(path, How::Trusted) else { return Ok(()) };
     let uid = rustix::process::getuid().as_raw();
     let looked_in = walked.links.iter().map(|link| &link.parent).chain(walked.object.parent());
@@ -173,7 +173,7 @@ fn refuse_shared(path: &Path) -> Result<(), ConfigError> {
         ConfigErrorKind::Untrusted,
         path,
         format!(
-            "was found, not named, and lies in {}, where others may put files; it is not used. Read it, then name it: \
+            "was found, not named, and is in {}, where other users can put files; it is not used. Read it, then name it: \
              --config {} (or UPM_CONFIG_PATH), or call upm in another directory",
             shell(shared.path()),
             shell(&named)
@@ -181,7 +181,7 @@ fn refuse_shared(path: &Path) -> Result<(), ConfigError> {
     ))
 }
 
-/// What is said of a planted configuration.
+/// The error of a planted configuration.
 fn planted(path: &Path, record: &Record) -> ConfigError {
     let named = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let granted = shorten(&record.granted.to_string_lossy(), 4096);
@@ -189,7 +189,7 @@ fn planted(path: &Path, record: &Record) -> ConfigError {
         ConfigErrorKind::Untrusted,
         path,
         format!(
-            "was found, not named, and lies where calls of plugins may write ({granted}, on record as {}), so a plugin may have \
+            "was found, not named, and is where plugins may write ({granted}, recorded in {}), so a plugin may have \
              written it; it is not used. Read it, then name it: --config {} (or UPM_CONFIG_PATH), or call upm in another directory",
             shell(&record.file),
             shell(&named)
@@ -197,21 +197,21 @@ fn planted(path: &Path, record: &Record) -> ConfigError {
     )
 }
 
-/// A record that was met.
+/// A record that was found.
 struct Record {
     /// The link.
     file: PathBuf,
-    /// The path that was granted, as the record has it.
+    /// The granted path in the record.
     granted: PathBuf,
 }
 
-/// One search for records on the way to a configuration and above it.
+/// A search for records of the directories on the way to a configuration, and above it.
 struct Search {
     records: Vec<(PathBuf, OwnedFd)>,
     mounts: Option<Table>,
-    /// Directories from which `/` was reached, past no record.
+    /// Directories with no record between them and `/`.
     clear: HashSet<Place>,
-    /// Mounts whose surroundings were looked at, or are being.
+    /// Mounts whose surroundings are already checked, or being checked.
     around: HashSet<u64>,
     looks: usize,
 }
@@ -227,9 +227,9 @@ impl Search {
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
             match rustix::fs::open(&dir, flags, Mode::empty()) {
                 Ok(fd) => records.push((dir, fd)),
-                // None were made.
+                // No records exist.
                 Err(Errno::NOENT | Errno::NOTDIR) => {}
-                // A variable that leads to another user's home: this one made none there.
+                // A variable that leads to another user's home, where this user has no records.
                 Err(Errno::ACCESS) if number > 0 => {}
                 Err(errno) => return Err(errno),
             }
@@ -237,7 +237,7 @@ impl Search {
         Ok(Search { records, mounts: None, clear: HashSet::new(), around: HashSet::new(), looks: 0 })
     }
 
-    /// Every directory that a name of `path` is looked up in, every link's target, the file, and what is above all.
+    /// Checks each directory that a name of `path` is looked up in, each link's target, the file, and all directories above.
     fn whole(&mut self, path: &Path) -> Result<Option<Record>, Errno> {
         let top = || rustix::fs::open("/", LOOK | OFlags::DIRECTORY, Mode::empty());
         let mut here = if path.is_absolute() { top()? } else { rustix::fs::open(".", LOOK, Mode::empty())? };
@@ -272,12 +272,12 @@ impl Search {
         }
     }
 
-    /// This directory and each above it, up to the root of what this process sees.
+    /// Checks this directory and each above it, up to this process's root.
     fn upwards(&mut self, from: BorrowedFd<'_>) -> Result<Option<Record>, Errno> {
         let mut here = rustix::io::fcntl_dupfd_cloexec(from, 3)?;
         let mut is = identity(here.as_fd())?;
         let mut passed = Vec::new();
-        // One that is met again before `/` is no end: it was moved meanwhile, to below where it was.
+        // A directory that is met again before `/` was moved meanwhile; the way up continues.
         while !self.clear.contains(&is.place) {
             self.looks += 1;
             if self.looks > MAX_LOOKS {
@@ -298,7 +298,7 @@ impl Search {
         Ok(None)
     }
 
-    /// This object itself, and where it is a mount's root what that lies in.
+    /// Checks the object itself and, if it is a mount's root, what contains that.
     fn here(&mut self, object: &Identity) -> Result<Option<Record>, Errno> {
         match (self.record(object)?, object.mount) {
             (None, Some(mount)) => self.around(mount),
@@ -306,9 +306,9 @@ impl Search {
         }
     }
 
-    /// What a mount's root lies in: where it shows a part of a file system, another mount may show more of it. Its path there is
-    /// gone down, and each directory looked at before a name in it: what is found in the end does not matter, for a plugin may
-    /// have moved it meanwhile, but not what it may write.
+    /// Checks what contains a mount's root: if it shows a part of a file system, another mount may show more of it. The way
+    /// down from there checks each directory before it looks up a name in it. Where it ends does not matter: a plugin can move
+    /// that, but not the directory that it may write to.
     fn around(&mut self, mount: u64) -> Result<Option<Record>, Errno> {
         if !self.around.insert(mount) {
             return Ok(None);
@@ -343,7 +343,7 @@ impl Search {
     }
 }
 
-/// The path in a record's target, `MAJOR:MINOR PATH`, of the service `MAJOR:MINOR:CALLER PATH`.
+/// The path in a record's target: `MAJOR:MINOR PATH`, or the service's `MAJOR:MINOR:CALLER PATH`.
 pub fn granted(target: &[u8]) -> PathBuf {
     let at = target.iter().position(|byte| *byte == b' ').map_or(0, |space| space + 1);
     PathBuf::from(OsStr::from_bytes(&target[at..]))
@@ -377,12 +377,16 @@ mod tests {
         assert_ne!(first, key(&two));
         let moved = dir.path().join("moved");
         std::fs::rename(&one, &moved).unwrap();
-        assert_eq!(first, key(&moved), "a new name is the same object");
+        assert_eq!(first, key(&moved), "a renamed object has the same key");
         std::fs::remove_dir(&moved).unwrap();
-        // the kernel's clock for files goes by ticks
+        // file times have the resolution of the kernel's tick
         std::thread::sleep(std::time::Duration::from_millis(20));
         std::fs::create_dir(&one).unwrap();
-        assert_ne!(first, key(&one), "the same path, and often the same inode number, is another object");
+        assert_ne!(
+            first,
+            key(&one),
+            "a new object at the same path, often with the same inode number, has another key"
+        );
     }
 
     #[test]

@@ -1,7 +1,7 @@
-//! What rules plugins, and whether a plugin that may write somewhere could change it.
+//! Whether a plugin that may write to a path could change a protected file or directory.
 //!
-//! Both sides are objects of the host, and are compared by identity and by where they lie in their file systems, never by
-//! name: a bind mount or a link is another name of the same thing.
+//! Both are objects of the host. They are compared by identity and by their place in their file systems, never by
+//! name: a bind mount or a link is another name of the same object.
 
 use crate::mounts::{Mount, Spot, Table};
 use crate::walk::{self, How, Id, Link, Walked};
@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// File systems that are the kernel's own voice; none of them is ever granted, wherever it is mounted.
+/// Kernel file systems: never granted, wherever they are mounted.
 const KERNEL: [&[u8]; 18] = [
     b"proc",
     b"sysfs",
@@ -31,25 +31,26 @@ const KERNEL: [&[u8]; 18] = [
     b"nsfs",
 ];
 
-/// Something that decides what a plugin may do or is, and that no plugin may therefore write.
+/// A file or directory that controls plugins, so no plugin may write to it.
 #[derive(Debug, Clone)]
 pub(crate) struct Protected {
     /// What it is, for the message.
     pub what: String,
-    /// Where it lies in its file system.
+    /// Its place in its file system.
     own: Spot,
-    /// The same, each link that leads there, and the mount points on the way: who may write above one decides what is found.
+    /// The same, each link that leads there, and the mount points on the way: write access above one of them is enough to
+    /// replace what the path leads to.
     spots: Vec<Spot>,
     /// It, its links, and every directory on the way.
     ids: Vec<Id>,
-    /// Whether a writable path below it is as bad as one above it.
+    /// Whether writable paths inside it are denied too, not only those that contain it.
     below_too: bool,
 }
 
 impl Protected {
-    /// `path` with everything that leads to it, as far as there is something.
+    /// `path` with everything that leads to it, as far as it exists.
     pub(crate) fn new(what: String, path: &Path, below_too: bool, table: &Table) -> io::Result<Self> {
-        // Without owners no link can be told to be safe: each is taken for one that counts.
+        // If owners are unknown, no link is known to be safe: all are followed.
         let how = if walk::owners_are_known() { How::SafeLinks } else { How::AnyLinks };
         let walked = follow(path, how)?;
         let own = table.spot(&walked)?;
@@ -60,7 +61,7 @@ impl Protected {
         Ok(Protected { what, own, spots, ids: ids(&walked), below_too })
     }
 
-    /// Whether whoever may write there could change this.
+    /// Whether write access to `reach` is enough to change this.
     fn is_touched_by(&self, reach: &Reach) -> bool {
         reach.id.is_some_and(|id| self.ids.contains(&id))
             || reach.spots.iter().any(|reached| {
@@ -96,11 +97,11 @@ fn follow(path: &Path, how: How) -> io::Result<Walked> {
     Err(Errno::NOENT.into())
 }
 
-/// Where a path leads; `None` where no call can follow it: a link that is not followed, or what may not be entered, lies on
-/// the way, and nothing is ever read or granted through it.
+/// Where a path leads; `None` if no call can follow it because of a link or directory on the way. Nothing is ever read or
+/// granted through such a path.
 ///
 /// # Errors
-/// It cannot be told.
+/// Any other error of the walk.
 pub(crate) fn reachable(path: &Path) -> io::Result<Option<Walked>> {
     reached(path, How::SafeLinks)
 }
@@ -115,14 +116,14 @@ fn reached(path: &Path, how: How) -> io::Result<Option<Walked>> {
     }
 }
 
-/// What a granted path shows: the object, and each mount below it, which comes along.
+/// What a granted path gives access to: the object, and each mount below it.
 #[derive(Debug)]
 pub(crate) struct Reach {
-    /// The object; `None` when it is not there.
+    /// The object; `None` if it does not exist.
     id: Option<Id>,
-    /// It, and what is mounted below it.
+    /// Its place, and what is mounted below it.
     spots: Vec<Spot>,
-    /// Where a file system of the kernel, or `/run`, is shown.
+    /// Where it contains a kernel file system or `/run`.
     reserved: Option<PathBuf>,
 }
 
@@ -147,18 +148,18 @@ impl Reach {
         Ok(Reach { id: walked.whole().map(|object| object.id()), spots, reserved })
     }
 
-    /// The first of `protected` that whoever may write here could change.
+    /// The first of `protected` that write access here is enough to change.
     pub(crate) fn rules<'p>(&self, protected: &'p [Protected]) -> Option<&'p str> {
         protected.iter().find(|one| one.is_touched_by(self)).map(|one| one.what.as_str())
     }
 
-    /// Where it shows a file system of the kernel, or `/run`.
+    /// Where it contains a kernel file system or `/run`.
     pub(crate) fn reserved(&self) -> Option<&Path> {
         self.reserved.as_deref()
     }
 }
 
-/// `/run`, where it is a mount: elsewhere its file system holds everything else as well.
+/// `/run` if it is a mount point: otherwise its file system contains other directories too.
 fn run(table: &Table) -> io::Result<Option<Spot>> {
     let walked = match walk::walk(Path::new("/run"), How::NoLinks) {
         Ok(walked) => walked,

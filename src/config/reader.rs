@@ -1,4 +1,4 @@
-//! Reads values of the tree as types. Each error has its place and says what was expected.
+//! Reads values of the tree as types. Each error contains its place and what was expected.
 
 use super::error::ConfigError;
 use super::path::{PathSpec, is_reserved};
@@ -7,13 +7,13 @@ use crate::quote::quote;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-/// Items of one list, such as `read` or `hosts`: they are compared with one another.
+/// Limit for the items of one list, such as `read` or `hosts`: they are compared with one another.
 const MAX_ITEMS: usize = 2000;
 
-/// One configuration file that is read.
+/// The configuration file that is being read.
 pub(super) struct Reader<'a> {
     pub source: &'a Source,
-    /// Relative paths belong to it.
+    /// Relative paths start here.
     pub dir: &'a Path,
     /// The names of `[egress.NAME]`.
     pub groups: BTreeSet<String>,
@@ -110,7 +110,7 @@ impl Reader<'_> {
         Ok(spec)
     }
 
-    /// Strings that occur once each and pass `check`.
+    /// A list of unique strings that pass `check`.
     pub fn names(&self, node: &Node, expected: &str, check: impl Fn(&str) -> bool) -> Result<Vec<String>, ConfigError> {
         let mut names: Vec<String> = Vec::new();
         let mut seen = BTreeSet::new();
@@ -128,7 +128,7 @@ impl Reader<'_> {
     }
 }
 
-/// That a path is never granted.
+/// The message that a path is never granted.
 pub(super) fn reserved(text: &str) -> String {
     format!("{}: \"/\", /proc, /sys, /dev and /run are never granted; expected another path", quote(text))
 }

@@ -1,4 +1,4 @@
-//! Where the configuration is looked for, and how it is read.
+//! Finds the configuration and reads it.
 
 use super::{Config, ConfigError, ConfigErrorKind, error_of, planted, read_trusted, understand};
 use crate::walk::{self, How};
@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 /// Bytes that a configuration may have.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// Finds, checks, reads and understands the configuration. `cli` is `--config`; without it the order is
+/// Finds, checks and reads the configuration. `cli` is `--config`; without it the order is
 /// `$UPM_CONFIG_PATH`, `./upm_config.toml`, `./upm_config.json`, `$XDG_CONFIG_HOME/upm/upm_config.toml` (not as root),
-/// `/etc/upm/upm_config.toml`. A file that was named must be there.
+/// `/etc/upm/upm_config.toml`. A file named by `--config` or `UPM_CONFIG_PATH` must exist.
 pub fn load(cli: Option<&Path>) -> Result<Config, ConfigError> {
     load_with(cli, &|name| std::env::var_os(name), rustix::process::getuid().is_root())
 }
@@ -42,12 +42,12 @@ pub(super) fn load_with(
     }
     searched.push(PathBuf::from("/etc/upm/upm_config.toml"));
     for path in &searched {
-        // a file that is there but cannot be used is an error, not a reason to look further
+        // a file that exists but cannot be used is an error; the search does not continue
         match std::fs::symlink_metadata(path) {
             Ok(_) => return load_file(path, true, env, is_root),
             Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {}
             Err(error) => {
-                return Err(ConfigError::new(ConfigErrorKind::Io, path, format!("cannot be looked at: {error}")));
+                return Err(ConfigError::new(ConfigErrorKind::Io, path, format!("cannot be accessed: {error}")));
             }
         }
     }
@@ -56,7 +56,7 @@ pub(super) fn load_with(
         ConfigErrorKind::NotFound,
         &searched[0],
         format!(
-            "there is no configuration; searched: {}. Make one that names a plugin ([plugins.NAME] with module and \
+            "no configuration found; searched: {}. Create one with a plugin ([plugins.NAME] with module and \
              allowed_methods), or name one with --config or UPM_CONFIG_PATH",
             list.join(", ")
         ),
@@ -70,7 +70,7 @@ fn load_file(
     is_root: bool,
 ) -> Result<Config, ConfigError> {
     let read = read_trusted(path, MAX_BYTES);
-    // After the reading: a call that is recorded later writes too late.
+    // After the read: a call that is recorded later can no longer change what was read.
     if searched {
         planted::refuse(path, env, is_root)?;
     }

@@ -8,7 +8,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::time::Duration;
 
-/// A configuration in a directory of its own, which goes with it.
+/// A configuration in its own temporary directory.
 fn written(name: &str, text: &str) -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(name);
@@ -84,7 +84,7 @@ fn json_errors_point_at_keys_and_values() {
     );
     assert_eq!(
         at("{\"defaults\":\n {\"memory\": 5}}"),
-        "2:13: memory: 5; expected a size with its unit in quotes, as in \"512MiB\""
+        "2:13: memory: 5; expected a size with its unit in quotes, such as \"512MiB\""
     );
     assert_eq!(at("{\"defaults\": {},\n\"defaults\": {}}"), "2:10: the key \"defaults\" occurs twice");
     assert_eq!(at("[]"), "1:1: a list; expected a table for the configuration");
@@ -128,7 +128,7 @@ fn the_most_specific_callers_are_the_callers() {
     }
     let grant = grant(&config, "X", "n", None).unwrap().grant;
     assert_eq!((grant.callers.unwrap().len(), grant.origins[Key::Callers].level), (2, Level::Plugin));
-    assert_eq!(callers(&toml(X).unwrap(), "X", "m"), None, "built in is no list, which is not an empty one");
+    assert_eq!(callers(&toml(X).unwrap(), "X", "m"), None, "no built-in list, which is not the same as an empty one");
 }
 
 #[test]
@@ -149,30 +149,30 @@ fn what_is_not_understood_is_refused_with_its_place() {
         ("colour = 1\n", "1:1: \"colour\" is not a key of the configuration; expected one of: "),
         ("project_root = 5\n", "1:16: 5; expected a path in quotes"),
         ("project_root = \"~/p\"\n", "1:16: \"~/p\": \"~\" is not expanded"),
-        ("project_root = \"{cache_dir}\"\n", "1:16: \"{cache_dir}\": variables are not known here"),
+        ("project_root = \"{cache_dir}\"\n", "1:16: \"{cache_dir}\": variables are not allowed here"),
         ("project_root = \"/\"\n", "1:16: \"/\": \"/\", /proc, /sys, /dev and /run are never granted"),
         ("plugin_paths = \"p\"\n", "1:16: \"p\"; expected a list of directories"),
-        ("projects = [\"/srv/**\"]\n", "1:13: \"/srv/**\": a pattern beyond \"*\""),
+        ("projects = [\"/srv/**\"]\n", "1:13: \"/srv/**\": \"**\", \"?\" and \"[]\" are not supported"),
         ("[audit]\njournald = \"on\"\n", "2:12: \"on\"; expected \"auto\" or \"required\" or \"off\""),
         (
             "[audit]\nfiles = \"x\"\n",
             "2:1: \"files\" is not a key of audit; expected one of: journald, file, arguments",
         ),
         ("[defaults]\nmemory = 1024\n", "2:10: memory: 1024; expected a size with its unit"),
-        ("[defaults]\nmemory = \"1024\"\n", "2:10: memory: \"1024\": a size without a unit"),
+        ("[defaults]\nmemory = \"1024\"\n", "2:10: memory: \"1024\": a size needs a unit"),
         (
             "[defaults]\nmemory = \"9EiB\"\n",
             "2:10: memory: \"9EiB\": too large; expected at most 9223372036854775807 bytes",
         ),
         ("[defaults]\noutput = \"2GiB\"\n", "2:10: output: \"2GiB\": too large; expected at most 1073741824 bytes"),
         ("[defaults]\ntimeout = \"1.5s\"\n", "2:11: timeout: \"1.5s\": expected a whole number with ms, s, m or h"),
-        ("[defaults]\ntimeout = \"0s\"\n", "2:11: timeout: \"0s\": zero is no time"),
+        ("[defaults]\ntimeout = \"0s\"\n", "2:11: timeout: \"0s\": must be greater than zero"),
         ("[defaults]\nprocesses = 0\n", "2:13: processes: 0; expected a whole number from 1 to 4194304"),
         (
             "[defaults]\nprocesses = 99999999999999999999\n",
             "2:13: processes: 99999999999999999999; expected a whole number",
         ),
-        ("[defaults]\ncpus = 0\n", "2:8: cpus: 0; expected a number of processors from 0.01 to 8192, as 1 or 1.5"),
+        ("[defaults]\ncpus = 0\n", "2:8: cpus: 0; expected a number of processors from 0.01 to 8192, such as 1 or 1.5"),
         ("[defaults]\ncpus = \"2\"\n", "2:8: cpus: \"2\"; expected a number of processors"),
         ("[defaults]\ncpus = nan\n", "2:8: cpus: NaN; expected a number of processors"),
         ("[defaults]\ncpus = 8192.5\n", "2:8: cpus: 8192.5; expected a number of processors"),
@@ -185,7 +185,7 @@ fn what_is_not_understood_is_refused_with_its_place() {
             "2:9: read: \"{project_root}/../x\": \"..\" after a variable",
         ),
         ("[defaults]\nread = [\"/etc/../dev\"]\n", "2:9: read: \"/dev\": \"/\", /proc"),
-        ("[defaults]\negress = [\"pip\"]\n", "2:11: egress: there is no egress group \"pip\""),
+        ("[defaults]\negress = [\"pip\"]\n", "2:11: egress: no such egress group: \"pip\""),
         ("[defaults]\nenv = {\"A=B\" = \"1\"}\n", "2:8: env: \"A=B\" cannot be set"),
         ("[defaults]\nenv = {UPM_REQUEST_ID = \"1\"}\n", "2:8: env: \"UPM_REQUEST_ID\" cannot be set"),
         ("[defaults]\npolicy = {a = nan}\n", "2:15: policy: NaN; expected a number that JSON can hold"),
@@ -195,24 +195,24 @@ fn what_is_not_understood_is_refused_with_its_place() {
         ("[defaults]\ncallers = [\"user:a\", \"user:a\"]\n", "2:22: callers: \"user:a\" occurs twice"),
         ("[defaults]\ncallers = \"user:a\"\n", "2:11: callers: \"user:a\"; expected a list"),
         ("[defaults]\nmodule = \"x\"\n", "2:1: \"module\" is not a key of defaults"),
-        ("[egress.a]\n", "1:1: the egress group \"a\" names nothing"),
-        ("[egress.a]\nhosts = []\nclient = \"pip\"\n", "3:1: \"client\" beside \"hosts\""),
-        ("[egress.a]\nhosts = [\"1.2.3.4:443\"]\n", "2:10: \"1.2.3.4:443\": an address; names are what is granted"),
-        ("[egress.a]\nhosts = [\"a.b:53\"]\n", "2:10: \"a.b:53\": port 53 belongs"),
+        ("[egress.a]\n", "1:1: the egress group \"a\" needs `hosts` or `client`"),
+        ("[egress.a]\nhosts = []\nclient = \"pip\"\n", "3:1: \"client\" and \"hosts\" together"),
+        ("[egress.a]\nhosts = [\"1.2.3.4:443\"]\n", "2:10: \"1.2.3.4:443\": an address; only names can be granted"),
+        ("[egress.a]\nhosts = [\"a.b:53\"]\n", "2:10: \"a.b:53\": port 53 is reserved"),
         ("[egress.a]\nclient = \"apt\"\n", "2:10: \"apt\"; expected \"pip\" or \"npm\""),
-        ("[egress.a]\nhosts = []\nproxy = \"socks5://u:secret@h:1\"\n", "3:9: a proxy that is not understood"),
-        ("[egress.a]\nhosts = []\nproxy = \"http://a..b:1\"\n", "3:9: a proxy that is not understood"),
-        ("[egress.a]\nhosts = []\nproxy = \"http://u:%zz@h:1\"\n", "3:9: a proxy that is not understood"),
-        ("[plugins.pip]\n", "1:10: \"pip\" is no plugin name"),
-        ("[plugins.\"X\\n\"]\n", "1:10: \"X\\n\" is no plugin name"),
-        ("[plugins.X]\nallowed_methods = []\n", "1:10: X says not how it is started"),
-        ("[plugins.X]\nmodule = \"x\"\n", "1:10: X allows no list of methods"),
+        ("[egress.a]\nhosts = []\nproxy = \"socks5://u:secret@h:1\"\n", "3:9: not a valid proxy"),
+        ("[egress.a]\nhosts = []\nproxy = \"http://a..b:1\"\n", "3:9: not a valid proxy"),
+        ("[egress.a]\nhosts = []\nproxy = \"http://u:%zz@h:1\"\n", "3:9: not a valid proxy"),
+        ("[plugins.pip]\n", "1:10: \"pip\" is not a valid plugin name"),
+        ("[plugins.\"X\\n\"]\n", "1:10: \"X\\n\" is not a valid plugin name"),
+        ("[plugins.X]\nallowed_methods = []\n", "1:10: X needs `module` or `exec`"),
+        ("[plugins.X]\nmodule = \"x\"\n", "1:10: X is missing `allowed_methods`"),
         ("[plugins.X]\nmodule = \"../x\"\n", "2:10: \"../x\"; expected a dotted module name"),
-        ("[plugins.X]\nmodule = \"x\"\nexec = \"x\"\n", "3:1: \"exec\" beside \"module\""),
+        ("[plugins.X]\nmodule = \"x\"\nexec = \"x\"\n", "3:1: \"exec\" and \"module\" together"),
         ("[plugins.X]\nallowed_methods = [\"m\", \"m\"]\n", "2:25: \"m\" occurs twice"),
         ("[plugins.X]\nallowed_methods = [\"__init__\"]\n", "2:20: \"__init__\"; expected method names"),
         ("[plugins.X]\nallowed_method = []\n", "2:1: \"allowed_method\" is not a key of a plugin"),
-        (&format!("{X}[plugins.X.methods.o]\n"), "4:20: \"o\" is not in allowed_methods of X"),
+        (&format!("{X}[plugins.X.methods.o]\n"), "4:20: \"o\" is not in `allowed_methods` of X"),
         (&format!("{X}[plugins.X.methods.m]\nschemas = \"s\"\n"), "5:1: \"schemas\" is not a key of a method"),
         ("a = \n", "1:"),
         ("a = 1\na = 2\n", "2:1: duplicate key"),
@@ -247,7 +247,7 @@ fn nothing_that_rules_plugins_may_be_written() {
     for path in ["project", "more/y", "logs", "{cache_dir}", "{project_root}/a", "/usr/local/share/x"] {
         toml(&write(path)).unwrap();
     }
-    // by the project, by another's interpreter, by a table that is overridden
+    // through the project, another plugin's interpreter, or an overridden table
     assert!(
         refused(&format!("project_root = \".\"\n{X}write = [\"{{project_root}}\"]\n")).contains("the configuration")
     );
@@ -259,11 +259,11 @@ fn nothing_that_rules_plugins_may_be_written() {
         .contains("the interpreter")
     );
     assert!(refused(&format!("[defaults]\nwrite = [\"plugins/x\"]\n{X}write = []\n")).contains("the plugin"));
-    // nothing in a path turns the sentence around that is shown
+    // characters of a path cannot reverse the text of the message
     let turned = format!(
         "project_root = \"\u{202e}\"\n{X}write = [\"{{project_root}}\"]\ninterpreter = \"{{project_root}}/python\"\n"
     );
-    assert!(refused(&turned).contains("\\u{202e}/python, for "), "{}", refused(&turned));
+    assert!(refused(&turned).contains("\\u{202e}/python, because "), "{}", refused(&turned));
 }
 
 #[test]
@@ -279,13 +279,13 @@ fn links_do_not_hide_what_is_written() {
     // the other way round: the plugin folder is the link
     fs::write(&path, format!("plugin_paths = [\"data\"]\n{X}write = [\"plugins\"]\n")).unwrap();
     assert!(load(Some(&path)).unwrap_err().message.starts_with("write lets a plugin change the plugin folder"));
-    // a link half way to the interpreter
+    // a link on the way to the interpreter
     fs::create_dir(root.join("alt")).unwrap();
     symlink("/usr/bin/python3", root.join("alt/python")).unwrap();
     symlink("alt/python", root.join("python")).unwrap();
     fs::write(&path, format!("{X}write = [\"alt\"]\ninterpreter = \"python\"\n")).unwrap();
     assert!(load(Some(&path)).unwrap_err().message.starts_with("write lets a plugin change the interpreter"));
-    // the configuration is a link into what is written
+    // the configuration is a link into the granted directory
     fs::create_dir(root.join("w")).unwrap();
     fs::write(root.join("w/real.toml"), format!("{X}write = [\"w\"]\n")).unwrap();
     symlink("w/real.toml", root.join("link.toml")).unwrap();
@@ -333,7 +333,7 @@ fn projects_are_real_directories_that_are_named() {
     let alias = ProjectDir::resolve(&root.join("alias")).unwrap();
     assert_eq!(grant(&linked, "X", "m", Some(&alias)).unwrap().project_root, root.join("srv/a"));
     assert!(matches!(with("plugins").unwrap_err(), DecideError::ProjectRules { .. }));
-    // not by another spelling of the same path either
+    // another spelling of the same path does not help
     fs::create_dir_all(root.join("srv/a/plugins")).unwrap();
     for (write, is_refused) in [("plugins", true), ("./plugins", true), ("./other", false)] {
         fs::write(
@@ -417,7 +417,7 @@ fn who_else_may_write_is_refused_with_the_command() {
     };
     mode(&path, 0o644);
     check().unwrap();
-    for (what, bits, mend) in [
+    for (what, bits, fix) in [
         (&path, 0o664, "chmod g-w"),
         (&path, 0o646, "chmod o-w"),
         (&path, 0o666, "chmod go-w"),
@@ -428,11 +428,11 @@ fn who_else_may_write_is_refused_with_the_command() {
         mode(what, bits);
         let error = check().unwrap_err();
         assert_eq!((error.kind, &error.path), (ConfigErrorKind::Untrusted, what));
-        assert!(error.message.ends_with(&format!("{mend} {}", what.display())), "{error}");
+        assert!(error.message.ends_with(&format!("{fix} {}", what.display())), "{error}");
         mode(what, before);
     }
     check().unwrap();
-    // a sticky directory passes on the way, but not as the folder whose entries count
+    // a sticky directory is accepted on the way, but not as the folder itself
     if rustix::process::getuid().is_root() {
         mode(&below, 0o1777);
         check().unwrap();
@@ -465,11 +465,11 @@ fn links_are_walked_by_hand() {
     assert_eq!(check_trusted(&root.join("loop")).unwrap_err().kind, ConfigErrorKind::Io);
     assert_eq!(check_trusted(&root.join("a/f/x")).unwrap_err().kind, ConfigErrorKind::NotFound);
     assert_eq!(check_trusted(&root.join("none")).unwrap_err().kind, ConfigErrorKind::NotFound);
-    // the directory of a link on the way counts, although neither end of the path lies in it
+    // the directory of a link on the way is checked, although neither end of the path is in it
     fs::set_permissions(root.join("open"), fs::Permissions::from_mode(0o777)).unwrap();
     crate::walk::forget();
     assert_eq!(check_trusted(&root.join("far")).unwrap_err().path, root.join("open"));
-    // neither pipes nor devices
+    // pipes and devices are refused
     assert_eq!(check_trusted(Path::new("/dev/null")).unwrap_err().kind, ConfigErrorKind::Invalid);
     nix::unistd::mkfifo(&root.join("a/fifo"), nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
     assert_eq!(check_trusted(&root.join("a/fifo")).unwrap_err().kind, ConfigErrorKind::Invalid);
@@ -498,12 +498,12 @@ fn trees_and_files_are_bounded() {
         deep.push("d");
     }
     fs::create_dir_all(&deep).unwrap();
-    assert!(check_trusted_tree(&root.join("deep")).unwrap_err().message.starts_with("lies more than 64"));
+    assert!(check_trusted_tree(&root.join("deep")).unwrap_err().message.starts_with("is more than 64"));
     fs::create_dir(root.join("wide")).unwrap();
     for n in 0..=10_000 {
         fs::hard_link(root.join("f"), root.join(format!("wide/{n}"))).unwrap();
     }
-    assert!(check_trusted_tree(&root.join("wide")).unwrap_err().message.starts_with("holds more than 10000"));
+    assert!(check_trusted_tree(&root.join("wide")).unwrap_err().message.contains("more than 10000 entries"));
     fs::remove_file(root.join("wide/0")).unwrap();
     check_trusted_tree(&root.join("wide")).unwrap();
 }

@@ -1,4 +1,4 @@
-//! TOML and JSON as one tree whose every key and value knows its place.
+//! TOML and JSON as one tree with the place of each key and value.
 
 use super::error::ConfigError;
 use crate::json::{StrictError, parse_strict};
@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-/// Tables and lists within one another that a configuration may have.
+/// Limit for the nesting of tables and lists.
 const MAX_DEPTH: usize = 64;
 
-/// A value and where it begins.
+/// A value and where it starts.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Node {
     /// Byte offset in the file.
@@ -25,7 +25,7 @@ pub(super) struct Node {
 pub(super) enum Data {
     Null,
     Bool(bool),
-    /// Beyond `i128` there is no key that could use it; such a number is a [`Data::Float`].
+    /// A number beyond `i128` is a [`Data::Float`]; no key accepts it.
     Integer(i128),
     Float(f64),
     String(String),
@@ -42,7 +42,7 @@ pub(super) struct Key {
 }
 
 impl Data {
-    /// The value as a message names it.
+    /// The value, for messages.
     pub fn describe(&self) -> String {
         match self {
             Data::Null => "null".to_owned(),
@@ -57,12 +57,12 @@ impl Data {
     }
 }
 
-/// One configuration file's text, for places.
+/// The text of a configuration file, for places.
 #[derive(Clone)]
 pub(super) struct Source {
     pub path: PathBuf,
     text: String,
-    /// Where each line begins: a place is asked for with every grant key.
+    /// Where each line starts: places are looked up for every grant key.
     lines: Vec<usize>,
 }
 
@@ -115,7 +115,7 @@ impl Source {
         self.error(at, format!("nested deeper than {MAX_DEPTH} levels"))
     }
 
-    /// `Err` is the place where `depth` ran out.
+    /// `Err` is the place where `depth` was exceeded.
     fn toml_table(&self, table: &DeTable<'_>, depth: usize) -> Result<Data, usize> {
         let mut entries = Vec::with_capacity(table.len());
         for (key, value) in table {
@@ -149,7 +149,7 @@ impl Source {
     }
 
     pub fn parse_json(&self) -> Result<Node, ConfigError> {
-        // finds what is wrong, with its place; the second reading can then only succeed
+        // finds all errors, with their place; then the second parse cannot fail
         parse_strict(self.text.as_bytes(), MAX_DEPTH).map_err(|error| self.json_error(&error))?;
         let raw: &RawValue =
             serde_json::from_str(&self.text).map_err(|error| self.json_error(&StrictError::from_serde(&error)))?;
@@ -160,12 +160,12 @@ impl Source {
         ConfigError::at(&self.path, json_place(self.text.as_bytes(), error), error.message.clone())
     }
 
-    /// Where `part`, a slice of the text, begins in it.
+    /// Where `part`, a slice of the text, starts in it.
     fn offset(&self, part: &str) -> usize {
         (part.as_ptr() as usize).saturating_sub(self.text.as_ptr() as usize)
     }
 
-    /// `serde_json` has no spans, but a raw value is a slice of the text it was read from.
+    /// `serde_json` has no spans, but a raw value is a slice of the parsed text.
     fn json_value(&self, raw: &RawValue) -> Result<Node, serde_json::Error> {
         let text = raw.get();
         let mut deserializer = serde_json::Deserializer::from_str(text);
@@ -174,12 +174,12 @@ impl Source {
     }
 }
 
-/// Where `error` is in `bytes`: 1-based line, and column in characters, where `serde_json` counts bytes.
+/// Where `error` is in `bytes`: 1-based line, and column in characters (`serde_json` counts bytes).
 pub(super) fn json_place(bytes: &[u8], error: &StrictError) -> (usize, usize) {
     let number = error.line.max(1);
     let line = bytes.split(|byte| *byte == b'\n').nth(number - 1).unwrap_or_default();
     let before = &line[..error.column.saturating_sub(1).min(line.len())];
-    // all bytes of a character but its first begin with the bits 10
+    // each byte of a character except the first starts with the bits 10
     (number, 1 + before.iter().filter(|byte| **byte & 0xc0 != 0x80).count())
 }
 
@@ -263,9 +263,9 @@ mod tests {
         let toml = source("\"é\" = 1\n[a]\n  b = [true, \"x\"]\n");
         let json = source("{\"é\": 1,\n\"a\": {\n  \"b\": [true, \"x\"]}}");
         let places = |source: &Source, tree: Node| {
-            let Data::Table(top) = tree.value else { panic!("no table") };
-            let Data::Table(a) = &top[1].1.value else { panic!("no table") };
-            let Data::Array(b) = &a[0].1.value else { panic!("no list") };
+            let Data::Table(top) = tree.value else { panic!("not a table") };
+            let Data::Table(a) = &top[1].1.value else { panic!("not a table") };
+            let Data::Array(b) = &a[0].1.value else { panic!("not a list") };
             assert_eq!((top[0].0.name.as_str(), &top[0].1.value), ("é", &Data::Integer(1)));
             assert_eq!((&b[0].value, &b[1].value), (&Data::Bool(true), &Data::String("x".into())));
             [top[0].0.at, top[0].1.at, a[0].0.at, b[1].at].map(|at| source.place(at))

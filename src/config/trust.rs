@@ -1,7 +1,7 @@
-//! Who could change a file that the engine goes by.
+//! Who could change a file that the engine relies on.
 //!
-//! A path is walked from `/` ([`crate::walk`]), and each object on the way must be writable by root and the calling user
-//! alone. What was checked is what is read: the walk returns the descriptor.
+//! A path is walked from `/` ([`crate::walk`]), and nobody but root and the calling user may be able to write to an object
+//! on the way. The file is read through the descriptor that was checked.
 
 use super::error::{ConfigError, ConfigErrorKind};
 use crate::quote::shell;
@@ -16,9 +16,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-/// Entries of a plugin's package that are looked at.
+/// Limit for the entries of a plugin's package.
 const MAX_TREE_ENTRIES: usize = 10_000;
-/// Directories below one another in a plugin's package.
+/// Limit for the nesting of directories in a plugin's package.
 const MAX_TREE_DEPTH: usize = 64;
 
 /// A file or directory that only root and the calling user could change.
@@ -26,19 +26,20 @@ const MAX_TREE_DEPTH: usize = 64;
 pub struct Trusted {
     /// The object that was checked, open for reading.
     pub file: File,
-    /// The same as the walk has found it.
+    /// The same, as returned by the walk.
     pub object: Rc<Object>,
     /// Its path without symbolic links.
     pub real: PathBuf,
     /// Whether it is a directory.
     pub is_dir: bool,
-    /// The links that led to it, each with what it says.
+    /// The links that led to it, each with its target.
     pub links: Vec<(PathBuf, PathBuf)>,
 }
 
-/// Walks `path` (relative to the working directory) and returns it opened, if root and the calling user (real user
-/// id) alone could change it: each directory on the way and the object itself belong to one of them and neither group
-/// nor others may write, but for directories of root with the sticky bit on the way. Only regular files and directories pass.
+/// Walks `path` (relative to the working directory) and opens it, if nobody but root and the calling user (real user
+/// id) could change it: each directory on the way and the object itself belong to one of them, and neither group
+/// nor others may write to them. Directories of root with the sticky bit are accepted on the way. Only regular files and
+/// directories are accepted.
 pub fn check_trusted(path: &Path) -> Result<Trusted, ConfigError> {
     let walked = walk::walk(path, How::Trusted).map_err(|error| error_of(path, error))?;
     if let Some(name) = walked.missing.first() {
@@ -54,8 +55,8 @@ pub fn check_trusted(path: &Path) -> Result<Trusted, ConfigError> {
     Ok(Trusted { file: file.into(), real: object.path().to_owned(), is_dir, object, links })
 }
 
-/// [`check_trusted`] for a directory and everything below it, at most 10 000 entries: a plugin's package. Links below
-/// it are followed to what they name, which is checked too; sockets, pipes and devices are refused.
+/// [`check_trusted`] for a directory and everything in it, at most 10 000 entries: a plugin's package. Links in
+/// it are followed and their targets are checked too; sockets, pipes and devices are refused.
 pub fn check_trusted_tree(dir: &Path) -> Result<Trusted, ConfigError> {
     let uid = rustix::process::getuid().as_raw();
     let trusted = check_trusted(dir)?;
@@ -66,11 +67,11 @@ pub fn check_trusted_tree(dir: &Path) -> Result<Trusted, ConfigError> {
     Ok(trusted)
 }
 
-/// The bytes of `path`, read through the descriptor that [`check_trusted`] returned; more than `limit` bytes is an error.
+/// The bytes of `path`, read through the descriptor that [`check_trusted`] returned. More than `limit` bytes are an error.
 pub fn read_trusted(path: &Path, limit: u64) -> Result<(Trusted, Vec<u8>), ConfigError> {
     let mut trusted = check_trusted(path)?;
     if trusted.is_dir {
-        return Err(ConfigError::new(ConfigErrorKind::Invalid, path, "is a directory; a file was expected"));
+        return Err(ConfigError::new(ConfigErrorKind::Invalid, path, "is a directory; expected a file"));
     }
     let mut bytes = Vec::new();
     Read::by_ref(&mut trusted.file)
@@ -86,14 +87,14 @@ pub fn read_trusted(path: &Path, limit: u64) -> Result<(Trusted, Vec<u8>), Confi
 fn io_error(path: &Path, errno: Errno) -> ConfigError {
     match errno {
         Errno::NOENT => ConfigError::new(ConfigErrorKind::NotFound, path, "does not exist"),
-        Errno::NOTDIR => ConfigError::new(ConfigErrorKind::NotFound, path, "is not below a directory"),
+        Errno::NOTDIR => ConfigError::new(ConfigErrorKind::NotFound, path, "is not in a directory"),
         Errno::INVAL => ConfigError::new(ConfigErrorKind::Invalid, path, "contains a NUL byte"),
-        Errno::STALE => ConfigError::new(ConfigErrorKind::Io, path, "was exchanged while it was opened; try again"),
+        Errno::STALE => ConfigError::new(ConfigErrorKind::Io, path, "was replaced while it was opened; try again"),
         _ => ConfigError::new(ConfigErrorKind::Io, path, format!("cannot be opened: {}", std::io::Error::from(errno))),
     }
 }
 
-/// Why a walk found nothing, as a sentence with what mends it. `named` is the path as it was named.
+/// The error of a walk as a message with the fix. `named` is the path as it was given.
 pub(crate) fn error_of(named: &Path, error: WalkError) -> ConfigError {
     match error {
         WalkError::Io { path, errno } => io_error(&path, errno),
@@ -101,13 +102,13 @@ pub(crate) fn error_of(named: &Path, error: WalkError) -> ConfigError {
         WalkError::Link { path } => ConfigError::new(
             ConfigErrorKind::Untrusted,
             named,
-            format!("a symbolic link lies on the way, {}; name the path that it points to", path.display()),
+            format!("the path contains a symbolic link, {}; name the path that it points to", path.display()),
         ),
         WalkError::UnsafeLink { path, by, flaw } => ConfigError::new(
             ConfigErrorKind::Untrusted,
             named,
             format!(
-                "the symbolic link {} lies on the way and is not followed, for {} {}; name the path that it points to",
+                "the symbolic link {} is not followed, because {} {}; name the path that it points to",
                 path.display(),
                 by.display(),
                 who_could(&flaw)
@@ -116,12 +117,12 @@ pub(crate) fn error_of(named: &Path, error: WalkError) -> ConfigError {
     }
 }
 
-/// Who could have placed a link.
+/// Why somebody else could have placed a link.
 fn who_could(flaw: &Flaw) -> String {
     match flaw {
         Flaw::Owner { uid, .. } => format!("belongs to user {}", user(*uid)),
-        Flaw::Mode { mode, .. } => format!("may be written by others (mode {mode:04o})"),
-        Flaw::Fuse { uid } => format!("lies on a file system that {} answers for", fuse_owner(*uid)),
+        Flaw::Mode { mode, .. } => format!("is writable by others (mode {mode:04o})"),
+        Flaw::Fuse { uid } => format!("is on a file system controlled by {}", fuse_owner(*uid)),
     }
 }
 
@@ -135,24 +136,24 @@ fn untrusted(path: &Path, flaw: &Flaw) -> ConfigError {
         Flaw::Owner { uid, link } => {
             let link = if *link { "-h " } else { "" };
             format!(
-                "belongs to user {}, who could change it, and is therefore not used; mend it with: chown {link}{own} {}",
+                "belongs to user {}, who could change it, so it is not used; fix it with: chown {link}{own} {}",
                 user(*uid),
                 shell(path)
             )
         }
         Flaw::Mode { mode, gid } => {
-            let (who, mend) = match (mode & 0o020 != 0, mode & 0o002 != 0) {
+            let (who, change) = match (mode & 0o020 != 0, mode & 0o002 != 0) {
                 (true, false) => (format!("group {}", group(*gid)), "g-w"),
                 (false, _) => ("everyone".to_owned(), "o-w"),
                 (true, true) => (format!("group {} and everyone", group(*gid)), "go-w"),
             };
             format!(
-                "may be written by {who} (mode {mode:04o}) and is therefore not used; mend it with: chmod {mend} {}",
+                "is writable by {who} (mode {mode:04o}), so it is not used; fix it with: chmod {change} {}",
                 shell(path)
             )
         }
         Flaw::Fuse { uid } => format!(
-            "lies on a FUSE file system that {} answers for, who could change it, and is therefore not used; copy it to \
+            "is on a FUSE file system controlled by {}, who could change it, so it is not used; copy it to \
              another file system",
             fuse_owner(*uid)
         ),
@@ -171,7 +172,7 @@ fn check_below(
         return Err(ConfigError::new(
             ConfigErrorKind::Invalid,
             path,
-            format!("lies more than {MAX_TREE_DEPTH} directories deep in a plugin; make the plugin flatter"),
+            format!("is more than {MAX_TREE_DEPTH} directories deep in a plugin's package; use fewer levels"),
         ));
     }
     let entries = rustix::fs::Dir::read_from(dir).map_err(|errno| io_error(path, errno))?;
@@ -187,7 +188,7 @@ fn check_below(
                 ConfigErrorKind::Invalid,
                 path,
                 format!(
-                    "holds more than {MAX_TREE_ENTRIES} entries with what is beside it; keep a plugin's package small"
+                    "brings the plugin's package to more than {MAX_TREE_ENTRIES} entries; make the package smaller"
                 ),
             )
         })?;
@@ -203,7 +204,7 @@ fn check_below(
             FileType::Symlink => {
                 check_object(&here, &stat, uid)?;
                 match check_trusted(&here) {
-                    // a link to nowhere, below directories that no one else may add to
+                    // a dangling link; nobody else may add entries there
                     Err(error) if error.kind == ConfigErrorKind::NotFound => {}
                     other => drop(other?),
                 }

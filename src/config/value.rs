@@ -1,8 +1,8 @@
-//! Names and hosts as the configuration writes them. Each error says what was expected.
+//! The syntax of names and hosts in the configuration. Each error contains what was expected.
 
 use crate::types::{CallerSpec, HostPattern};
 
-/// Whether `name` is `first` followed by up to 63 of letters, digits and `_`, all ASCII.
+/// Whether `name` is ASCII: a character that `first` accepts, then up to 63 letters, digits and `_`.
 fn identifier(name: &str, first: impl Fn(u8) -> bool) -> bool {
     let bytes = name.as_bytes();
     bytes.len() <= 64
@@ -15,7 +15,7 @@ pub fn is_plugin_name(name: &str) -> bool {
     identifier(name, |b| b.is_ascii_uppercase())
 }
 
-/// `[A-Za-z_][A-Za-z0-9_]{0,63}`, and of those that start with `_` only `__introspect__`.
+/// `[A-Za-z][A-Za-z0-9_]{0,63}`, or `__introspect__`.
 pub fn is_method_name(name: &str) -> bool {
     name == "__introspect__" || identifier(name, |b| b.is_ascii_alphabetic())
 }
@@ -32,7 +32,7 @@ pub fn is_group_name(name: &str) -> bool {
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
 }
 
-/// A name that POSIX gives environment variables.
+/// The name of an environment variable, as in POSIX.
 pub fn is_variable_name(name: &str) -> bool {
     name.len() <= 255 && {
         let bytes = name.as_bytes();
@@ -45,14 +45,14 @@ pub fn is_variable_name(name: &str) -> bool {
 pub fn host(text: &str) -> Result<HostPattern, String> {
     const EXPECTED: &str = "expected \"name:port\" or \"*.name:port\", as in \"files.example.org:443\"";
     if text.starts_with('[') || text.parse::<std::net::IpAddr>().is_ok() {
-        return Err(format!("an address; names are what is granted, so {EXPECTED}"));
+        return Err(format!("an address; only names can be granted, so {EXPECTED}"));
     }
     let (name, port) = text.rsplit_once(':').ok_or_else(|| format!("a host without a port; {EXPECTED}"))?;
     if !port.bytes().all(|b| b.is_ascii_digit()) {
         return Err(format!("{port:?} is not a port; {EXPECTED}"));
     }
     let port = match port.parse::<u16>() {
-        Ok(53) => return Err("port 53 belongs to the sandbox's own name service; expected another port".to_owned()),
+        Ok(53) => return Err("port 53 is reserved for the sandbox's name service; expected another port".to_owned()),
         Ok(port) if port > 0 => port,
         _ => return Err("a port out of range; expected 1 to 65535".to_owned()),
     };
@@ -62,7 +62,7 @@ pub fn host(text: &str) -> Result<HostPattern, String> {
     };
     let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
     if name.parse::<std::net::IpAddr>().is_ok() || is_number(name.rsplit('.').next().unwrap_or_default()) {
-        return Err(format!("an address; names are what is granted, so {EXPECTED}"));
+        return Err(format!("an address; only names can be granted, so {EXPECTED}"));
     }
     let label = |part: &str| {
         (1..=63).contains(&part.len())
@@ -88,7 +88,7 @@ pub fn is_proxy_host(host: &str) -> bool {
     name.len() <= 253 && name.split('.').all(label)
 }
 
-/// A last label that `inet_aton(3)`, and with it many resolvers, reads as part of an address.
+/// A last label that `inet_aton(3)`, and therefore many resolvers, parses as part of an address.
 fn is_number(label: &str) -> bool {
     match label.strip_prefix("0x") {
         Some(hex) => hex.bytes().all(|b| b.is_ascii_hexdigit()),
@@ -96,14 +96,14 @@ fn is_number(label: &str) -> bool {
     }
 }
 
-/// A user's or group's name: as useradd(8) makes them, and with "." or "@" as directories have them.
+/// A user's or group's name: as useradd(8) accepts them, and with ".", "@" or "\" as directory services have them.
 pub fn is_account_name(name: &str) -> bool {
     (1..=256).contains(&name.len())
         && !name.starts_with('-')
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.@\\".contains(&b))
 }
 
-/// `user:NAME`, `group:NAME`, each with a number in the name's place. 2^32-1 is nobody's id.
+/// `user:NAME` or `group:NAME`; the name may be a number. 2^32-1 is not a valid id.
 pub fn caller(text: &str) -> Option<CallerSpec> {
     let (kind, name) = text.split_once(':')?;
     let fits = if name.bytes().all(|b| b.is_ascii_digit()) {

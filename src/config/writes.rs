@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 /// Characters of a message about two paths: more than both can have.
 const SHOWN: usize = 10_000;
 
-/// Where what rules plugins lies on this host.
+/// What controls plugins, as objects of this host.
 #[derive(Debug, Clone)]
 pub(super) struct Rules {
     protected: Vec<Protected>,
@@ -19,17 +19,17 @@ pub(super) struct Rules {
 }
 
 impl Config {
-    /// What `write`, an absolute path, would let a plugin change of what rules plugins: a sentence's subject such as `the
-    /// configuration /etc/upm/upm_config.toml`. Another name of such a thing is the same thing.
+    /// What a plugin that may write to `write`, an absolute path, could change, such as `the configuration
+    /// /etc/upm/upm_config.toml`; `None` if nothing that controls plugins. Objects are compared, not names.
     pub(crate) fn ruled_by(&self, write: &Path) -> Option<String> {
         let ruled = || match self.reach(write)? {
             Some(reach) => Ok(reach.rules(&self.rules()?.protected).map(str::to_owned)),
             None => Ok(None),
         };
-        ruled().unwrap_or_else(|error: std::io::Error| Some(format!("what it cannot be held against ({error})")))
+        ruled().unwrap_or_else(|error: std::io::Error| Some(format!("files that could not be checked ({error})")))
     }
 
-    /// Looks up where what rules plugins lies, when it is first asked for.
+    /// Looks up what controls plugins on this host, on first use.
     ///
     /// # Errors
     /// A path cannot be followed, or the host's mounts cannot be read.
@@ -44,23 +44,23 @@ impl Config {
         Ok(self.rules.get_or_init(|| Rules { protected, mounts }))
     }
 
-    /// Where a granted path shows a file system of the kernel, or `/run`: itself, or what is mounted below it.
+    /// Where a granted path contains a kernel file system or `/run`: at the path itself, or mounted below it.
     pub(crate) fn reserved(&self, granted: &Path) -> Option<PathBuf> {
         match self.reach(granted) {
             Ok(reach) => reach.and_then(|reach| reach.reserved().map(Path::to_owned)),
-            // Without knowing, nothing is granted.
+            // If that is unknown, the path is not granted.
             Err(_) => Some(granted.to_owned()),
         }
     }
 
     fn reach(&self, path: &Path) -> std::io::Result<Option<Reach>> {
         let Some(walked) = protect::reachable(path)? else { return Ok(None) };
-        // Once a user's call was started, its supervisor is in a mount namespace of its own.
+        // The supervisor of a started user's call is in its own mount namespace: there, the mounts must be read again.
         Reach::of(&walked, &self.rules()?.mounts).or_else(|_| Reach::of(&walked, &Table::read()?)).map(Some)
     }
 }
 
-/// Everything that rules plugins.
+/// Everything that controls plugins.
 pub(super) fn ruling(
     config: &Config,
     env: &dyn Fn(&str) -> Option<OsString>,
@@ -78,7 +78,7 @@ pub(super) fn ruling(
     for dir in &config.plugin_paths {
         add("the plugin folder", dir, false);
     }
-    // the default of the audit sink: protected although no key names it
+    // the audit file's default path is protected too
     let state =
         |name: &str, below: &str| env(name).map(|base| PathBuf::from(base).join(below)).filter(|p| p.is_absolute());
     match &config.audit.file {
@@ -95,7 +95,7 @@ pub(super) fn ruling(
     for dir in planted::record_dirs(is_root, env) {
         add("the record of what plugins may write,", &dir, true);
     }
-    // what upm itself keeps from call to call; what lies below, as the packages' default project, may be written
+    // what upm keeps between calls; paths inside, such as the packages' default project, may be written
     for dir in planted::state_dirs(is_root, env) {
         add("upm's state directory", &dir, false);
     }
@@ -126,7 +126,7 @@ pub(super) fn ruling(
     wanted
 }
 
-/// Refuses a `write` anywhere, in use or overridden, by which some plugin could change what rules it.
+/// Refuses each `write`, even an overridden one, that would let a plugin change what controls plugins.
 pub(super) fn check_writes(config: &Config) -> Result<(), ConfigError> {
     for plugin in config.plugins.values() {
         let cache = config.plugin_cache_dir(&plugin.name);
@@ -148,7 +148,7 @@ pub(super) fn check_writes(config: &Config) -> Result<(), ConfigError> {
                 }
                 if write && let Some(what) = config.ruled_by(&path) {
                     return Err(error(format!(
-                        "write lets a plugin change {what}, for {} is granted; grant a directory apart from it",
+                        "write lets a plugin change {what}, because it grants {}; grant a directory apart from it",
                         path.display()
                     )));
                 }
@@ -158,10 +158,10 @@ pub(super) fn check_writes(config: &Config) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// Whether whoever may write `write` could change `other` or what lies in it.
+/// Whether a process that may write to `write` could change `other` or anything in it.
 ///
 /// # Errors
-/// The mounts of the host cannot be told.
+/// The host's mounts cannot be read.
 pub(crate) fn could_change(write: &Path, other: &Path) -> std::io::Result<bool> {
     let table = Table::read()?;
     let other = Protected::new(String::new(), other, true, &table)?;
@@ -169,10 +169,10 @@ pub(crate) fn could_change(write: &Path, other: &Path) -> std::io::Result<bool> 
     Ok(Reach::of(&walked, &table)?.rules(std::slice::from_ref(&other)).is_some())
 }
 
-/// That a granted path shows what is never granted.
+/// The message that a granted path contains what is never granted.
 pub(crate) fn shows_reserved(path: &Path, shown: &Path) -> String {
     format!(
-        "{}: {} is a file system of the kernel, or /run, which are never granted under any name; expected another path",
+        "{}: {} is a kernel file system or /run, which are never granted under any name; expected another path",
         path.display(),
         shown.display()
     )

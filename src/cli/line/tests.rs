@@ -306,8 +306,8 @@ fn hostile_first_words_are_refused_in_a_short_sentence() {
 #[test]
 fn option_values_are_checked() {
     for (words, text) in [
-        (&["--timeout", "5"][..], "--timeout 5: a time without a unit"),
-        (&["--timeout", "0s"], "--timeout 0s: zero is no time"),
+        (&["--timeout", "5"][..], "--timeout 5: a time needs a unit"),
+        (&["--timeout", "0s"], "--timeout 0s: must be greater than zero"),
         (&["--request-id", "7"], "--request-id 7: not a UUID"),
         (
             &["--request-id", "cdb3458d0b84491a9c4e709f30e11111"],

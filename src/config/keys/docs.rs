@@ -1,4 +1,4 @@
-//! The table of keys as the documents have it.
+//! The table of keys for the documents.
 
 use super::Grant;
 use crate::keys::{Key, Unit};
@@ -27,7 +27,7 @@ pub fn mdoc() -> String {
     page + ".El\n"
 }
 
-/// Each key with its built-in value, as the configuration writes it; none where nothing is built in.
+/// Each key with its built-in value, if it has one, as written in the configuration.
 fn built_in() -> impl Iterator<Item = (Key, Option<String>)> {
     let grant = serde_json::to_value(Grant::built_in()).unwrap_or_default();
     Key::ALL.iter().map(move |key| {
@@ -54,7 +54,7 @@ fn without_links(markdown: &str) -> String {
     text + rest
 }
 
-/// A sentence as lines of mdoc(7): code and pages are macros, which have lines of their own.
+/// A sentence as lines of mdoc(7): code and pages become macros on separate lines.
 fn sentence(markdown: &str) -> String {
     let (first, rest) = markdown.split_at(markdown.chars().next().map_or(0, char::len_utf8));
     let text = format!("{}{}.", first.to_uppercase(), rest.trim_end_matches('.'));
@@ -68,7 +68,7 @@ fn sentence(markdown: &str) -> String {
         for word in part.split_whitespace() {
             match (reference(word), lines.last_mut()) {
                 (Some(reference), _) => lines.push(reference),
-                // Behind a macro a mark is its last argument.
+                // After a macro, a punctuation mark is its last argument.
                 (None, Some(line)) if !line.starts_with('.') || word.chars().all(|c| ".,;:".contains(c)) => {
                     *line = format!("{line} {word}");
                 }

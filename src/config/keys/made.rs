@@ -1,4 +1,4 @@
-//! What the table of keys is made into.
+//! What is generated from the table of keys.
 
 use super::GrantKeys;
 use crate::config::path::PathSpec;
@@ -19,7 +19,7 @@ pub struct At<T> {
     pub line: usize,
 }
 
-/// A table that may have grant keys, or none of them.
+/// The table that a grant key's value comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Level {
@@ -29,11 +29,11 @@ pub enum Level {
     Plugin,
     /// `[defaults]`.
     Defaults,
-    /// Nothing was written.
+    /// No table has it.
     BuiltIn,
 }
 
-/// Where a grant's value was written.
+/// Where a grant's value comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Origin {
     /// The table.
@@ -42,7 +42,7 @@ pub struct Origin {
     pub line: Option<usize>,
 }
 
-/// Where the value of each key was written.
+/// Where the value of each key comes from.
 #[derive(Debug, Clone)]
 pub struct Origins([Origin; Key::ALL.len()]);
 
@@ -64,7 +64,7 @@ impl Origins {
     }
 }
 
-/// The value of the most specific table that has one. `levels` has that one first.
+/// The value of the most specific table that has one. `levels` starts with the most specific.
 pub(crate) fn pick<'k, T>(
     levels: &[(Level, &'k GrantKeys)],
     get: impl Fn(&'k GrantKeys) -> Option<&'k At<T>>,
@@ -72,14 +72,14 @@ pub(crate) fn pick<'k, T>(
     levels.iter().find_map(|(level, keys)| Some((*level, get(keys)?)))
 }
 
-/// What written values stand for depends on it.
+/// What is needed to expand written values.
 pub(crate) struct Scope<'a> {
     pub groups: &'a BTreeMap<String, EgressGroup>,
     pub project_root: &'a Path,
     pub cache_dir: &'a Path,
 }
 
-/// What a call gets of a value as it was written.
+/// Converts a written value into what a call gets.
 pub(super) trait Grants<T> {
     fn grant(&self, scope: &Scope<'_>) -> T;
 }
@@ -110,12 +110,12 @@ impl Grants<Vec<PathBuf>> for Vec<PathSpec> {
 
 impl Grants<Vec<EgressGroup>> for Vec<String> {
     fn grant(&self, scope: &Scope<'_>) -> Vec<EgressGroup> {
-        // names that no group has are refused when the file is read
+        // unknown names are refused when the file is read
         self.iter().filter_map(|name| scope.groups.get(name).cloned()).collect()
     }
 }
 
-/// A time as `upm explain` and the documents show it.
+/// A time as shown by `upm explain` and the documents.
 pub(super) fn as_text<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     let ms = time.as_millis();
     serializer.collect_str(&if ms.is_multiple_of(1000) { format!("{}s", ms / 1000) } else { format!("{ms}ms") })
@@ -131,16 +131,16 @@ macro_rules! last {
     };
 }
 
-/// Calls the function of `raised` where the key has a unit.
+/// Calls the function in `raised` if the key has a unit.
 macro_rules! raise {
     ([] $read:ident $values:tt) => { None };
     ([$unit:ident] $read:ident $values:tt) => { raised::$read $values };
 }
 
-/// The limits of the plan: the rows that have one.
+/// The plan's limits: the rows that have one.
 macro_rules! limits {
     ($([$($limit:ident $(: $number:ty = $convert:ident)?)?] $name:ident: $granted:ty, $doc:literal;)*) => {
-        /// Numbers that bound a call. Bytes, counts, and the times that their names say.
+        /// A call's limits: bytes, counts, and times in the unit of their names.
         #[derive(Debug, Clone, Serialize)]
         pub struct Limits {
             $($(#[doc = $doc] pub $limit: last!($granted $(, $number)?),)?)*
@@ -154,14 +154,14 @@ macro_rules! limits {
     };
 }
 
-/// The rows of the table; `src/keys.rs` says what they have.
+/// The rows of the table; `src/keys.rs` describes the columns.
 macro_rules! grants {
     ($(
         $(#[$attribute:meta])*
         $key:ident $name:ident: $written:ty $(=> $granted:ty)? = $built_in:expr, $read:ident($($argument:expr),*), $doc:literal
         $(, unit $unit:ident)? $(, limit $limit:ident $(: $number:ty = $convert:ident)?)? $(, held $held:literal)?;
     )*) => {
-        /// The keys as one table of the configuration has them; what is `None` is left to the next level.
+        /// The keys of one table in the configuration; `None` means that the next level decides.
         #[derive(Debug, Clone, Default, PartialEq)]
         pub struct GrantKeys {
             $(#[doc = $doc] pub $name: Option<At<$written>>,)*
@@ -177,7 +177,7 @@ macro_rules! grants {
             }
         }
 
-        /// What the configuration allows one method, every key resolved. Paths have their variables replaced and are absolute.
+        /// What the configuration allows one method, with every key resolved. Paths are absolute, with variables replaced.
         #[derive(Debug, Clone, Serialize)]
         pub struct Grant {
             $(#[doc = $doc] $(#[$attribute])* pub $name: last!($written $(, $granted)?),)*
@@ -187,7 +187,7 @@ macro_rules! grants {
         }
 
         impl Grant {
-            /// Each key's value in the first of `levels` that has it, whole, else the built-in one.
+            /// Takes each key's value from the first of `levels` that has it, otherwise the built-in one. Values are not merged.
             pub(crate) fn resolve(levels: &[(Level, &GrantKeys)], scope: &Scope<'_>) -> Grant {
                 let mut origins = Origins::built_in();
                 Grant {
@@ -202,14 +202,14 @@ macro_rules! grants {
                 }
             }
 
-            /// What a method without any line of configuration gets.
+            /// The grant of a method without any configuration.
             #[must_use]
             pub(crate) fn built_in() -> Grant {
                 Grant { $($name: $built_in,)* origins: Origins::built_in() }
             }
 
-            /// Twice an amount, as far as the configuration takes it, and as it is written there. `None` where it is the most
-            /// already, and of what is no amount.
+            /// Twice the key's amount, up to its limit, as written in the configuration. `None` if it is at the limit already,
+            /// or if the key is not an amount.
             pub(crate) fn raised(&self, key: Key) -> Option<Value> {
                 match key { $(Key::$key => raise!([$($unit)?] $read (self.$name $(, $argument)*)),)* }
             }

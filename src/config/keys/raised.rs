@@ -1,4 +1,4 @@
-//! Twice an amount, as a remedy proposes it: at most what the reader of the same name takes; `None` where it is that already.
+//! Twice an amount, for remedies: up to the limit of the reader of the same name; `None` if it is at the limit already.
 
 use crate::units;
 use serde_json::Value;
@@ -34,7 +34,7 @@ mod tests {
         }
     }
 
-    /// The grant of a configuration with this value.
+    /// The grant of a configuration with this value; `None` if it is invalid.
     fn with(key: Key, value: &Value) -> Option<Grant> {
         let text =
             format!("[defaults]\n{} = {value}\n[plugins.P]\nmodule = \"p\"\nallowed_methods = [\"m\"]\n", key.name());

@@ -1,7 +1,4 @@
-//! How the values of keys are read: one method for each word in the reader's column of the table. [`GrantKeys::set`] names the
-//! key before the value in an error.
-//!
-//! [`GrantKeys::set`]: super::GrantKeys::set
+//! Reads the values of keys: one method for each word in the reader's column of the table.
 
 use crate::config::error::ConfigError;
 use crate::config::path::PathSpec;
@@ -29,10 +26,10 @@ impl Reader<'_> {
         let names = self.names(node, "names of [egress.…] tables", |_| true)?;
         match self.list(node, "")?.iter().zip(&names).find(|(_, name)| !self.groups.contains(*name)) {
             None => Ok(names),
-            Some((item, name)) => {
-                let expected = "expected a table [egress.NAME] of that name";
-                Err(self.error(item.at, format!("there is no egress group {}; {expected}", quote(name))))
-            }
+            Some((item, name)) => Err(self.error(
+                item.at,
+                format!("no such egress group: {}; expected NAME of a table [egress.NAME]", quote(name)),
+            )),
         }
     }
 
@@ -45,7 +42,7 @@ impl Reader<'_> {
             }
             let text = self.string(node, "text in quotes")?;
             if text.contains('\0') || text.len() > 65_536 {
-                return Err(self.error(node.at, "not fit for an environment; expected at most 64 KiB without NUL"));
+                return Err(self.error(node.at, "not valid in an environment; expected at most 64 KiB without NUL"));
             }
             variables.insert(key.name.clone(), text.to_owned());
         }
@@ -53,7 +50,7 @@ impl Reader<'_> {
     }
 
     pub fn variable_names(&self, node: &Node) -> Result<Vec<String>, ConfigError> {
-        self.names(node, "names of environment variables, none of which starts with UPM_", may_be_set)
+        self.names(node, "names of environment variables that do not start with UPM_", may_be_set)
     }
 
     pub fn syscalls(&self, node: &Node) -> Result<Vec<String>, ConfigError> {
@@ -65,11 +62,11 @@ impl Reader<'_> {
             let shown = quote(name);
             if syscall_number(name).is_none() {
                 let arch = std::env::consts::ARCH;
-                let what = format!("{shown}: no system call of {arch}; expected names as in seccomp/syscalls.tbl");
+                let what = format!("{shown} is not a system call of {arch}; expected names as in seccomp/syscalls.tbl");
                 return Err(self.error(item.at, what));
             }
             if let Some(reason) = fixed_reason(name) {
-                return Err(self.error(item.at, format!("{shown}: no configuration can add it: {reason}")));
+                return Err(self.error(item.at, format!("{shown} cannot be added: {reason}")));
             }
         }
         Ok(names)
@@ -84,7 +81,7 @@ impl Reader<'_> {
     }
 
     pub fn time(&self, node: &Node) -> Result<Duration, ConfigError> {
-        let text = self.string(node, "a time in quotes, as in \"90s\"")?;
+        let text = self.string(node, "a time in quotes, such as \"90s\"")?;
         units::time(text).map_err(|expected| self.error(node.at, format!("{}: {expected}", quote(text))))
     }
 
@@ -96,12 +93,12 @@ impl Reader<'_> {
         };
         Cpus::new(number).ok_or_else(|| {
             let (least, most) = (Cpus::RANGE.start(), Cpus::RANGE.end());
-            self.wrong(node, &format!("a number of processors from {least} to {most}, as 1 or 1.5"))
+            self.wrong(node, &format!("a number of processors from {least} to {most}, such as 1 or 1.5"))
         })
     }
 
     pub fn size(&self, node: &Node, max: u64) -> Result<u64, ConfigError> {
-        let text = self.string(node, "a size with its unit in quotes, as in \"512MiB\"")?;
+        let text = self.string(node, "a size with its unit in quotes, such as \"512MiB\"")?;
         units::size(text, max).map_err(|expected| self.error(node.at, format!("{}: {expected}", quote(text))))
     }
 
@@ -121,7 +118,7 @@ impl Reader<'_> {
             _ => return Err(self.wrong(node, EXPECTED)),
         };
         let fits = if text.bytes().all(|b| b.is_ascii_digit()) {
-            // 2^32-1 means "leave it" to setresuid(2)
+            // 2^32-1 means "leave unchanged" to setresuid(2)
             text.parse::<u32>().is_ok_and(|uid| uid != 0 && uid != u32::MAX)
         } else {
             text != "root" && value::is_account_name(&text)
@@ -130,7 +127,7 @@ impl Reader<'_> {
     }
 
     pub fn callers(&self, node: &Node) -> Result<Vec<CallerSpec>, ConfigError> {
-        const EXPECTED: &str = "\"user:NAME\" or \"group:NAME\", or with numbers as in \"user:1000\"";
+        const EXPECTED: &str = "\"user:NAME\" or \"group:NAME\", or with numbers such as \"user:1000\"";
         let names = self.names(node, EXPECTED, |name| value::caller(name).is_some())?;
         Ok(names.iter().filter_map(|name| value::caller(name)).collect())
     }

@@ -1,4 +1,4 @@
-//! JSON from hostile hands: what `serde_json` would accept in silence is refused.
+//! Strict JSON for untrusted input: it refuses what `serde_json` silently accepts.
 #![forbid(unsafe_code)]
 
 use crate::quote::quote;
@@ -9,13 +9,13 @@ use std::fmt;
 
 pub mod raw;
 
-/// The deepest nesting that [`parse_strict`] can be asked for: `serde_json` itself stops at 128.
+/// The deepest nesting that [`parse_strict`] supports: `serde_json` itself stops at 128.
 pub const MAX_DEPTH: usize = 127;
 
-/// How much a document may hold besides its text: a value counts 1, an array 4, an object 24, about as many times 32 bytes
-/// as they take in memory. Without a bound `[{"a":0},…]` makes a gigabyte out of a few megabytes.
+/// Limit for a document's values: a value counts 1, an array 4, an object 24. One of these units is about 32 bytes of memory.
+/// Without this limit a few megabytes of `[{"a":0},…]` would take a gigabyte.
 const MAX_WEIGHT: usize = 4_000_000;
-/// How the message of a document over that bound begins.
+/// The start of the message for a document over this limit.
 pub const TOO_MANY: &str = "too many values";
 
 /// Why bytes are not strict JSON.
@@ -46,12 +46,12 @@ impl StrictError {
     }
 }
 
-/// One JSON document and nothing after it. Refuses a key that occurs twice in one object, arrays and objects
+/// Parses one JSON document with nothing after it. Refuses a key that occurs twice in one object, arrays and objects
 /// nested deeper than `max_depth` (`[[1]]` has depth 2), bytes that are not UTF-8, lone surrogates, NaN, infinity
 /// and numbers beyond the range of a double. Integers stay exact from `i64::MIN` to `u64::MAX`; larger ones become
-/// doubles. The caller bounds the size of `bytes`.
+/// doubles. The caller limits the size of `bytes`.
 pub fn parse_strict(bytes: &[u8], max_depth: usize) -> Result<Value, StrictError> {
-    // `Deserializer` finds bad UTF-8 in strings alone and names no place; this also covers stray bytes between tokens.
+    // `Deserializer` finds invalid UTF-8 only in strings, and without a place; this also covers bytes between tokens.
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let good = &bytes[..error.valid_up_to()];
         let line_start = good.iter().rposition(|b| *b == b'\n').map_or(0, |newline| newline + 1);
@@ -78,7 +78,7 @@ struct Strict<'a> {
 }
 
 impl Strict<'_> {
-    /// Counts a value before it is kept.
+    /// Counts a value before it is stored.
     fn count<E: serde::de::Error>(self, weight: usize) -> Result<(), E> {
         let left = self.room.get().checked_sub(weight).ok_or_else(|| E::custom(TOO_MANY))?;
         self.room.set(left);
@@ -191,7 +191,7 @@ mod tests {
 
     #[test]
     fn doubles_are_read_to_the_last_bit() {
-        // a document is parsed here and written again on its way to the plugin
+        // documents are parsed here and written again for the plugin
         for number in
             [0.1 + 0.2, 5e-324, 1.797_693_134_862_315_7e308, 9_007_199_254_740_993.0, 0.000_123_456_789_012_345_67]
         {

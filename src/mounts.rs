@@ -1,7 +1,7 @@
-//! Where an object lies in its file system, whatever mounts show it: `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
+//! Where an object is in its file system, independent of the mounts that show it: `/proc/self/mountinfo`
+//! (proc_pid_mountinfo(5)).
 //!
-//! A bind mount gives a directory a second name. Names are therefore not compared, but [`Spot`]s: the file system and
-//! the path in it.
+//! A bind mount gives a directory a second name. So [`Spot`]s are compared instead of names: the file system and the path in it.
 #![forbid(unsafe_code)]
 
 use rustix::fs::{AtFlags, StatxFlags, statx};
@@ -11,20 +11,20 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-/// Bytes of the mount table that are read; some 100 000 mounts, the kernel's own limit (`fs.mount-max`).
+/// Limit for the mount table's bytes: room for some 100 000 mounts, the kernel's own limit (`fs.mount-max`).
 const MAX_BYTES: u64 = 64 << 20;
 
 /// A place in a file system.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spot {
-    /// Major and minor number of the file system, as the mount table has it.
+    /// Major and minor number of the file system, as in the mount table.
     device: Vec<u8>,
-    /// From the file system's own root.
+    /// Relative to the file system's own root.
     path: PathBuf,
 }
 
 impl Spot {
-    /// Whether `other` is this place or below it.
+    /// Whether `other` is this place or inside it.
     #[must_use]
     pub fn holds(&self, other: &Spot) -> bool {
         self.device == other.device && other.path.starts_with(&self.path)
@@ -54,20 +54,20 @@ impl Mount {
         let device = word()?.to_vec();
         let (root, point) = (unescape(word()?), unescape(word()?));
         let options = word()?.to_vec();
-        // Optional fields end with a hyphen.
+        // A hyphen ends the optional fields.
         let mut after = words.skip_while(|word| *word != b"-").skip(1);
         let file_system = after.next()?.to_vec();
         let (source, super_options) = (after.next()?.to_vec(), after.next()?.to_vec());
         Some(Mount { id, parent, device, root, point, options, file_system, source, super_options })
     }
 
-    /// Its number, as `STATX_MNT_ID` has it (statx(2)).
+    /// Its number, as in `STATX_MNT_ID` (statx(2)).
     #[must_use]
     pub fn id(&self) -> u64 {
         self.id
     }
 
-    /// Where the mount is.
+    /// Its mount point.
     #[must_use]
     pub fn point(&self) -> &Path {
         &self.point
@@ -85,13 +85,13 @@ impl Mount {
         &self.file_system
     }
 
-    /// What was mounted, as its file system calls it: a device, or `server:/export`.
+    /// The mounted source: a device, or `server:/export`.
     #[must_use]
     pub fn source(&self) -> &[u8] {
         &self.source
     }
 
-    /// What it shows: the part of its file system that is mounted.
+    /// The part of its file system that it shows.
     #[must_use]
     pub fn shows(&self) -> Spot {
         Spot { device: self.device.clone(), path: self.root.clone() }
@@ -100,24 +100,23 @@ impl Mount {
     /// The user who mounted a FUSE file system (`user_id=`, fuse(4)).
     #[must_use]
     pub fn fuse_user(&self) -> Option<u32> {
-        // The last: what a security module's options say before may be that user's words.
+        // The last one: the security module's options before it can contain text of that user.
         let option = self.super_options.rsplit(|byte| *byte == b',').find_map(|one| one.strip_prefix(b"user_id="))?;
         std::str::from_utf8(option).ok()?.parse().ok()
     }
 
-    /// The place in its file system of `path`, which must lie in this mount.
+    /// The place of `path` in the file system; `path` must be in this mount.
     pub(crate) fn spot(&self, path: &Path) -> io::Result<Spot> {
         let rest = path.strip_prefix(&self.point).map_err(|_| {
             let (path, point) = (path.display(), self.point.display());
-            io::Error::other(format!("{path}: its mount {point} was moved meanwhile; try again"))
+            io::Error::other(format!("{path}: its mount {point} has just been moved; try again"))
         })?;
         let path = if rest.as_os_str().is_empty() { self.root.clone() } else { self.root.join(rest) };
         Ok(Spot { device: self.device.clone(), path })
     }
 }
 
-/// A path as it is: the kernel writes space, tab, newline, `\\` and `#` of one as three octal digits
-/// (proc_pid_mountinfo(5)).
+/// Decodes a path: the kernel writes space, tab, newline, `\\` and `#` as three octal digits (proc_pid_mountinfo(5)).
 #[must_use]
 pub fn unescape(word: &[u8]) -> PathBuf {
     let mut out = Vec::with_capacity(word.len());
@@ -143,10 +142,10 @@ pub fn unescape(word: &[u8]) -> PathBuf {
 pub struct Table(Vec<Mount>);
 
 impl Table {
-    /// Reads it.
+    /// Reads the table.
     ///
     /// # Errors
-    /// `/proc` is not there, or the table is not one.
+    /// `/proc` is not available, or the table cannot be parsed.
     pub fn read() -> io::Result<Self> {
         let mut text = Vec::new();
         std::fs::File::open("/proc/self/mountinfo")?.take(MAX_BYTES + 1).read_to_end(&mut text)?;
@@ -154,10 +153,10 @@ impl Table {
         (text.len() as u64 <= MAX_BYTES).then_some(()).ok_or_else(too_long)?;
         let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
         let mounts: Option<Vec<Mount>> = lines.map(Mount::parse).collect();
-        mounts.map(Table).ok_or_else(|| io::Error::other("/proc/self/mountinfo has a line that is not known"))
+        mounts.map(Table).ok_or_else(|| io::Error::other("/proc/self/mountinfo has an invalid line"))
     }
 
-    /// All of them.
+    /// All mounts.
     pub fn iter(&self) -> impl Iterator<Item = &Mount> {
         self.0.iter()
     }
@@ -166,16 +165,16 @@ impl Table {
         self.0.iter().find(|mount| mount.id == id)
     }
 
-    /// The mount that an object lies in.
+    /// The mount that an object is in.
     pub(crate) fn of(&self, fd: BorrowedFd<'_>) -> io::Result<&Mount> {
         let id = mount_id(fd)?;
         self.by_id(id).ok_or_else(|| io::Error::other(format!("mount {id} is not in /proc/self/mountinfo")))
     }
 
-    /// Where `path` in the directory `fd` lies in its file system, and each mount point on the way to it.
+    /// The place of `path` in its file system, and of each mount point on the way to it. `fd` is its directory.
     ///
     /// # Errors
-    /// A mount is not known.
+    /// A mount is not in the table.
     pub(crate) fn way_from(&self, fd: BorrowedFd<'_>, path: &Path) -> io::Result<Vec<Spot>> {
         let mut mount = self.of(fd)?;
         let mut path = path;
@@ -188,7 +187,7 @@ impl Table {
         Ok(spots)
     }
 
-    /// The paths by which other mounts show what a mount shows and more of its file system, the widest first.
+    /// The paths of what a mount shows in other mounts that show more of its file system, the widest first.
     #[must_use]
     pub fn wider(&self, mount: u64) -> Vec<PathBuf> {
         let Some(own) = self.by_id(mount) else { return Vec::new() };
@@ -203,21 +202,21 @@ impl Table {
         wider.into_iter().map(|(_, path)| path).collect()
     }
 
-    /// The mounts below `path`, which come along when it is granted.
+    /// The mounts inside `path`, which are granted with it.
     pub fn below<'t>(&'t self, path: &'t Path) -> impl Iterator<Item = &'t Mount> {
         self.0.iter().filter(move |mount| mount.point != path && mount.point.starts_with(path))
     }
 }
 
-/// The mount that an object lies in.
+/// The mount that an object is in.
 ///
 /// # Errors
-/// As [`Table::read`]; the kernel does not say.
+/// As [`Table::read`]; the kernel does not report the mount.
 pub fn of(fd: BorrowedFd<'_>) -> io::Result<Mount> {
     Table::read()?.of(fd).cloned()
 }
 
-/// `STATX_MNT_ID` (statx(2), from Linux 5.8 on); under a host's filter that refuses the call, what proc_pid_fdinfo(5) says.
+/// From `STATX_MNT_ID` (statx(2), since Linux 5.8), or from proc_pid_fdinfo(5) if the host's filter denies that call.
 fn mount_id(fd: BorrowedFd<'_>) -> io::Result<u64> {
     if let Ok(found) = statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)
         && found.stx_mask & StatxFlags::MNT_ID.bits() != 0
@@ -226,7 +225,7 @@ fn mount_id(fd: BorrowedFd<'_>) -> io::Result<u64> {
     }
     let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))?;
     let id = text.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok());
-    id.ok_or_else(|| io::Error::other("the kernel does not tell the mount of a file"))
+    id.ok_or_else(|| io::Error::other("the kernel does not report the mount of a file"))
 }
 
 #[cfg(test)]

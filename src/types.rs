@@ -1,4 +1,4 @@
-//! Plain data that the stages hand to one another. No I/O and no policy here.
+//! Plain data that the stages exchange. No I/O and no policy here.
 #![forbid(unsafe_code)]
 
 mod denial;
@@ -16,7 +16,7 @@ use serde::Serialize;
 use serde_json::Value;
 use std::path::PathBuf;
 
-/// Who calls.
+/// The caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
     /// The user.
@@ -25,9 +25,9 @@ pub struct Caller {
     pub gid: u32,
     /// Supplementary groups.
     pub groups: Vec<u32>,
-    /// The process, of a caller on a socket.
+    /// The process, if the caller is on a socket.
     pub pid: Option<i32>,
-    /// The user who logged in, whatever `su` or `sudo` came after; `None` when unset or not known for certain.
+    /// The user who logged in, before any `su` or `sudo`; `None` if unset or uncertain.
     pub login_uid: Option<u32>,
 }
 
@@ -36,11 +36,11 @@ pub struct Caller {
 pub enum CallerSpec {
     /// A user's name or number.
     User(String),
-    /// A group's name or number: as the caller's own group, or as one of its supplementary groups.
+    /// A group's name or number: the caller's group or one of its supplementary groups.
     Group(String),
 }
 
-/// As the configuration writes it.
+/// As written in the configuration.
 impl std::fmt::Display for CallerSpec {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -56,18 +56,18 @@ impl Serialize for CallerSpec {
     }
 }
 
-/// What the plugin's filter says to a system call, whatever its arguments.
+/// What the plugin's filter does with a system call, for all possible arguments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
     /// Always allowed.
     Allowed,
     /// Allowed with some arguments.
     Partly,
-    /// Refused.
+    /// Denied.
     Refused,
 }
 
-/// A change of the configuration that would allow something: values to set, each in its table.
+/// A configuration change that would allow something: values to set, each in its table.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Change(pub Vec<Setting>);
 
@@ -82,7 +82,7 @@ pub struct Setting {
     pub value: Value,
 }
 
-/// What `on_violation` says.
+/// The value of `on_violation`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnViolation {
@@ -92,18 +92,18 @@ pub enum OnViolation {
     Kill,
 }
 
-/// How the gateway reaches the outside.
+/// How the gateway connects to hosts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Proxy {
     /// Directly.
     None,
-    /// By the supervisor's own `https_proxy`/`http_proxy`/`no_proxy`.
+    /// According to the supervisor's `https_proxy`/`http_proxy`/`no_proxy`.
     Env,
-    /// By CONNECT through this URL (`http://[user:password@]host:port`).
+    /// By CONNECT through the proxy at this URL (`http://[user:password@]host:port`).
     Url(String),
 }
 
-/// As plans, answers and `explain` show it: without the password that a URL may hold.
+/// As shown in plans, answers and `explain`: without the password that a URL may contain.
 impl Serialize for Proxy {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
@@ -117,7 +117,7 @@ impl Serialize for Proxy {
     }
 }
 
-/// A package manager's client whose own configuration names the hosts.
+/// A package manager whose own configuration names the hosts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Client {
@@ -130,7 +130,7 @@ pub enum Client {
 /// `name:port` or `*.name:port` of an egress group. `name` is lower-case ASCII without the trailing dot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct HostPattern {
-    /// True for `*.name`: one or more labels left of `.name`.
+    /// True for `*.name`: one or more labels before `.name`.
     pub wildcard: bool,
     /// The name to compare with.
     pub name: String,
@@ -142,9 +142,9 @@ pub struct HostPattern {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EgressSource {
-    /// Named in the configuration.
+    /// The configuration.
     Hosts(Vec<HostPattern>),
-    /// What this client is configured to use on this host.
+    /// This client's configuration on this host.
     Client(Client),
 }
 
@@ -157,26 +157,26 @@ pub struct EgressGroup {
     pub source: EgressSource,
     /// Whether private, loopback and link-local answers are allowed.
     pub allow_private: bool,
-    /// How the gateway gets out.
+    /// How the gateway connects.
     pub proxy: Proxy,
-    /// Whether a ClientHello naming the host is demanded on every port but 80.
+    /// Whether a ClientHello with the host's name is required on every port except 80.
     pub tls: bool,
 }
 
-/// One granted destination, resolved from a group: what the gateway decides by.
+/// One granted destination, resolved from a group, for the gateway.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct EgressRule {
     /// The `[egress.NAME]` it comes from.
     pub group: String,
     /// The destination.
     pub pattern: HostPattern,
-    /// Private answers allowed (granted by the configuration, or the client's own private index).
+    /// Whether private addresses are allowed (by the configuration, or because the client's index is private).
     pub allow_private: bool,
-    /// Loopback answers allowed: only by an explicit `allow_private = true`, never by a client's configuration.
+    /// Whether loopback addresses are allowed: only by an explicit `allow_private = true`, never by a client's configuration.
     pub allow_loopback: bool,
-    /// How the gateway gets out.
+    /// How the gateway connects.
     pub proxy: Proxy,
-    /// ClientHello demanded.
+    /// Whether a ClientHello is required.
     pub tls: bool,
 }
 

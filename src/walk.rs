@@ -1,14 +1,13 @@
-//! How a path that the configuration, a caller or a client names becomes an object of the host: one walk from `/`.
+//! Resolves a path of the configuration, a caller or a client to an object of the host: one walk from `/`.
 //!
 //! Each component is opened from the descriptor of its directory (`O_PATH`, `O_NOFOLLOW`), and its owner and mode are
-//! looked at on the way. A symbolic link is followed only where root or the calling user alone could have placed it:
-//! after the first directory that somebody else could change, no link is followed. What comes out is a descriptor with
-//! the identity (device and inode) of each directory above it. What is checked, compared, hashed, read, mounted and
-//! created afterwards is that descriptor: the walk keeps it ([`hold`]) and gives the same one to who asks for the same
-//! path again in this call.
+//! checked. A symbolic link is followed only if nobody but root and the calling user could have placed it: after the first
+//! directory that somebody else could change, no link is followed. The result is a descriptor with the identity (device
+//! and inode) of each directory above it. All later checks, comparisons, hashes, reads, mounts and creations use that
+//! descriptor: [`hold`] keeps it, and later walks of the same path in this call return it again.
 //!
-//! Neither `fs-mistrust` nor `pathrs` does this: the one checks names and leaves the opening to its caller, the other
-//! keeps a path inside a root and does not ask who owns its links.
+//! Neither `fs-mistrust` nor `pathrs` does this: `fs-mistrust` checks names and leaves the opening to its caller, `pathrs`
+//! keeps a path inside a root and does not check who owns its links.
 #![forbid(unsafe_code)]
 
 mod flaw;
@@ -29,74 +28,74 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
 
-/// Links followed before a path counts as a loop; `MAXSYMLINKS` of the kernel.
+/// Links to follow before a path counts as a loop; the kernel's `MAXSYMLINKS`.
 const MAX_LINKS: usize = 40;
 
-/// A symbolic link that a walk has followed.
+/// A symbolic link that a walk followed.
 #[derive(Debug, Clone)]
 pub struct Link {
-    /// The directory that holds it.
+    /// The directory that it is in.
     pub parent: Rc<Object>,
-    /// Its path, without links above it.
+    /// Its path, with the links above it resolved.
     pub path: PathBuf,
-    /// What it says.
+    /// Its target.
     pub target: PathBuf,
-    /// Which link it is.
+    /// Its identity.
     pub id: Id,
 }
 
-/// Where a walk has ended.
+/// The result of a walk.
 #[derive(Debug, Clone)]
 pub struct Walked {
-    /// The object; where something is missing, the last directory that is there.
+    /// The object, or the last directory that exists.
     pub object: Rc<Object>,
-    /// What of the path is not there, in order; empty when all of it is.
+    /// The components that do not exist, in order; empty if the whole path exists.
     pub missing: Vec<OsString>,
     /// The links that were followed, in order.
     pub links: Vec<Link>,
 }
 
 impl Walked {
-    /// The path from `/` without symbolic links, with what is missing of it.
+    /// The path from `/` without symbolic links, including its missing components.
     #[must_use]
     pub fn path(&self) -> PathBuf {
         self.missing.iter().fold(self.object.path.clone(), |path, name| path.join(name))
     }
 
-    /// The object, when all of the path is there.
+    /// The object, if the whole path exists.
     #[must_use]
     pub fn whole(&self) -> Option<&Rc<Object>> {
         self.missing.is_empty().then_some(&self.object)
     }
 }
 
-/// Which links a walk follows, and what it passes.
+/// Which links a walk follows, and which objects it accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum How {
-    /// No link. Directories may be anybody's.
+    /// No links. Directories may belong to anybody.
     NoLinks,
-    /// Links that root or the calling user alone could have placed. Directories may be anybody's.
+    /// Links that nobody but root and the calling user could have placed. Directories may belong to anybody.
     SafeLinks,
-    /// Any link: for what is compared alone, never for what is opened for a plugin or gone by.
+    /// All links: only for comparisons, never for what is opened for a plugin or relied on.
     AnyLinks,
-    /// Links that root alone could have placed: a plugin of a user's own call is that user, and places links too.
+    /// Links that nobody but root could have placed: a plugin in a user's call runs as that user and can place links too.
     RootLinks,
-    /// As [`How::SafeLinks`], and each directory on the way, and the object itself, must be one that root and the calling user alone
-    /// could change; directories of root with the sticky bit may lie on the way.
+    /// As [`How::SafeLinks`]; also, nobody but root and the calling user may be able to change the object or a directory on the
+    /// way. Directories of root with the sticky bit are accepted on the way.
     Trusted,
 }
 
-/// Why a path leads to no object.
+/// Why a walk failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WalkError {
-    /// The operating system says so.
+    /// An error of the operating system.
     Io {
         /// The component.
         path: PathBuf,
-        /// What it said.
+        /// The error.
         errno: Errno,
     },
-    /// [`How::NoLinks`], and there is one.
+    /// A link, with [`How::NoLinks`].
     Link {
         /// The link.
         path: PathBuf,
@@ -110,7 +109,7 @@ pub enum WalkError {
         /// Why.
         flaw: Flaw,
     },
-    /// [`How::Trusted`], and somebody else could change this.
+    /// An object that somebody else could change, with [`How::Trusted`].
     Untrusted {
         /// The object.
         path: PathBuf,
@@ -131,7 +130,7 @@ impl WalkError {
         }
     }
 
-    /// As a system call that opens the path without following links would answer.
+    /// The error that opening the path without following links would return.
     #[must_use]
     pub fn errno(&self) -> Errno {
         match self {
@@ -142,12 +141,12 @@ impl WalkError {
     }
 }
 
-/// Walks `path`, absolute or relative to the working directory, as far as there is something. `.` and doubled slashes go;
-/// `..` leads to the directory above, after the links before it.
+/// Walks `path`, absolute or relative to the working directory, as far as it exists. `.` and doubled slashes are skipped;
+/// `..` leads to the directory above, after resolving the links before it.
 ///
 /// # Errors
-/// A link that is not followed, an object that is not passed, `ENOTDIR`, `EACCES`, `ELOOP`. That something is not there
-/// is no error here: see [`Walked::missing`].
+/// A link that is not followed, an object that is not accepted, `ENOTDIR`, `EACCES`, `ELOOP`. A missing component is not an
+/// error: see [`Walked::missing`].
 pub fn walk(path: &Path, how: How) -> Result<Walked, WalkError> {
     let io = |path: &Path, errno| WalkError::Io { path: path.to_owned(), errno };
     let absolute = if path.is_absolute() {
@@ -165,7 +164,7 @@ pub fn walk(path: &Path, how: How) -> Result<Walked, WalkError> {
 /// The object that `path` leads to.
 ///
 /// # Errors
-/// As [`walk`]; `ENOENT` when it is not there.
+/// As [`walk`]; `ENOENT` if it does not exist.
 pub fn find(path: &Path, how: How) -> Result<Rc<Object>, WalkError> {
     let walked = walk(path, how)?;
     match walked.missing.first() {
@@ -174,10 +173,10 @@ pub fn find(path: &Path, how: How) -> Result<Rc<Object>, WalkError> {
     }
 }
 
-/// The entry `name` of a directory, which must be no symbolic link.
+/// The entry `name` of a directory. It must not be a symbolic link.
 ///
 /// # Errors
-/// What `openat` says; `ELOOP` for a link.
+/// Those of `openat`; `ELOOP` for a link.
 pub fn child(directory: &Rc<Object>, name: &OsStr) -> Result<Rc<Object>, WalkError> {
     let uid = rustix::process::getuid().as_raw();
     let walker = Walker { uid, how: How::NoLinks, links: Vec::new(), todo: VecDeque::new() };
@@ -223,7 +222,7 @@ impl Walker {
             }
             at = next;
         }
-        // On the way a sticky bit suffices, but whoever may add entries decides what a directory holds.
+        // On the way a sticky bit is enough, but not in the object itself: others could add entries to it.
         if self.how == How::Trusted
             && let Some(flaw) = at.own_flaw(self.uid)
         {
@@ -277,13 +276,13 @@ impl Walker {
         Ok(if object.is_dir() { kept::keep(object) } else { object })
     }
 
-    /// Where a link leads on from.
+    /// Follows a link: the directory from which the walk continues.
     fn follow(&mut self, link: Rc<Object>, absolute: &Path) -> Result<Rc<Object>, WalkError> {
         let path = link.path.clone();
         if self.how == How::NoLinks {
             return Err(WalkError::Link { path });
         }
-        // The flaw of a link is its own owner, or what lies above it.
+        // The flaw of a link is its owner, or a flaw of a directory above it.
         let flaw = match self.how {
             How::AnyLinks => None,
             How::RootLinks => link.flaw_but_for(0),

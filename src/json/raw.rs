@@ -1,5 +1,5 @@
-//! JSON that is passed on: checked as strictly as [`super::parse_strict`] does it and kept as text. A tree of values takes up
-//! to seventy times the memory of its text.
+//! JSON that is passed on: checked like in [`super::parse_strict`] but kept as text, because a tree of values can take seventy
+//! times as much memory.
 #![forbid(unsafe_code)]
 
 use super::{MAX_DEPTH, StrictError};
@@ -14,17 +14,16 @@ use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
-/// One strict JSON value, without white space between its tokens, in the order in which it was written. Its clones share
-/// the text.
+/// One strict JSON value, without white space between tokens, with its keys in their original order. Clones share the text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Raw(Arc<String>);
 
 impl Raw {
-    /// Takes a document over. It is the text that writing [`super::parse_strict`]'s value would give. Besides the text
-    /// itself, eight bytes for each key of the objects that are open at one time are held.
+    /// Checks a document and keeps it in the form in which the value of [`super::parse_strict`] would be written. Besides the
+    /// text, it takes eight bytes for each key of the objects that are open at the same time.
     ///
     /// # Errors
-    /// What [`super::parse_strict`] refuses, but for the number of values.
+    /// As [`super::parse_strict`], except for the number of values.
     pub fn read(text: &str, max_depth: usize) -> Result<Self, StrictError> {
         let max = max_depth.min(MAX_DEPTH);
         loop {
@@ -41,7 +40,7 @@ impl Raw {
                 }
                 Err(error) => match state.twice.take() {
                     None => return Err(StrictError::from_serde(&error)),
-                    // Two keys had one hash: nearly always because they are the same.
+                    // Two keys have the same hash, almost certainly because they are equal.
                     Some(hash) => {
                         drop(out);
                         let state = Strict { max, exact: Some(hash), hasher: state.hasher, ..Strict::default() };
@@ -59,10 +58,10 @@ impl Raw {
         &self.0
     }
 
-    /// The same as a tree of values, for results that are known to be small.
+    /// The value as a tree, for results that are known to be small.
     #[must_use]
     pub fn value(&self) -> Value {
-        // It was read before: its depth and its numbers are within bounds.
+        // It was checked before, so its depth and numbers are valid.
         serde_json::from_str(&self.0).unwrap_or(Value::Null)
     }
 }
@@ -80,17 +79,17 @@ impl Serialize for Raw {
     }
 }
 
-/// What [`Raw`]'s own serialization wrote, as another process of the engine tells it: taken as it is.
+/// Reads what [`Raw`]'s `Serialize` wrote in another process of the engine, without checking it again.
 impl<'de> Deserialize<'de> for Raw {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Box::<RawValue>::deserialize(deserializer).map(|raw| Raw(Arc::new(String::from(Box::<str>::from(raw)))))
     }
 }
 
-/// A document indented, for people.
+/// A document, indented for display.
 ///
 /// # Errors
-/// It is not JSON, or deeper than 127 levels.
+/// It is not JSON, or is nested deeper than 127 levels.
 pub fn indented(text: &str) -> serde_json::Result<String> {
     let mut out = Vec::with_capacity(text.len());
     copy(text, &mut serde_json::Serializer::pretty(&mut out), None)?;
@@ -108,7 +107,7 @@ fn copy<S: Serializer<Error = serde_json::Error>>(
     Ok(copied)
 }
 
-/// What is known of the part that was read.
+/// The state of the checks.
 #[derive(Default)]
 struct Strict {
     max: usize,
@@ -116,9 +115,9 @@ struct Strict {
     hasher: RandomState,
     /// Hashes of the keys of all open objects, the innermost object's last.
     keys: RefCell<Vec<u64>>,
-    /// A hash that two keys of one object have.
+    /// The hash of two keys in one object.
     twice: Cell<Option<u64>>,
-    /// Look only for keys of this hash, and compare them.
+    /// If set, only keys with this hash are compared, by their text.
     exact: Option<u64>,
     /// Keys of that hash, with the depth of their object.
     found: RefCell<Vec<(usize, String)>>,
@@ -151,7 +150,7 @@ impl Strict {
         Ok(())
     }
 
-    /// The end of the array or object that had begun with so many keys.
+    /// Ends the array or object that started at `before` keys.
     fn leave<E: de::Error>(&self, before: usize) -> Result<(), E> {
         let depth = self.depth.get();
         self.depth.set(depth - 1);
@@ -168,7 +167,7 @@ impl Strict {
     }
 }
 
-/// Hands what is read to a serializer, value by value.
+/// Passes each value to a serializer as it is read.
 struct Copy<'a, S> {
     to: S,
     state: Option<&'a Strict>,
@@ -231,7 +230,7 @@ impl<'de, S: Serializer> Visitor<'de> for Copy<'_, S> {
     }
 }
 
-/// A value that is read while it is written.
+/// A value that is written while it is read.
 struct Stream<'a, D> {
     from: Cell<Option<D>>,
     state: Option<&'a Strict>,
@@ -306,7 +305,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Both readers must agree, to the byte.
+    /// Both readers must give the same result, byte for byte.
     fn same(text: &str, depth: usize) {
         let raw = Raw::read(text, depth);
         match parse_strict(text.as_bytes(), depth) {
@@ -321,7 +320,7 @@ mod tests {
             Err(error) if error.message.starts_with(TOO_MANY) => assert!(raw.is_ok()),
             Err(error) => {
                 let own = raw.unwrap_err();
-                // A second key is seen at its object's end, and then any of several.
+                // `Raw` detects duplicate keys only at the end of an object, and reports any of several.
                 let twice = [&own, &error].iter().any(|error| error.message.ends_with("occurs twice"));
                 assert!(twice || own == error, "{text}: {own}, {error}");
             }
@@ -357,12 +356,12 @@ mod tests {
         ] {
             same(text, 64);
         }
-        // one key in objects that stand in one another
+        // the same key in nested objects
         same(r#"{"a":{"a":{"a":0}},"b":[{"a":0},{"a":0}]}"#, 64);
     }
 
     #[test]
-    fn the_place_of_a_second_key_is_told() {
+    fn the_place_of_a_second_key_is_reported() {
         let error = Raw::read("{\"a\":{\"k\":1},\n\"k\":2,\"k\":3}", 9).unwrap_err();
         assert_eq!(error.to_string(), "line 2 column 9: the key \"k\" occurs twice");
     }
@@ -380,7 +379,7 @@ mod tests {
     fn keys_that_collide_are_compared() {
         let state = Strict { max: 9, exact: Some(RandomState::new().hash_one("b")), ..Strict::default() };
         let text = r#"{"a":1,"a":1}"#;
-        // as if two keys had only the hash in common: nothing is refused for it
+        // different keys with the same hash are accepted
         copy(text, &mut serde_json::Serializer::new(std::io::sink()), Some(&state)).unwrap();
         let state = Strict { max: 9, ..Strict::default() };
         let state = Strict { exact: Some(state.hasher.hash_one("a")), ..state };

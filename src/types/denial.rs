@@ -1,4 +1,4 @@
-//! What the plugin tried and a layer stopped.
+//! What the plugin tried and a layer denied.
 
 use crate::keys::Key;
 use serde::{Deserialize, Serialize};
@@ -8,11 +8,11 @@ use std::net::{IpAddr, Ipv4Addr};
 /// The layers, in the order of README.md.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Layer {
-    /// Users, processes, mounts and all else that a namespace is of.
+    /// Users, processes, mounts and everything else that has a namespace.
     Namespaces,
     /// The sealed root.
     Root,
-    /// What the call may take.
+    /// Resource limits.
     Limits,
     /// Capabilities and `no_new_privs`.
     Capabilities,
@@ -40,60 +40,60 @@ impl Layer {
     }
 }
 
-/// One act that a layer stopped, as that layer saw it. `report::denial` writes it. What is read from the gateway's process can
-/// only be what the gateway sees.
+/// One act that a layer denied, as that layer saw it. `report::denial` writes it. Variants with `#[serde(skip)]` are never read
+/// from the gateway's process.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Denied {
-    /// A system call that the filter refuses.
+    /// A system call that the filter denied.
     #[serde(skip)]
     Syscall(Syscall),
-    /// A limit of the grant that the call came up against.
+    /// A limit of the grant that the call reached.
     #[serde(skip)]
     Limit(Met),
-    /// Addresses that were dialled and have no route; the kernel counts them and does not say which.
+    /// Connections to addresses without a route; the kernel only counts them.
     #[serde(skip)]
     Unroutable,
-    /// A name that nothing grants.
+    /// A name that is not granted.
     Resolve {
-        /// As it was asked for.
+        /// As in the query.
         name: String,
     },
-    /// A granted name, after as many others as a call may ask for.
+    /// A granted name, beyond the limit for the names of a call.
     Names {
         /// The name.
         name: String,
-        /// So many.
+        /// The limit.
         most: usize,
     },
-    /// A granted name on a port that it is not granted on.
+    /// A granted name, on a port that is not granted.
     Connect {
         /// The name.
         name: String,
         /// The port.
         port: u16,
     },
-    /// A local address that stands for no name.
+    /// A local address that was not assigned to a name.
     ConnectAddress {
         /// The address.
         address: Ipv4Addr,
         /// The port.
         port: u16,
     },
-    /// A granted name of which every answer is an address that may not be dialled.
+    /// A granted name whose addresses are all denied.
     Address {
         /// The name.
         name: String,
         /// The port.
         port: u16,
-        /// The first of them.
+        /// The first one.
         address: IpAddr,
-        /// What that is.
+        /// Its class.
         class: Class,
     },
     /// A ClientHello for another name.
     TlsName {
-        /// The name that was dialled.
+        /// The name that the plugin connected to.
         name: String,
         /// The port.
         port: u16,
@@ -102,16 +102,16 @@ pub enum Denied {
     },
     /// No ClientHello that names a host.
     TlsMissing {
-        /// The name that was dialled.
+        /// The name that the plugin connected to.
         name: String,
         /// The port.
         port: u16,
         /// Why.
         why: NoHello,
     },
-    /// The gateway has carried as many bytes as `egress_bytes` allows.
+    /// The gateway has transferred `egress_bytes`.
     EgressBytes {
-        /// The name that was dialled.
+        /// The name that the plugin connected to.
         name: String,
         /// The port.
         port: u16,
@@ -121,7 +121,7 @@ pub enum Denied {
 }
 
 impl Denied {
-    /// The layer that stopped it.
+    /// The layer that denied it.
     #[must_use]
     pub fn layer(&self) -> Layer {
         match self {
@@ -154,54 +154,54 @@ pub struct Syscall {
     pub number: i32,
     /// Its name.
     pub name: Cow<'static, str>,
-    /// Those of its arguments that are values, by their names.
+    /// Its arguments that are plain values, by name.
     pub values: Vec<(&'static str, u64)>,
-    /// Who refused it.
+    /// What denied it.
     pub refused: Refused,
 }
 
-/// Who refused a system call.
+/// What denied a system call.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Refused {
     /// No rule of the filter allows it.
     Filter,
-    /// It is allowed so many times, and this was once more.
+    /// It exceeded its allowed count.
     Count,
-    /// A lock of a file.
+    /// A file lock that is not allowed.
     Lock(NoLock),
 }
 
-/// Why a lock of a file was refused.
+/// Why a file lock was denied.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum NoLock {
-    /// The call may not write the file.
+    /// The call may not write to the file.
     ReadOnly,
-    /// Pid 1 cannot look which file it is; the kernel's words.
+    /// Pid 1 cannot determine the file; the kernel's error.
     Unseen(String),
-    /// A mount of the call's whose server may not answer.
+    /// The file is on a mount whose server may not answer.
     Distant(String),
-    /// The supervisor could not ask; what it was told.
+    /// The supervisor failed to check; its error.
     Engine(String),
-    /// So many changes of ranges a call may make.
+    /// The limit for changes of lock ranges in one call.
     Ranges(u64),
-    /// So many locks may wait at once.
+    /// The limit for locks that wait at the same time.
     Waiting(usize),
 }
 
-/// A limit that was met.
+/// A limit that was reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Met {
-    /// Which: a key with a unit.
+    /// The limit's key, which has a unit.
     pub key: Key,
-    /// Its value, in its own unit.
+    /// Its value, in the key's unit.
     pub value: u64,
-    /// What was used, where that is known.
+    /// How much was used, if known.
     pub used: Option<u64>,
     /// For `output`, the stream.
     pub stream: Option<Stream>,
 }
 
-/// A stream that is captured.
+/// A captured stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Stream {
     /// Standard output.
@@ -210,25 +210,25 @@ pub enum Stream {
     Stderr,
 }
 
-/// What an address is, from harmless to never. Of an address that embeds others the worst counts.
+/// The class of an address, from harmless to never allowed. If an address embeds others, the worst class counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Class {
-    /// Reachable by anyone. Documentation ranges (RFC 5737, RFC 3849) count as public: refusing them protects nothing,
-    /// and laboratories resolve to them.
+    /// Public. Documentation ranges (RFC 5737, RFC 3849) count as public: refusing them protects nothing, and test networks use
+    /// them.
     Public,
-    /// Private (RFC 1918), ULA, CGNAT, site-local, benchmarking, protocol assignments, and whatever IPv6 space is
-    /// neither global unicast nor one of the other classes.
+    /// Private (RFC 1918), ULA, CGNAT, site-local, benchmarking, protocol assignments, and all IPv6 space that is
+    /// neither global unicast nor in another class.
     Private,
-    /// Link-local, and the metadata services of clouds, which hand out the host's credentials to whoever asks.
+    /// Link-local, and the clouds' metadata services, which give the host's credentials to any client.
     LinkLocal,
     /// Loopback, and every address of this host's own interfaces.
     Local,
-    /// Unspecified, 0.0.0.0/8, multicast, broadcast, reserved: nothing allows these.
+    /// Unspecified, 0.0.0.0/8, multicast, broadcast, reserved: never allowed.
     Never,
 }
 
 impl Class {
-    /// For people and for the denial's object.
+    /// Its name in messages and in the denial's object.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -241,51 +241,51 @@ impl Class {
     }
 }
 
-/// Why there is no name to compare in a ClientHello.
+/// Why a ClientHello has no usable name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum NoHello {
     /// The first bytes are not those of a TLS handshake record.
     NotTls,
-    /// It is TLS, and malformed.
+    /// Malformed TLS.
     Malformed,
-    /// A ClientHello without a server name, with several, or with one that is no host name.
+    /// A ClientHello without a server name, with several, or with one that is not a host name.
     NoName,
-    /// Over 64 KiB.
+    /// Longer than 64 KiB.
     TooLong,
-    /// Not there after 10 s.
+    /// Incomplete after 10 s.
     TooSlow,
-    /// The client closed its side before.
+    /// The client closed the connection first.
     Closed,
 }
 
-/// What was denied, how often, and to whom.
+/// What was denied, how often, and to which process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Denial {
     /// The act.
     pub denied: Denied,
     /// How often.
     pub count: u64,
-    /// The process inside, as the plugin's pid namespace numbers it, when known.
+    /// The process, as numbered in the plugin's pid namespace, if known.
     pub pid: Option<i32>,
-    /// Its command name, when known.
+    /// Its command name, if known.
     pub comm: Option<String>,
 }
 
 impl Denial {
-    /// An act that happened `count` times.
+    /// An act that was denied `count` times.
     #[must_use]
     pub fn new(denied: Denied, count: u64) -> Self {
         Denial { denied, count, pid: None, comm: None }
     }
 }
 
-/// A denial with what the configuration says of it (`decide::verdict`), once the call is over.
+/// A denial with its rule and remedy (`decide::verdict`), known after the call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Explained {
     /// What was denied.
     pub denial: Denial,
-    /// The grant key that decides and where its value was written: `syscalls (built-in)`, `egress (/etc/…toml:25)`.
+    /// The grant key that decides, and where its value comes from: `syscalls (built-in)`, `egress (/etc/…toml:25)`.
     pub rule: String,
-    /// The lines of the configuration that would allow it, or `nothing: ` and why nothing can.
+    /// The configuration lines that would allow it, or `nothing: ` and the reason.
     pub remedy: String,
 }

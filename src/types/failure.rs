@@ -1,4 +1,4 @@
-//! Why a call did not return a result: a stable code, a sentence, and what a program may want to read.
+//! Why a call did not return a result: a stable code, a message, and details for programs.
 
 use super::{Explained, Layer, Step};
 use crate::keys::Key;
@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::path::Path;
 
-/// Stable name of what ended a call; `data.code` of the envelope.
+/// The stable name of a failure; `data.code` in the envelope.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Code {
@@ -18,19 +18,19 @@ pub enum Code {
     PluginExited,
     /// The plugin broke the frame protocol.
     ProtocolViolation,
-    /// The method returned what JSON cannot hold.
+    /// The method returned a value that JSON cannot represent.
     ResultNotSerializable,
     /// A frame was longer than `result`.
     ResultTooLarge,
-    /// The command line was wrong.
+    /// The command line is invalid.
     Usage,
-    /// The arguments do not fit their outer shape or the method's schema.
+    /// The arguments do not have the required form or do not match the method's schema.
     ArgumentsInvalid,
-    /// The deadline passed.
+    /// The time limit was reached.
     Timeout,
-    /// The configuration cannot be used.
+    /// The configuration is missing or invalid.
     ConfigInvalid,
-    /// A layer cannot be had on this host.
+    /// A layer is not available on this host.
     SandboxUnavailable,
     /// A step of confinement failed.
     SandboxFailed,
@@ -42,13 +42,13 @@ pub enum Code {
     PluginNotAllowed,
     /// The configuration does not allow this method.
     MethodNotAllowed,
-    /// The plugin's files are not those that were signed or pinned.
+    /// The plugin's files differ from those that were signed or pinned.
     DigestMismatch,
-    /// The caller is not one of the plugin's callers.
+    /// The caller is not in the plugin's `callers`.
     CallerNotAllowed,
-    /// The plugin's module or executable is not there.
+    /// The plugin's module or executable does not exist.
     ModuleNotFound,
-    /// The module has no class of that name.
+    /// The module has no such class.
     ClassNotFound,
     /// The class has no such method.
     MethodNotFound,
@@ -58,24 +58,24 @@ pub enum Code {
     MemoryExceeded,
     /// The call used more processor time than its grant.
     CpuTimeExceeded,
-    /// The plugin tried something denied and `on_violation = "kill"`.
+    /// The plugin made a denied system call with `on_violation = "kill"`.
     Violation,
-    /// The caller cancelled the call by a signal.
+    /// A signal from the caller cancelled the call.
     Cancelled,
 }
 
-/// Why a call did not return a result. Every stage's error ends as one of these, in `call.rs`.
+/// Why a call did not return a result. Every stage's error becomes one of these, in `call.rs`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Failure {
     /// Stable name.
     pub code: Code,
-    /// The sentence for people: names the path or value first, ends with what to do.
+    /// The message: names the path or value first, ends with what to do.
     pub message: String,
-    /// What a program may want to read.
+    /// Details for programs.
     pub(crate) details: Details,
-    /// What else is to be known.
+    /// A further fact.
     pub(crate) note: Option<Note>,
-    /// The plugin's traceback, without the runner's own frames.
+    /// The plugin's traceback, without the runner's frames.
     pub traceback: Option<String>,
     /// The signal, for `plugin_killed` and `cancelled`.
     pub signal: Option<i32>,
@@ -94,28 +94,28 @@ impl Failure {
     }
 }
 
-/// What is to be known of a failure besides its details.
+/// A further fact about a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Note {
     /// The method has run.
     Started,
-    /// A process of the call does not react to `SIGKILL` yet.
+    /// A process of the call has not yet reacted to `SIGKILL`.
     Unreaped,
 }
 
-/// What a program may want to read of a failure. `report::details` writes it.
+/// A failure's details for programs. `report::details` writes them.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) enum Details {
     /// Nothing.
     #[default]
     None,
-    /// How a command line is written.
+    /// The usage of the command line.
     Usage { usage: String, suggestion: Option<String> },
-    /// How many bytes arguments or a request may have.
+    /// The limit for the bytes of arguments or a request.
     MaxBytes(u64),
-    /// Where JSON is wrong.
+    /// Where JSON is invalid.
     Json { line: usize, column: usize },
-    /// What a schema refused.
+    /// What does not match a schema.
     Mismatch { instance_path: String, schema_path: String, value: String },
     /// A file, and the line and column in it.
     File { path: String, place: Option<(usize, usize)> },
@@ -127,43 +127,43 @@ pub(crate) enum Details {
     NotAllowed { plugin: String, method: Option<String>, allowed: Vec<String> },
     /// A directory that is not one of the projects.
     Project { project: String, allowed: Vec<String> },
-    /// A project in which a plugin could change what rules it.
+    /// A project in which a plugin could change what controls it.
     ProjectRules { project: String, would_write: String },
-    /// Who called.
+    /// The caller.
     Caller { uid: u32, gid: u32 },
     /// The service's socket.
     Socket { socket: String, remedy: String },
-    /// A sink that takes no records.
+    /// A sink that does not accept records.
     Audit { sink: String, reason: String, remedy: String },
     /// A step of confinement.
     Step { step: Step, object: String, errno: Option<i32>, remedy: Option<String> },
     /// A layer.
     Layer { layer: Layer, cause: Option<Cause>, remedy: Option<String> },
-    /// How many bytes a frame, or a member of it, may have.
+    /// The limit for the bytes of a frame or of a member.
     Frame { limit: u64 },
     /// `timeout`.
     Timeout { ms: u64 },
     /// `cpu_time`.
     CpuTime { s: u64 },
-    /// `memory`, what was used of it, and for how many sockets.
+    /// `memory`, how much was used, and how much of that for how many sockets.
     Memory { limit: u64, used: Option<u64>, by: CountedBy, sockets: Option<(u64, u64)> },
-    /// The signal that ended the plugin or the call; whether the host had no memory left.
+    /// The signal that ended the plugin or the call; whether the host was out of memory.
     Signal { name: String, host_memory: bool },
-    /// The exit status of a plugin that gave no result.
+    /// The exit status of a plugin that returned no result.
     Exit(i32),
-    /// The system call that `on_violation` ended the call for; as a denial once the call is over.
+    /// The system call for which `on_violation` ended the call; with its denial after the call.
     Violation {
         number: i32,
         operation: Cow<'static, str>,
         #[serde(skip)]
         denial: Option<Box<Explained>>,
     },
-    /// What the plugin's process said.
+    /// What the plugin's process reported.
     Plugin(Box<Said>),
 }
 
 impl Details {
-    /// The layer that the failure is of.
+    /// The layer that failed.
     pub(crate) fn layer(&self) -> Option<Layer> {
         match self {
             Details::Step { step, .. } => Some(step.layer()),
@@ -172,7 +172,7 @@ impl Details {
         }
     }
 
-    /// The grant key that is to blame.
+    /// The grant key that caused it.
     pub(crate) fn key(&self) -> Option<Key> {
         match self {
             Details::Key(key) | Details::Granted { key, .. } | Details::Layer { cause: Some(Cause::Key(key)), .. } => {
@@ -190,7 +190,7 @@ impl Details {
         }
     }
 
-    /// What somebody can do.
+    /// What to do.
     pub(crate) fn remedy(&self) -> Option<&str> {
         match self {
             Details::Step { remedy, .. } | Details::Layer { remedy, .. } => remedy.as_deref(),
@@ -201,26 +201,26 @@ impl Details {
         }
     }
 
-    /// A path as details have it: a text.
+    /// A path as text, for details.
     pub(crate) fn path(path: &Path) -> String {
         path.to_string_lossy().into_owned()
     }
 }
 
-/// What of a layer cannot be had.
+/// What is not available of a layer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Cause {
-    /// What this grant key asks for.
+    /// What this grant key requires.
     Key(Key),
     /// These capabilities.
     Object(String),
-    /// What a program has been given.
+    /// A reason as text.
     Reason(String),
     /// A directory.
     Path(String),
 }
 
-/// Who counted a call's memory.
+/// What counted a call's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum CountedBy {
     /// The kernel, in the call's cgroup.
@@ -229,36 +229,36 @@ pub(crate) enum CountedBy {
     Sum,
 }
 
-/// What a plugin's process said of its failure, and what is known of the paths that its exception and the cause of that name.
+/// What a plugin's process reported about its failure, and what the plan grants of the paths in its exception and that one's cause.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Said {
-    /// Its own words, which may be anything.
+    /// The report itself, which can contain anything.
     pub(crate) members: Map<String, Value>,
-    /// Of `filename`.
+    /// For `filename`.
     pub(crate) path: Option<Sought>,
-    /// Of the cause's `filename`.
+    /// For the cause's `filename`.
     pub(crate) cause_path: Option<Sought>,
 }
 
 /// Whether the plan grants a path.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Sought {
-    /// The rule and the remedy, where it was refused.
+    /// The rule and the remedy, if it was denied.
     pub(crate) refused: Option<(String, String)>,
     /// To read.
     pub(crate) read: bool,
     /// To write.
     pub(crate) write: bool,
-    /// The command that tells what else the call looks for.
+    /// The command that shows what else the call looks for.
     pub(crate) learn: String,
 }
 
-/// What is recognised of an exception.
+/// The known parts of an exception.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Exception<'a> {
     /// It is Python's `MemoryError`.
     pub(crate) out_of_memory: bool,
-    /// One of those that tell of a limit or a refusal.
+    /// An error that indicates a limit or a denial.
     pub(crate) errno: Option<Errno>,
     /// The path that it names.
     pub(crate) filename: Option<&'a str>,
@@ -270,7 +270,7 @@ impl Said {
         Exception::read(&self.members)
     }
 
-    /// What it came of.
+    /// Its cause.
     pub(crate) fn cause(&self) -> Option<Exception<'_>> {
         self.members.get("cause")?.as_object().map(Exception::read)
     }

@@ -1,14 +1,14 @@
-//! What is known of a call whose plugin was started.
+//! The results of a call whose plugin was started.
 
 use super::{Denial, Explained, Failure};
 use crate::json::raw::Raw;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// One connection that the gateway carried or refused after accepting it; an entry of `data.egress`.
+/// One connection that the gateway accepted; an entry of `data.egress`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EgressRecord {
-    /// The granted name that was dialled.
+    /// The granted name that the plugin connected to.
     pub host: String,
     /// TCP port.
     pub port: u16,
@@ -22,7 +22,7 @@ pub struct EgressRecord {
     pub end: String,
 }
 
-/// What was kept of the plugin's stdout and stderr.
+/// The captured part of the plugin's stdout and stderr.
 #[derive(Debug, Clone, Default)]
 pub struct Output {
     /// First bytes of stdout.
@@ -35,7 +35,7 @@ pub struct Output {
     pub stderr_dropped: u64,
 }
 
-/// What the call used.
+/// The resources that the call used.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Usage {
     /// Microseconds from clone to the end.
@@ -46,42 +46,43 @@ pub struct Usage {
     pub cpu_system_us: u64,
     /// Bytes of the largest process's resident set (`getrusage(2)`, `ru_maxrss`).
     pub max_rss_bytes: u64,
-    /// Most bytes that the whole call had at once, where a cgroup counted them.
+    /// The whole call's peak memory in bytes, if a cgroup counted it.
     pub memory_peak_bytes: Option<u64>,
-    /// Most processes and threads at once, the sandbox's first process included, where a cgroup counted them.
+    /// Most processes and threads at once, including the sandbox's pid 1, if a cgroup counted them.
     pub pids_peak: Option<u64>,
-    /// Microseconds that the call's processes were kept waiting by `cpus`.
+    /// Microseconds for which `cpus` made the call's processes wait.
     pub cpu_throttled_us: Option<u64>,
-    /// Bytes that went out through the gateway.
+    /// Bytes sent through the gateway.
     pub egress_bytes_sent: u64,
-    /// Bytes that came in through the gateway.
+    /// Bytes received through the gateway.
     pub egress_bytes_received: u64,
 }
 
-/// Of which layers every denial could be seen. What a filter answers as "not there" (`ENOSYS`, `EAFNOSUPPORT`) is none.
+/// For which layers the list of denials is complete. Errors of the filter that mean "not supported" (`ENOSYS`, `EAFNOSUPPORT`)
+/// are not denials.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Completeness {
-    /// Refused system calls: false where the filter can have no listener.
+    /// Denied system calls: false if the filter cannot have a listener.
     pub seccomp: bool,
-    /// Refused names, connections and TLS names; dialled addresses are counted.
+    /// Denied names, connections and TLS names; connections to addresses are only counted.
     pub egress: bool,
-    /// Always false: what an rlimit refuses is seen only by its consequence.
+    /// Always false: only the consequences of an rlimit are visible.
     pub limits: bool,
-    /// Always false: the kernel tells nobody of a TCP port or path that landlock refuses.
+    /// Always false: the kernel does not report TCP ports or paths that Landlock denies.
     pub landlock: bool,
-    /// Always false: what is not mounted does not exist.
+    /// Always false: a path that is not mounted does not exist in the call.
     pub paths: bool,
-    /// The command that tells what else the same call looks for.
+    /// The command that shows what else the same call looks for.
     pub learn: String,
 }
 
-/// What a plugin looks for.
+/// The purpose of a plugin's attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LookFor {
-    /// To read, list, or see whether it is there.
+    /// To read, list or check for existence.
     Read,
-    /// To make, change or remove.
+    /// To create, change or remove.
     Write,
     /// To run.
     Execute,
@@ -89,10 +90,10 @@ pub enum LookFor {
     Connect,
 }
 
-/// Something that a plugin looked for and was not given.
+/// Something that a plugin looked for and did not get.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Look {
-    /// What for.
+    /// The purpose.
     pub act: LookFor,
     /// An absolute path; for `Connect` `name:port`, `address:port` or `unix:path`.
     pub object: String,
@@ -103,41 +104,41 @@ pub struct Look {
 /// What `upm learn` saw of a call.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Observed {
-    /// In the order of their kind and name.
+    /// Sorted by purpose and name.
     pub looks: Vec<Look>,
-    /// Looks beyond those listed.
+    /// The number of further looks.
     pub dropped: u64,
 }
 
-/// Everything known of a plugin that was started; its denials as they were seen, or explained.
+/// Everything known about a plugin that was started. `D`: denials as seen, or explained.
 #[derive(Debug, Clone)]
 pub struct Outcome<D = Explained> {
-    /// The method's value, or why there is none.
+    /// The method's value, or the failure.
     pub result: Result<Raw, Failure>,
-    /// How its process ended once it had answered, where that was not by itself: the answer stands.
+    /// How its process ended after its answer, if not by itself; the answer remains valid.
     pub afterwards: Option<Failure>,
     /// From the plugin's `version` or `__version__`.
     pub plugin_version: Option<Value>,
     /// Captured output.
     pub output: Output,
-    /// Resources used.
+    /// The resources used.
     pub usage: Usage,
-    /// What was tried and stopped.
+    /// What was tried and denied.
     pub denials: Vec<D>,
-    /// Denials beyond those listed.
+    /// The number of further denials.
     pub denials_dropped: u64,
-    /// Of which layers all denials could be seen.
+    /// For which layers `denials` is complete.
     pub denials_complete: Completeness,
-    /// Connections that left.
+    /// Connections through the gateway.
     pub egress: Vec<EgressRecord>,
-    /// What was looked for and not given, where that was asked for.
+    /// What was looked for and not granted, if the call was observed.
     pub observed: Option<Observed>,
-    /// Each layer as asked and as read back.
+    /// Each layer as requested and as read back.
     pub sandbox: Value,
 }
 
 impl Outcome<Denial> {
-    /// The same with its denials explained.
+    /// Explains the denials.
     #[must_use]
     pub fn explained(self, explain: impl FnMut(Denial) -> Explained) -> Outcome {
         Outcome {

@@ -1,9 +1,9 @@
-//! The stable names of the steps of confinement, in their order.
+//! The stable names of the steps of confinement, in order.
 
 use super::Layer;
 use serde::{Deserialize, Serialize};
 
-/// One act of confinement. The order of the variants is the order of enforcement.
+/// One step of confinement. The order of the variants is the order of enforcement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[repr(u8)]
 pub enum Step {
@@ -11,9 +11,9 @@ pub enum Step {
     Prepare,
     /// The clone itself, with all namespaces.
     Clone,
-    /// Default signals, own session and keyring, parent-death signal.
+    /// Default signals, a new session and keyring, the parent-death signal.
     Session,
-    /// Ids inside and outside.
+    /// User and group ids inside and on the host.
     IdMap,
     /// Loopback, host name, the gateway's sockets.
     Network,
@@ -27,9 +27,9 @@ pub enum Step {
     NoNewPrivs,
     /// The landlock ruleset.
     Landlock,
-    /// What is active is read back.
+    /// The active restrictions are read back.
     Verify,
-    /// Pid 1 stays behind, the plugin goes on.
+    /// Pid 1 forks the plugin's process.
     Init,
     /// The system call filter.
     Seccomp,

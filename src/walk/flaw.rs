@@ -1,51 +1,51 @@
-//! Why users other than root and one user could change an object: its owner, its mode, its file system.
+//! Why somebody other than root and one user could change an object: its owner, its mode, its file system.
 #![forbid(unsafe_code)]
 
 use rustix::fs::{FileType, Stat};
 use std::os::fd::{AsFd, OwnedFd};
 
-/// `f_type` of a file system whose answers come from a process (statfs(2)).
+/// `f_type` of a file system that a process implements (statfs(2)).
 const FUSE: i64 = 0x6573_5546;
 
-/// Why somebody other than root and the calling user could change an object, or exchange what lies in it.
+/// Why somebody other than root and the calling user could change an object, or replace what is in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Flaw {
-    /// It belongs to somebody else.
+    /// It belongs to another user.
     Owner {
         /// The user.
         uid: u32,
         /// It is a symbolic link.
         link: bool,
     },
-    /// Its mode lets others write.
+    /// Its mode allows others to write.
     Mode {
         /// Its permission bits.
         mode: u32,
         /// Its group.
         gid: u32,
     },
-    /// Its file system is a process of somebody else, who may answer what he likes.
+    /// Its file system is a process of another user, who controls the contents.
     Fuse {
-        /// Who mounted it; `None` when it cannot be told.
+        /// Who mounted it; `None` if unknown.
         uid: Option<u32>,
     },
 }
 
-/// A directory in which others may add entries, but not exchange those of others.
+/// Whether others may add entries to this directory but not replace each other's.
 pub(super) fn is_root_sticky(stat: &Stat) -> bool {
     stat.st_uid == 0 && stat.st_mode & 0o1000 != 0 && FileType::from_raw_mode(stat.st_mode) == FileType::Directory
 }
 
-/// Who besides root and `user` could put things into a directory. Whom a user lets write has been let; where root's own is
-/// lent nobody else may.
+/// Why somebody other than root and `user` could put entries into a directory. The mode of a user's directory is that user's
+/// decision; in root's, nobody else may write.
 pub(super) fn placing_flaw(stat: &Stat, user: u32) -> Option<Flaw> {
     object_flaw(stat, user).filter(|flaw| user == 0 || !matches!(flaw, Flaw::Mode { .. }))
 }
 
-/// Who besides root and `uid` could change the object. POSIX ACLs need no reading of their own: the group bits of a file
-/// with an ACL are the ACL's mask (acl(5)), so an entry can grant writing only where they show it.
+/// Why somebody other than root and `uid` could change the object. POSIX ACLs need no extra check: the group bits of a file
+/// with an ACL are the ACL's mask (acl(5)), so an entry can grant writing only if these bits do.
 ///
-/// Of sockets, pipes and devices nothing is said: whoever goes by a file refuses them for what they are.
+/// `None` for sockets, pipes and devices: users of this function refuse them anyway.
 pub(crate) fn object_flaw(stat: &Stat, uid: u32) -> Option<Flaw> {
     let kind = FileType::from_raw_mode(stat.st_mode);
     let link = kind == FileType::Symlink;

@@ -1,4 +1,4 @@
-//! The descriptors that walks of this call have opened, kept by path.
+//! The descriptors that walks of this call have opened, by path.
 #![forbid(unsafe_code)]
 
 use super::object::{Id, Object};
@@ -8,39 +8,39 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::rc::Rc;
 
-/// Directories whose descriptors are kept for the next walk.
+/// Limit for the directories whose descriptors are kept for later walks.
 const MAX_KEPT: usize = 64;
 
-/// Descriptors of this call: what a walk has found, by path (as a string: the hash of a path looks for its components).
+/// Objects found in this call, by path (as `OsString`: hashing a `Path` parses its components).
 #[derive(Default)]
 struct Found {
-    /// Directories on the way, so that paths with a common beginning are walked once. At most [`MAX_KEPT`].
+    /// Directories on the way, so that common prefixes are walked once. At most [`MAX_KEPT`].
     kept: HashMap<OsString, Rc<Object>>,
-    /// What was decided on and is to be used.
+    /// Objects that were checked and will be used.
     held: HashMap<OsString, Rc<Object>>,
-    /// Which objects these were, when their descriptors had to be given up ([`enter_namespace`]).
+    /// The identities of held objects whose descriptors had to be closed ([`enter_namespace`]).
     expected: HashMap<OsString, Id>,
 }
 
 thread_local! {
     static FOUND: RefCell<Found> = RefCell::default();
-    /// Whether this process is in a user namespace of its own, where most owners have no number.
+    /// Whether this process is in its own user namespace, where most owners are not mapped.
     static ENTERED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether it can be seen who owns what: not any more once this process has entered a user namespace.
+/// Whether owners are visible: not after this process has entered a user namespace.
 pub fn owners_are_known() -> bool {
     !ENTERED.get()
 }
 
-/// Forgets everything that walks have found and closes its descriptors. The next walk starts from `/` again.
+/// Forgets all objects and closes their descriptors. The next walk starts from `/` again.
 pub fn forget() {
     FOUND.with_borrow_mut(|found| *found = Found::default());
 }
 
-/// To be called when this process has entered another user and mount namespace: the kernel clones no mount from a descriptor of the
-/// one before. Descriptors are given up, and later walks open each path again; one that was held must be the same object,
-/// or the walk ends with `ESTALE`.
+/// Must be called after this process has entered another user and mount namespace: the kernel does not clone mounts from a
+/// descriptor of the previous one. Closes the descriptors; later walks open each path again. If a held path is then another
+/// object, the walk fails with `ESTALE`.
 pub fn enter_namespace() {
     ENTERED.set(true);
     FOUND.with_borrow_mut(|found| {
@@ -49,22 +49,22 @@ pub fn enter_namespace() {
     });
 }
 
-/// Keeps `object` until [`forget`]: each later walk to its path gives this one.
+/// Keeps `object` until [`forget`]: each later walk of its path returns it.
 pub fn hold(object: &Rc<Object>) {
     FOUND.with_borrow_mut(|found| found.held.insert(object.path.clone().into(), Rc::clone(object)));
 }
 
-/// What is kept at `path`.
+/// The object kept for `path`.
 pub(super) fn get(path: &Path) -> Option<Rc<Object>> {
     FOUND.with_borrow(|found| found.held.get(path.as_os_str()).or_else(|| found.kept.get(path.as_os_str())).cloned())
 }
 
-/// Which object was held at `path` before [`enter_namespace`].
+/// The identity of the object held for `path` before [`enter_namespace`].
 pub(super) fn expected(path: &Path) -> Option<Id> {
     FOUND.with_borrow(|found| found.expected.get(path.as_os_str()).copied())
 }
 
-/// Keeps `object` for the next walk, if there is room.
+/// Keeps `object` for later walks, up to [`MAX_KEPT`] objects.
 pub(super) fn keep(object: Rc<Object>) -> Rc<Object> {
     FOUND.with_borrow_mut(|found| {
         if found.kept.len() < MAX_KEPT {

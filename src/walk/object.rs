@@ -1,4 +1,4 @@
-//! An object of the host that a walk has opened, and who could change it.
+//! An object of the host that a walk opened, and who could change it.
 #![forbid(unsafe_code)]
 
 use super::flaw::{Flaw, foreign_fuse, is_root_sticky, object_flaw, placing_flaw};
@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-/// Which object it is, whatever its name: `st_dev` and `st_ino`.
+/// The identity of an object, independent of its name: `st_dev` and `st_ino`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Id {
     /// Device of the file system.
@@ -30,14 +30,13 @@ pub struct Object {
     pub(super) path: PathBuf,
     stat: Stat,
     pub(super) parent: Option<Rc<Object>>,
-    /// The first of the directories from `/` to this object, itself included, in which somebody else could exchange an
-    /// entry.
+    /// The first directory from `/` to this object, including itself, in which somebody else could replace an entry.
     pub(super) flaw: Option<(PathBuf, Flaw)>,
     fuse: Option<Flaw>,
 }
 
 impl Object {
-    /// With what users other than root and `uid` could do to it.
+    /// Also determines why somebody other than root and `uid` could change it.
     pub(super) fn new(fd: OwnedFd, path: PathBuf, stat: Stat, parent: Option<Rc<Object>>, uid: u32) -> Rc<Self> {
         let crossed = parent.as_ref().is_none_or(|parent| parent.stat.st_dev != stat.st_dev);
         let fuse = if crossed { foreign_fuse(&fd, uid) } else { parent.as_ref().and_then(|p| p.fuse.clone()) };
@@ -55,7 +54,7 @@ impl Object {
         self.fd.as_fd()
     }
 
-    /// The descriptor once more.
+    /// A duplicate of the descriptor.
     ///
     /// # Errors
     /// `EMFILE`.
@@ -63,13 +62,13 @@ impl Object {
         rustix::io::fcntl_dupfd_cloexec(&self.fd, 0)
     }
 
-    /// Its path from `/`, without symbolic links: for messages, and for the place that it gets inside.
+    /// Its path from `/`, without symbolic links: for messages, and for its place in the call's root.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What it was when it was opened.
+    /// Its `stat` when it was opened.
     #[must_use]
     pub fn stat(&self) -> &Stat {
         &self.stat
@@ -99,20 +98,20 @@ impl Object {
         self.parent.as_ref()
     }
 
-    /// It, the directory that it was opened in, and so on up to `/`.
+    /// The object, the directory that it was opened in, and so on up to `/`.
     pub fn chain(&self) -> impl Iterator<Item = &Object> {
         std::iter::successors(Some(self), |object| object.parent.as_deref())
     }
 
-    /// Why somebody other than root and user `uid` could change the object itself; what lies above it is not looked at.
+    /// Why somebody other than root and user `uid` could change the object itself; the directories above are not checked.
     #[must_use]
     pub fn own_flaw(&self, uid: u32) -> Option<Flaw> {
         self.fuse.clone().or_else(|| object_flaw(&self.stat, uid))
     }
 
-    /// Whoever is lent what `owner`, the object's user and group, may do in it: why somebody other than that user and root could
-    /// have chosen in what. Of what root or its group owns, root alone may have. The directories above are looked at, and of a
-    /// directory that is root's who may add entries to it; `groups_too`: also one that is root's by its group alone.
+    /// A plugin gets the rights of `owner`, the object's user and group, in it. Returns why somebody other than that user and root
+    /// could have placed the object. If root or root's group owns it, only root may have placed it. Checks the directories above
+    /// and, in a directory that root owns, who may add entries; `groups_too`: also in one that only root's group owns.
     #[must_use]
     pub fn chosen_by_others(&self, owner: (u32, u32), groups_too: bool) -> Option<(PathBuf, Flaw)> {
         let roots = owner.0 == 0 || owner.1 == 0;
@@ -124,15 +123,15 @@ impl Object {
         self.placed_by_others(user).or_else(holds_others)
     }
 
-    /// Why somebody other than root and `user` could have put something else in this object's place: the directories above it
-    /// are looked at. Into one of root's with the sticky bit anyone may move what root owns elsewhere.
+    /// Why somebody other than root and `user` could have replaced this object: checks the directories above it. The parent's
+    /// sticky bit does not help: others may be able to move root's files from elsewhere into it.
     fn placed_by_others(&self, user: u32) -> Option<(PathBuf, Flaw)> {
         let parent = self.parent.as_deref()?;
         let own = placing_flaw(&parent.stat, user).map(|flaw| (parent.path.clone(), flaw));
         own.or_else(|| parent.flaw_but_for(user))
     }
 
-    /// As `flaw`, where root and `user` alone may change things.
+    /// As `flaw`, if only root and `user` are trusted.
     pub(super) fn flaw_but_for(&self, user: u32) -> Option<(PathBuf, Flaw)> {
         self.chain().find_map(|object| {
             let own = if is_root_sticky(&object.stat) { None } else { placing_flaw(&object.stat, user) };
@@ -141,10 +140,10 @@ impl Object {
         })
     }
 
-    /// The object opened for reading: the very same, or an error.
+    /// Opens the same object for reading.
     ///
     /// # Errors
-    /// What `openat` says; `ESTALE` when its name has come to mean another object.
+    /// Those of `openat`; `ESTALE` if its name now refers to another object.
     pub fn open(&self) -> rustix::io::Result<OwnedFd> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::CLOEXEC;
         if self.is_dir() {

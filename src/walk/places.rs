@@ -1,4 +1,4 @@
-//! Where what was walked to lies in its file system.
+//! The place of a walk's result in its file system.
 #![forbid(unsafe_code)]
 
 use super::{Object, Walked};
@@ -7,27 +7,27 @@ use std::io;
 use std::path::Path;
 
 impl Table {
-    /// The mount that an object lies in.
+    /// The mount that an object is in.
     ///
     /// # Errors
-    /// It is not known.
+    /// The mount is not in the table.
     pub fn mount_of(&self, object: &Object) -> io::Result<&Mount> {
         self.of(object.fd())
     }
 
-    /// Where an object lies in its file system, or would lie when what is missing were made.
+    /// The place of an object in its file system; for a missing path, the place where it would be created.
     ///
     /// # Errors
-    /// Its mount is not known.
+    /// The mount is not in the table.
     pub fn spot(&self, walked: &Walked) -> io::Result<Spot> {
         self.of(walked.object.fd())?.spot(&walked.path())
     }
 
-    /// The same for `path` in `directory`, and for each mount point on the way to it: whoever can rename a directory on
-    /// which something is mounted takes the mount off in all other mount namespaces (rename(2), from Linux 3.18 on).
+    /// The places of `path` in `directory` and of each mount point on the way to it: renaming a mount point removes the mount
+    /// in all other mount namespaces (rename(2), since Linux 3.18).
     ///
     /// # Errors
-    /// A mount is not known.
+    /// A mount is not in the table.
     pub fn way(&self, directory: &Object, path: &Path) -> io::Result<Vec<Spot>> {
         self.way_from(directory.fd(), path)
     }

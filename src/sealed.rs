@@ -1,6 +1,5 @@
-//! What a path comes to in the root that a call would get: its mounts, its links, what the host has there and what the plugin's
-//! user may do with it. Nothing is mounted and nothing of the plugin is run: the way is gone component by component, each opened
-//! below the one before, by a process that is the plugin's user.
+//! Resolves a path in the root that a call would get: mounts, links, the host's files, and the permissions of the plugin's user.
+//! Nothing is mounted and no plugin code runs: a process with the plugin's user id opens the path component by component.
 
 use crate::confine::{capabilities, trees};
 use crate::decide::plan::{Mount, Plan, RUNNER_PATH, Source};
@@ -16,40 +15,40 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
 
-/// Links that the kernel follows (path_resolution(7)).
+/// Limit for the links to follow, as in the kernel (path_resolution(7)).
 const MAX_LINKS: usize = 40;
-/// Bytes of an answer.
+/// Limit for the bytes of an answer.
 const MAX_ANSWER: u64 = 1 << 16;
 
-/// What a path comes to.
+/// The result for a path.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Way {
-    /// Whether the call may.
+    /// Whether access is allowed.
     pub yes: bool,
-    /// `root` where mounts decide, `permissions` where the host's own do.
+    /// `root` if mounts decide, `permissions` if the host's permissions do.
     pub layer: Layer,
-    /// A sentence.
+    /// The reason.
     pub why: String,
-    /// Where links lead to: what a grant would have to name.
+    /// The path with links resolved, which a grant would have to name.
     pub at: PathBuf,
     /// Whether a grant would change the answer.
     pub grantable: bool,
 }
 
-/// Who decides about a path.
+/// What decides about a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Layer {
-    /// Mounts: what is in the root, and whether it can be written.
+    /// Mounts: what is in the root, and whether it is writable.
     Root,
     /// Modes, owners and ACLs of the host.
     Permissions,
 }
 
-/// Where `path` leads in the root of `plan`, and whether it can be read (listed, looked up) or written (made, changed).
-/// `made` are directories that a call makes where they are missing.
+/// Where `path` leads in the root of `plan`, and whether it can be read (listed, looked up) or written (created, changed).
+/// `made`: directories that a call creates if they are missing.
 ///
 /// # Errors
-/// What the call itself would be refused for.
+/// Those of the call itself.
 pub fn look(plan: &Plan, path: &Path, write: bool, made: &[&Path]) -> Result<Way, Failure> {
     let as_root = nix::unistd::getuid().is_root();
     let mut roots = Vec::new();
@@ -61,18 +60,18 @@ pub fn look(plan: &Plan, path: &Path, write: bool, made: &[&Path]) -> Result<Way
     }
     let way = Walk { plan, roots, write };
     let internal = |error: std::io::Error| Failure::new(Code::Internal, format!("upm explain: {error}"));
-    let told = apart::run(MAX_ANSWER, None, || {
+    let found = apart::run(MAX_ANSWER, None, || {
         let found = if as_root { become_plugin(plan.outside).and_then(|()| way.go(path)) } else { way.go(path) };
         serde_json::to_vec(&found.map_err(|error| error.to_string())).unwrap_or_default()
     })
     .map_err(internal)?;
-    let way: Result<Way, String> = serde_json::from_slice(&told.bytes).map_err(|error| internal(error.into()))?;
+    let way: Result<Way, String> = serde_json::from_slice(&found.bytes).map_err(|error| internal(error.into()))?;
     way.map_err(|error| internal(std::io::Error::other(error)))
 }
 
-/// A mount's own directory or file: as root with the flags and ids that the plugin would see it with.
+/// A mount's directory or file; as root with the flags and ids that the plugin would see.
 fn open_root(plan: &Plan, mount: &Mount, as_root: bool, made: &[&Path]) -> Result<Option<OwnedFd>, Failure> {
-    // That it is a link, a device, or missing refuses the call; what a call makes is not yet there.
+    // A link, a device or a missing path refuses the call, except a directory that the call itself creates.
     if made.iter().any(|dir| dir.starts_with(&mount.path))
         && walk::find(&mount.path, How::NoLinks).is_err_and(|error| error.errno() == Errno::NOENT)
     {
@@ -85,13 +84,13 @@ fn open_root(plan: &Plan, mount: &Mount, as_root: bool, made: &[&Path]) -> Resul
     let object = open().map_err(|errno: Errno| {
         Failure::new(
             Code::SandboxFailed,
-            format!("{} ({}): {errno}: a call would be refused", mount.path.display(), mount.why),
+            format!("{} ({}): {errno}; calls are refused", mount.path.display(), mount.why),
         )
     })?;
     Ok(Some(object))
 }
 
-/// The plugin's user, with no group and no capability besides.
+/// Changes to the plugin's user, without supplementary groups and capabilities.
 fn become_plugin((uid, gid): (u32, u32)) -> std::io::Result<()> {
     nix::unistd::setgroups(&[])?;
     nix::unistd::setresgid(gid.into(), gid.into(), gid.into())?;
@@ -99,24 +98,24 @@ fn become_plugin((uid, gid): (u32, u32)) -> std::io::Result<()> {
     capabilities::clear().map_err(|error| std::io::Error::other(error.to_string()))
 }
 
-/// What stands at a place of the root.
+/// What is at a place in the root.
 #[derive(Clone)]
 enum Node {
     /// A directory of the sealed root.
     Sealed,
-    /// A directory of fresh memory, or one that the call makes: empty at its start.
+    /// A tmpfs, or a directory that the call creates: empty at its start.
     Empty(usize),
-    /// Something of the host, by the mount that it lies in.
+    /// A host object, with the mount that it is in.
     Host(usize, Rc<OwnedFd>),
     /// A file of the sealed root.
     Made,
     /// A device node.
     Device,
-    /// Something of the call's own `/proc`.
+    /// An object in the call's own `/proc`.
     Proc,
 }
 
-/// How a step ended.
+/// The result of a step.
 enum Step {
     To(Node),
     Link(PathBuf),
@@ -173,7 +172,7 @@ impl Walk<'_> {
         Ok(self.found(&node, &at, directory))
     }
 
-    /// One name further. What is mounted at a place hides what is below it.
+    /// Resolves the next name. A mount hides what is below it.
     fn step(&self, node: &Node, above: &Path, at: &Path, name: &OsStr) -> Result<Step, Errno> {
         if name.len() > 255 {
             return Err(Errno::NAMETOOLONG);
@@ -211,7 +210,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Something that is not there.
+    /// The result for a path that does not exist.
     fn missing(&self, node: &Node, above: &Path, at: &Path, rest: &[OsString]) -> Way {
         let whole = rest.iter().rev().fold(at.to_owned(), |path, part| path.join(part));
         let climbs = rest.iter().any(|part| part == "..");
@@ -220,7 +219,7 @@ impl Walk<'_> {
             Node::Empty(index) if !climbs && (self.plan.mounts[*index].write || !self.write) => {
                 let mount = self.plan.mounts[*index].path.display();
                 let can =
-                    if self.plan.mounts[*index].write { "it can make it" } else { "there is nothing to read yet" };
+                    if self.plan.mounts[*index].write { "it can create it" } else { "there is nothing to read yet" };
                 let yes = self.plan.mounts[*index].write;
                 Way {
                     why: format!("{mount} is empty when a call starts; {can}"),
@@ -228,24 +227,24 @@ impl Walk<'_> {
                     ..no(Layer::Root, String::new(), &whole, false)
                 }
             }
-            Node::Empty(_) => no(Layer::Root, format!("{shown} is not there (ENOENT)"), &whole, false),
+            Node::Empty(_) => no(Layer::Root, format!("{shown} does not exist (ENOENT)"), &whole, false),
             Node::Host(index, object) => {
                 let mount = &self.plan.mounts[*index];
                 let place = mount.path.display();
                 if !self.write || climbs {
-                    let why = format!("{shown} is not there (ENOENT); {place} is in the call's root ({})", mount.why);
+                    let why = format!("{shown} does not exist (ENOENT); {place} is in the call's root ({})", mount.why);
                     return no(Layer::Root, why, &whole, false);
                 }
                 if !mount.write {
-                    return no(Layer::Root, format!("{place} is read-only there (EROFS)"), &whole, true);
+                    return no(Layer::Root, format!("{place} is read-only in the call (EROFS)"), &whole, true);
                 }
                 match accessat(object, ".", Access::WRITE_OK | Access::EXEC_OK, rustix::fs::AtFlags::empty()) {
-                    Ok(()) => yes(format!("{shown} is not there, and can be made in {}", above.display()), &whole),
+                    Ok(()) => yes(format!("{shown} does not exist; it can be created in {}", above.display()), &whole),
                     Err(errno) => no(Layer::Permissions, self.refused(above, errno), &whole, false),
                 }
             }
             Node::Proc => {
-                no(Layer::Root, format!("{shown}: /proc has the call's own processes alone (ENOENT)"), &whole, false)
+                no(Layer::Root, format!("{shown}: /proc has only the call's own processes (ENOENT)"), &whole, false)
             }
             Node::Sealed | Node::Made | Node::Device => {
                 no(Layer::Root, format!("{shown} is not in the call's root (ENOENT)"), &whole, true)
@@ -261,19 +260,21 @@ impl Walk<'_> {
         };
         match node {
             Node::Made | Node::Device if directory => {
-                no(Layer::Root, format!("{shown} is no directory (ENOTDIR)"), at, false)
+                no(Layer::Root, format!("{shown} is not a directory (ENOTDIR)"), at, false)
             }
             Node::Sealed => sealed("a directory of the sealed root"),
             Node::Made => sealed("a file of the sealed root"),
             Node::Device => yes(format!("{shown} is a device that each call has"), at),
             Node::Proc if self.write && !is_stream(at) => {
-                no(Layer::Root, format!("{shown} is of /proc, which is read-only (EROFS)"), at, false)
+                no(Layer::Root, format!("{shown} is in /proc, which is read-only (EROFS)"), at, false)
             }
             Node::Proc => yes(format!("{shown} is the call's own"), at),
             Node::Empty(index) => {
                 let mount = &self.plan.mounts[*index];
                 match self.write && !mount.write {
-                    true => no(Layer::Root, format!("{} is read-only there (EROFS)", mount.path.display()), at, true),
+                    true => {
+                        no(Layer::Root, format!("{} is read-only in the call (EROFS)", mount.path.display()), at, true)
+                    }
                     false => yes(format!("{} is empty when a call starts ({})", mount.path.display(), mount.why), at),
                 }
             }
@@ -288,13 +289,13 @@ impl Walk<'_> {
             Err(errno) => return no(Layer::Permissions, self.refused(at, errno), at, false),
         };
         if directory && kind != FileType::Directory {
-            return no(Layer::Root, format!("{shown} is no directory (ENOTDIR)"), at, false);
+            return no(Layer::Root, format!("{shown} is not a directory (ENOTDIR)"), at, false);
         }
         match kind {
             FileType::CharacterDevice | FileType::BlockDevice => {
                 return no(
                     Layer::Root,
-                    format!("{shown} is a device, and the mount there has none (EACCES)"),
+                    format!("{shown} is a device, and its mount does not allow devices (EACCES)"),
                     at,
                     false,
                 );
@@ -303,7 +304,7 @@ impl Walk<'_> {
             _ => {}
         }
         if self.write && !mount.write {
-            return no(Layer::Root, format!("{} is read-only there (EROFS)", mount.path.display()), at, true);
+            return no(Layer::Root, format!("{} is read-only in the call (EROFS)", mount.path.display()), at, true);
         }
         let wanted = match (self.write, kind) {
             (true, FileType::Directory) => Access::WRITE_OK | Access::EXEC_OK,
@@ -324,7 +325,7 @@ impl Walk<'_> {
         let name = nix::errno::Errno::from_raw(errno.raw_os_error());
         match errno {
             Errno::ACCESS => format!(
-                "{}: its permissions refuse it to the plugin's user, uid {} outside ({name:?})",
+                "{}: its permissions deny access to the plugin's user, uid {} on the host ({name:?})",
                 at.display(),
                 self.plan.outside.0
             ),
@@ -353,7 +354,7 @@ fn parts(path: &Path) -> Vec<OsString> {
     parts
 }
 
-/// One name further in a tree of the host.
+/// Resolves the next name in a host directory.
 fn host(index: usize, object: &Rc<OwnedFd>, name: &OsStr) -> Result<Step, Errno> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let next = match openat(object.as_fd(), name, flags, Mode::empty()) {
@@ -367,8 +368,8 @@ fn host(index: usize, object: &Rc<OwnedFd>, name: &OsStr) -> Result<Step, Errno>
     Ok(Step::To(Node::Host(index, Rc::new(next))))
 }
 
-/// One name further in the call's own `/proc`, which has no more than processes (`subset=pid`). Of these only the one that asks
-/// is known beforehand, and its files are this process's.
+/// Resolves the next name in the call's own `/proc`, which has only processes (`subset=pid`). Only `self` is known beforehand,
+/// and has the same files as this process.
 fn proc(above: &Path, at: &Path, name: &OsStr) -> Result<Step, Errno> {
     let own = above.starts_with("/proc/self") || above.starts_with("/proc/thread-self");
     if above == Path::new("/proc") {
@@ -378,7 +379,7 @@ fn proc(above: &Path, at: &Path, name: &OsStr) -> Result<Step, Errno> {
         return Ok(Step::Missing);
     }
     if above.ends_with("fd") || above.ends_with("fdinfo") {
-        // What is open when a plugin starts.
+        // The descriptors that are open when a plugin starts.
         let open = name.to_str().is_some_and(|name| matches!(name, "0" | "1" | "2" | "3"));
         return Ok(if open { Step::To(Node::Proc) } else { Step::Missing });
     }

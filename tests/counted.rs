@@ -163,7 +163,7 @@ fn additions_to_epoll_sets_are_counted(
     assert_eq!(denials[0]["count"], refused.count());
     assert_eq!(
         denials[0]["remedy"],
-        "nothing: a call may add so many descriptors to epoll sets, which are counted for its user on the whole host"
+        "nothing: a call may add only a limited number of descriptors to epoll sets, because they count for its user on the whole host"
     );
     // the twin
     assert_eq!(made(&f.control("epoll", json!([200_000]))), (200_000, "none"));

@@ -75,7 +75,10 @@ fn what_can_only_be_read_is_not_locked(#[values(Mode::Root, Mode::User)] mode: M
     }
     assert_eq!(answer.data()["denials_complete"]["seccomp"], true);
     let asked = f.upm(["explain", "Probe", "run", "--may", "syscall flock"]).run();
-    assert!(asked.exit == Some(0) && asked.stdout.contains("it locks what the call may write"), "{asked:#?}");
+    assert!(
+        asked.exit == Some(0) && asked.stdout.contains("it can lock only files that the call may write to"),
+        "{asked:#?}"
+    );
     let explained = f.upm(["explain", "Probe", "run"]).run();
     assert!(explained.stdout.contains("\n  locks of files: of those that the call may write\n"), "{explained:#?}");
     assert_errno(&f.act("lock", json!(["LOCK_SH", "/proc/self/status"])), "EPERM");

@@ -1,4 +1,4 @@
-//! The call's arguments: their outer shape, and the method's own JSON Schema.
+//! The call's arguments: their form, and the method's JSON Schema.
 
 use crate::config::Schema;
 use crate::json::{StrictError, parse_strict};
@@ -10,14 +10,14 @@ use serde_json::{Map, Value};
 use std::fmt;
 use std::path::PathBuf;
 
-/// Nesting of the whole document, its own braces included.
+/// Limit for the nesting of the whole document, including its outer braces.
 pub const MAX_DEPTH: usize = 64;
-/// Characters that a message shows of a path within the arguments or of a sentence about them.
+/// Limit for the characters of a path in the arguments, or of a reason, in a message.
 const SHOWN: usize = 400;
-/// The base of the schema's files; no such scheme is ever fetched.
+/// The base URI of the schema's files; nothing with this scheme is ever fetched.
 const BASE: &str = "upm-schema:///";
 
-/// Arguments of the right outer shape.
+/// Arguments in the required form.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Arguments {
     document: Value,
@@ -30,22 +30,22 @@ impl Default for Arguments {
 }
 
 impl Arguments {
-    /// Positional arguments; empty when the document has none.
+    /// Positional arguments; empty if the document has none.
     pub fn args(&self) -> &[Value] {
         self.document.get("args").and_then(Value::as_array).map_or(&[], Vec::as_slice)
     }
 
-    /// Keyword arguments, `None` when the document has none.
+    /// Keyword arguments; `None` if the document has none.
     pub fn kwargs(&self) -> Option<&Map<String, Value>> {
         self.document.get("kwargs").and_then(Value::as_object)
     }
 
-    /// The document as it was given: what the schema is held against.
+    /// The original document, for the schema.
     pub fn document(&self) -> &Value {
         &self.document
     }
 
-    /// `args` and `kwargs`, empty where the document has none.
+    /// `args` and `kwargs`, empty if the document does not have them.
     pub fn into_parts(mut self) -> (Vec<Value>, Map<String, Value>) {
         let mut take = |key: &str| self.document.get_mut(key).map(Value::take);
         let args = match take("args") {
@@ -60,23 +60,22 @@ impl Arguments {
     }
 }
 
-/// Arguments that were checked, by this process or by another one: the JSON of each member, on one line.
+/// Arguments that this or another process has checked: the JSON of each member, on one line.
 #[derive(Debug, Clone, Default)]
 pub struct Checked {
     members: Vec<(String, Box<RawValue>)>,
 }
 
 impl Checked {
-    /// Of arguments that this process has read.
+    /// From arguments that this process has parsed.
     pub fn of(arguments: &Arguments) -> Self {
         let members = arguments.document.as_object().into_iter().flatten();
         let raw = |value: &Value| RawValue::from_string(value.to_string()).unwrap_or_default();
         Checked { members: members.map(|(name, value)| (name.clone(), raw(value))).collect() }
     }
 
-    /// Of what another process says that it has read. `None` unless it is an array as `args` and an object as `kwargs`, each at
-    /// most once, without a line's end in it: whatever the values are, they are nothing else in the frame or request that they
-    /// are put into.
+    /// From the members that another process reports. `None` unless `args` is an array and `kwargs` an object, each at
+    /// most once and without line breaks: so the values cannot break the frame or request that they are put into.
     pub fn from_texts(texts: Vec<(String, String)>) -> Option<Self> {
         let mut members: Vec<(String, Box<RawValue>)> = Vec::new();
         for (name, text) in texts {
@@ -94,7 +93,7 @@ impl Checked {
         Some(Checked { members })
     }
 
-    /// The members that the document had, in its order: name and JSON.
+    /// The document's members in their order: name and JSON.
     pub fn members(&self) -> impl Iterator<Item = (&str, &str)> {
         self.members.iter().map(|(name, raw)| (name.as_str(), raw.get()))
     }
@@ -105,7 +104,7 @@ impl Checked {
         format!("{{{}}}", members.join(","))
     }
 
-    /// The JSON of `args` or `kwargs`, where the document has it.
+    /// The JSON of `args` or `kwargs`, if the document has it.
     pub fn get(&self, name: &str) -> Option<&RawValue> {
         self.members.iter().find(|(known, _)| known == name).map(|(_, raw)| &**raw)
     }
@@ -116,14 +115,14 @@ impl Checked {
 pub enum ArgumentsError {
     /// More bytes than the grant's `arguments`.
     TooLong {
-        /// The grant.
+        /// The limit.
         max_bytes: u64,
     },
     /// Not strict JSON.
     Json(StrictError),
     /// JSON, but not `{"args": […], "kwargs": {…}}`.
     Shape(String),
-    /// Not what the method's schema demands.
+    /// Does not match the method's schema.
     Mismatch {
         /// JSON pointer into the arguments.
         instance_path: String,
@@ -134,7 +133,7 @@ pub enum ArgumentsError {
         /// What is wrong with it.
         reason: String,
     },
-    /// The schema itself cannot be used.
+    /// The schema itself is invalid.
     Schema {
         /// The method's schema file.
         path: PathBuf,
@@ -153,19 +152,19 @@ impl fmt::Display for ArgumentsError {
                 )
             }
             ArgumentsError::Json(error) => {
-                write!(f, "the arguments are not JSON that is accepted: {error}; expected {SHAPE}")
+                write!(f, "the arguments are not valid JSON: {error}; expected {SHAPE}")
             }
             ArgumentsError::Shape(what) => write!(f, "the arguments {what}; expected {SHAPE}"),
             ArgumentsError::Mismatch { instance_path, schema_path, reason, .. } => {
                 let place = if instance_path.is_empty() { "the arguments" } else { instance_path };
                 write!(f, "{place}: {reason} (schema {schema_path})")
             }
-            ArgumentsError::Schema { path, reason } => write!(f, "{}: {reason}; mend the schema", path.display()),
+            ArgumentsError::Schema { path, reason } => write!(f, "{}: {reason}; fix the schema", path.display()),
         }
     }
 }
 
-/// What messages show as the right shape.
+/// The required form, for messages.
 const SHAPE: &str = r#"{"args": […], "kwargs": {…}}, both optional"#;
 
 impl std::error::Error for ArgumentsError {}
@@ -190,7 +189,7 @@ impl From<ArgumentsError> for Failure {
     }
 }
 
-/// Reads `{"args": […], "kwargs": {…}}`, both optional and nothing else, from at most `max_bytes` bytes of strict JSON.
+/// Parses `{"args": […], "kwargs": {…}}`, both optional and nothing else, from at most `max_bytes` bytes of strict JSON.
 pub fn parse(text: &[u8], max_bytes: u64) -> Result<Arguments, ArgumentsError> {
     if text.len() as u64 > max_bytes {
         return Err(ArgumentsError::TooLong { max_bytes });
@@ -222,8 +221,8 @@ fn kind(value: &Value) -> &'static str {
     }
 }
 
-/// Holds `args` against the method's schema (2020-12). Patterns run in linear time, without look-around and
-/// back-references, since the text they run on is the caller's. The schema itself is checked against its meta-schema.
+/// Checks `args` against the method's schema (2020-12). Patterns run in linear time, without look-around and
+/// back-references, because the caller controls their input. The schema itself is checked against its meta-schema.
 pub fn validate(args: &Arguments, schema: &Schema) -> Result<(), ArgumentsError> {
     let mismatch = |error: &ValidationError<'_>| {
         let value = serde_json::to_string(error.instance()).unwrap_or_default();
@@ -242,7 +241,7 @@ pub fn validate(args: &Arguments, schema: &Schema) -> Result<(), ArgumentsError>
     with_validator(schema, |validator| validator.validate(&args.document).map_err(|error| mismatch(&error)))?
 }
 
-/// Whether the schema can be used: what `upm check` asks. All files it is made of are held against the meta-schema.
+/// Checks the schema, for `upm check`: all its files against the meta-schema.
 pub fn check_schema(schema: &Schema) -> Result<(), ArgumentsError> {
     for (name, document) in &schema.files {
         jsonschema::draft202012::meta::validate(document).map_err(|error| ArgumentsError::Schema {
@@ -260,7 +259,7 @@ pub fn check_schema(schema: &Schema) -> Result<(), ArgumentsError> {
 fn with_validator<T>(schema: &Schema, then: impl FnOnce(&jsonschema::Validator) -> T) -> Result<T, ArgumentsError> {
     let unusable = |reason: String| ArgumentsError::Schema {
         path: schema.path.clone(),
-        reason: format!("the schema cannot be used: {}", shorten(&reason, SHOWN)),
+        reason: format!("the schema is invalid: {}", shorten(&reason, SHOWN)),
     };
     let root = schema.files.get(&schema.root).ok_or_else(|| unusable("its file was not read".to_owned()))?;
     let options = jsonschema::options()
@@ -270,7 +269,7 @@ fn with_validator<T>(schema: &Schema, then: impl FnOnce(&jsonschema::Validator) 
     if schema.files.len() == 1 {
         return options.build(root).map(|validator| then(&validator)).map_err(|error| unusable(error.to_string()));
     }
-    // a reference to anything that was not read finds a retriever that retrieves nothing
+    // references to other files fail: no retriever is set
     let others = schema.files.iter().filter(|(name, _)| **name != schema.root);
     let mut registry = Registry::new().draft(Draft::Draft202012);
     for (name, document) in others {
@@ -346,19 +345,19 @@ mod tests {
             (r#"{"args":{}}"#, "the arguments have an object as \"args\""),
             (r#"{"args":null}"#, "the arguments have null as \"args\""),
             (r#"{"kwargs":[]}"#, "the arguments have an array as \"kwargs\""),
-            ("{\"arg\u{1b}\":[]}", "the arguments are not JSON"),
+            ("{\"arg\u{1b}\":[]}", "the arguments are not valid JSON"),
             (r#"{"arg\u001b":[]}"#, r#"the arguments have a key "arg\u{1b}""#),
-            ("", "the arguments are not JSON that is accepted: line 1 column 0: EOF"),
+            ("", "the arguments are not valid JSON: line 1 column 0: EOF"),
             (
                 r#"{"args":[],"args":[]}"#,
-                "the arguments are not JSON that is accepted: line 1 column 17: the key \"args\" occurs twice",
+                "the arguments are not valid JSON: line 1 column 17: the key \"args\" occurs twice",
             ),
-            (r#"{"args":[{"a":1,"a":2}]}"#, "the arguments are not JSON that is accepted: line 1 column 19: the key"),
-            (r#"{"args":[NaN]}"#, "the arguments are not JSON that is accepted: line 1 column 10: expected value"),
-            (r#"{"args":[-Infinity]}"#, "the arguments are not JSON"),
-            (r#"{"args":[1e999]}"#, "the arguments are not JSON"),
-            (r#"{"args":["\udfff"]}"#, "the arguments are not JSON"),
-            ("{} {}", "the arguments are not JSON that is accepted: line 1 column 4: trailing characters"),
+            (r#"{"args":[{"a":1,"a":2}]}"#, "the arguments are not valid JSON: line 1 column 19: the key"),
+            (r#"{"args":[NaN]}"#, "the arguments are not valid JSON: line 1 column 10: expected value"),
+            (r#"{"args":[-Infinity]}"#, "the arguments are not valid JSON"),
+            (r#"{"args":[1e999]}"#, "the arguments are not valid JSON"),
+            (r#"{"args":["\udfff"]}"#, "the arguments are not valid JSON"),
+            ("{} {}", "the arguments are not valid JSON: line 1 column 4: trailing characters"),
         ] {
             let message = refused(text);
             assert!(message.starts_with(expected), "{text} gave {message}");
@@ -401,7 +400,7 @@ mod tests {
         assert!(
             mismatch(r#"{"args":["--index-url=x"]}"#).message.contains("/args/0: \"--index-url=x\" does not match")
         );
-        // a value and a name of any length make a message of bounded length
+        // the length of a message is limited, however long the value and the name are
         let long = "a".repeat(500_000);
         let failure = mismatch(&format!(r#"{{"args":["{long}"]}}"#));
         assert!(failure.message.chars().count() < 400, "{}", failure.message);
@@ -421,7 +420,7 @@ mod tests {
         ] {
             let failure = Failure::from(validate(&Arguments::default(), &one(text)).unwrap_err());
             assert_eq!(failure.code, Code::ConfigInvalid, "{text}");
-            assert!(failure.message.contains("/m.json: the schema cannot be used: "), "{}", failure.message);
+            assert!(failure.message.contains("/m.json: the schema is invalid: "), "{}", failure.message);
             assert!(check_schema(&one(text)).is_err(), "{text}");
         }
         for text in ["{", r#"{"a":1,"a":2}"#, r#"{"$schema":"http://json-schema.org/draft-07/schema#"}"#] {
@@ -433,7 +432,7 @@ mod tests {
         assert_eq!(load_schema(&dir.path().join("none"), "m").unwrap_err().kind, ConfigErrorKind::NotFound);
         std::os::unix::fs::symlink("gone.json", dir.path().join("m.json")).unwrap();
         assert_eq!(load_schema(dir.path(), "m").unwrap_err().kind, ConfigErrorKind::NotFound);
-        // false is a schema: nothing passes
+        // `false` is a schema that nothing matches
         assert!(matches!(validate(&Arguments::default(), &one("false")), Err(ArgumentsError::Mismatch { .. })));
     }
 
@@ -477,7 +476,7 @@ mod tests {
         );
         let dir = schemas(&[("m.json", r#"{"$ref": "gone.json"}"#)]);
         assert_eq!(load_schema(dir.path(), "m").unwrap_err().kind, ConfigErrorKind::NotFound);
-        // files that refer to one another are read once
+        // files that refer to each other are read once
         let dir = schemas(&[
             ("m.json", r#"{"properties": {"args": {"$ref": "b.json"}}}"#),
             ("b.json", r#"{"items": {"$ref": "m.json"}}"#),
@@ -494,8 +493,8 @@ mod tests {
         assert!(start.elapsed().as_secs() < 5);
     }
 
-    /// `cargo test --release --lib first_validation -- --ignored --nocapture`: what the first, and in a call only,
-    /// compilation and validation costs.
+    /// `cargo test --release --lib first_validation -- --ignored --nocapture`: the time of the first compilation and
+    /// validation, which is the only one in a call.
     #[test]
     #[ignore = "a measurement"]
     fn first_validation() {

@@ -1,26 +1,26 @@
-//! Whether a schema can make much work, as far as that can be told by looking at it.
+//! Estimates whether a schema can be expensive to check.
 //!
-//! Whoever wrote a plugin may have written its schema. Held against arguments, each part of a schema is held against each value
-//! once, but references multiply: fifty definitions that each name the next one twice are 2^50 parts. What is light is checked
-//! where it is; all else in a process of its own, which has a limit of processor time.
+//! A plugin's author may have written its schema. Each part of a schema is checked once against each value, but references
+//! multiply: fifty definitions that each refer to the next one twice are 2^50 parts. Light schemas are checked in this
+//! process, all others in a separate process with a limit of processor time.
 #![forbid(unsafe_code)]
 
 use crate::config::Schema;
 use serde_json::Value;
 use std::collections::{HashMap, HashSet};
 
-/// Parts of the schema times bytes of the arguments; a second or two at most.
+/// Limit for the parts of the schema times the bytes of the arguments: one or two seconds at most.
 const LIGHT: u64 = 1 << 24;
-/// Bytes of arguments that count at least: to compile a schema takes time too.
+/// The minimum for the bytes of arguments: compiling a schema takes time too.
 const LEAST: usize = 64;
-/// References and levels in one another.
+/// Limit for nested references and levels.
 const DEPTH: usize = 400;
-/// What a pattern counts beside its length.
+/// What a pattern counts in addition to its length.
 const PATTERN: u64 = 256;
-/// The same of one with a repetition that is counted or a class of characters by name, which compile to many states.
+/// The same for a pattern with a counted repetition or a named character class, which compile to many states.
 const LARGE_PATTERN: u64 = 4096;
 
-/// Whether holding arguments of `length` bytes against `schema` certainly takes little.
+/// Whether checking arguments of `length` bytes against `schema` is certainly cheap.
 pub fn is_light(schema: &Schema, length: usize) -> bool {
     let Some(root) = schema.files.get(&schema.root).filter(|_| schema.files.len() == 1) else { return false };
     let mut scale = Scale { root, known: HashMap::new(), open: HashSet::new() };
@@ -35,7 +35,7 @@ struct Scale<'s> {
 }
 
 impl<'s> Scale<'s> {
-    /// How many parts it comes to with all references in place; `None` where that is not known.
+    /// The number of parts with all references expanded; `None` if unknown.
     fn value(&mut self, value: &'s Value, depth: usize) -> Option<u64> {
         if depth > DEPTH {
             return None;
@@ -47,7 +47,7 @@ impl<'s> Scale<'s> {
             Value::Object(object) => object.iter().try_fold(1u64, |sum, (key, value)| {
                 let weight = match (key.as_str(), value) {
                     ("$ref", Value::String(target)) => self.reference(target, depth)?,
-                    // Scopes that a path alone does not tell, and what looks at its neighbours once more.
+                    // Dynamic scopes and anchors, and keywords that evaluate their neighbours again.
                     ("$dynamicRef" | "$recursiveRef" | "$anchor" | "$dynamicAnchor" | "$id", _)
                     | ("unevaluatedItems" | "unevaluatedProperties", _) => return None,
                     ("pattern", Value::String(pattern)) => self::pattern(pattern),
@@ -69,7 +69,7 @@ impl<'s> Scale<'s> {
             return Some(*weight);
         }
         let pointer = target.strip_prefix('#').filter(|pointer| !pointer.contains('%'))?;
-        // One that leads to itself is as deep as the arguments are.
+        // A recursive reference is as deep as the arguments.
         let found = self.root.pointer(pointer).filter(|_| self.open.insert(target))?;
         let weight = self.value(found, depth + 1)?;
         self.open.remove(target);
@@ -97,7 +97,7 @@ mod tests {
         Schema { path: "/m.json".into(), root: "m.json".into(), files }
     }
 
-    /// `levels` definitions that each name the next one twice.
+    /// `levels` definitions that each refer to the next one twice.
     fn doubling(levels: usize) -> Schema {
         let next = |n: usize| json!({"$ref": format!("#/$defs/d{n}")});
         let mut all: serde_json::Map<String, Value> =

@@ -8,7 +8,7 @@ use crate::walk::Id;
 use std::fmt;
 use std::path::PathBuf;
 
-/// One allowed method with everything the configuration says of it.
+/// One allowed method with everything that the configuration specifies for it.
 #[derive(Debug, Clone)]
 pub struct Decision {
     /// The plugin's class.
@@ -17,13 +17,13 @@ pub struct Decision {
     pub method: String,
     /// How the plugin is started.
     pub entry: Entry,
-    /// Where its module is looked for, in order.
+    /// The directories that its module is searched in, in order.
     pub plugin_paths: Vec<PathBuf>,
-    /// What it may do.
+    /// Its grant.
     pub grant: Grant,
     /// The call's project: `--project`, or the configuration's.
     pub project_root: PathBuf,
-    /// The plugin's own cache.
+    /// The plugin's cache.
     pub cache_dir: PathBuf,
     /// The directory of `<method>.json`.
     pub schemas: Option<PathBuf>,
@@ -31,41 +31,41 @@ pub struct Decision {
     pub allowed: Vec<String>,
     /// The configuration.
     pub config: PathBuf,
-    /// It and every directory on the way to it: no plugin is shown one of them with what it holds.
+    /// The configuration and every directory on the way to it: a plugin never sees the contents of one.
     pub config_ids: Vec<Id>,
 }
 
-/// Why a method may not be called, or not so.
+/// Why a call is not allowed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DecideError {
     /// The configuration has no such plugin.
     PluginNotAllowed {
-        /// As the caller wrote it.
+        /// The name from the caller.
         plugin: String,
         /// The configuration.
         config: PathBuf,
-        /// The plugins there are.
+        /// The configured plugins.
         allowed: Vec<String>,
     },
-    /// The plugin has no such method, or may not be asked for it.
+    /// The plugin has no such allowed method.
     MethodNotAllowed {
         /// The plugin.
         plugin: String,
-        /// As the caller wrote it.
+        /// The name from the caller.
         method: String,
         /// The configuration.
         config: PathBuf,
         /// The plugin's allowed methods.
         allowed: Vec<String>,
     },
-    /// `--project` names a directory that the configuration does not.
+    /// `--project` names a directory that the configuration does not allow.
     ProjectNotAllowed {
         /// The directory.
         project: PathBuf,
         /// `project_root` and the patterns of `projects`.
         allowed: Vec<String>,
     },
-    /// With that `--project` the plugin could change what rules it.
+    /// With this `--project` the plugin could change what controls it.
     ProjectRules {
         /// The directory.
         project: PathBuf,
@@ -92,20 +92,20 @@ impl fmt::Display for DecideError {
             }
             DecideError::MethodNotAllowed { plugin, method, config, allowed } => write!(
                 f,
-                "{} is not an allowed method of {plugin}, which allows {}; to allow it, add it to allowed_methods in {}",
+                "{} is not an allowed method of {plugin}, which allows {}; to allow it, add it to `allowed_methods` in {}",
                 quote(method),
                 list(allowed),
                 config.display()
             ),
             DecideError::ProjectNotAllowed { project, allowed } => write!(
                 f,
-                "{} is not a project that the configuration names; --project may be {}",
+                "{} is not an allowed project; --project may be {}",
                 quote(&project.to_string_lossy()),
                 list(allowed)
             ),
             DecideError::ProjectRules { project, what } => write!(
                 f,
-                "{} cannot be the project, for the plugin could write {what}; use a directory apart from it",
+                "{} cannot be the project, because the plugin could change {what}; use a directory apart from it",
                 quote(&project.to_string_lossy())
             ),
         }
@@ -135,14 +135,14 @@ impl From<DecideError> for Failure {
     }
 }
 
-/// A foreign name as a detail: JSON escapes it, so it is only cut.
+/// A caller's name as a detail: JSON escapes it, so it is only cut.
 fn cut(name: &str) -> String {
     name.chars().take(128).collect()
 }
 
-/// Looks up `plugin` and `method` and resolves every grant key: the method's own value, else the plugin's, else that of
-/// `defaults`, else the built-in one, each whole. `project` is `--project`; it must be `project_root` or match one of
-/// `projects`.
+/// Looks up `plugin` and `method` and resolves every grant key: the method's value, or the plugin's, or that of
+/// `defaults`, or the built-in one. Values are not merged. `project` is `--project`; it must be `project_root` or match one
+/// of `projects`.
 pub fn grant(
     config: &Config,
     plugin: &str,
@@ -171,7 +171,7 @@ pub fn grant(
     let scope = Scope { groups: &config.egress, project_root: &project_root, cache_dir: &cache_dir };
     let grant = Grant::resolve(&levels_of(config, Some(found), method), &scope);
     if project.is_some() {
-        // with the configured project this was checked when the file was read
+        // for the configured project, this was checked when the file was read
         if let Some(what) = grant.write.iter().find_map(|path| config.ruled_by(path)) {
             return Err(DecideError::ProjectRules { project: project_root, what });
         }
@@ -205,19 +205,19 @@ fn levels_of<'c>(config: &'c Config, plugin: Option<&'c Plugin>, method: &str) -
     levels.into_iter().filter_map(|(level, keys)| Some((level, keys?))).collect()
 }
 
-/// The same of a decided method.
+/// The same for a decided method.
 pub(super) fn levels<'c>(config: &'c Config, decision: &Decision) -> Vec<(Level, &'c GrantKeys)> {
     levels_of(config, config.plugins.get(&decision.plugin), &decision.method)
 }
 
-/// `callers` of a method that need not be there: who may not call is told so before anything is looked up for them. The
-/// most specific table that there is decides, as in [`grant`].
+/// `callers` of a method that may not exist: callers that are not allowed get this error before anything is looked up. The
+/// most specific table decides, as in [`grant`].
 pub fn callers<'c>(config: &'c Config, plugin: &str, method: &str) -> Option<&'c [CallerSpec]> {
     let levels = levels_of(config, config.plugins.get(plugin), method);
     pick(&levels, |keys| keys.callers.as_ref()).map(|(_, at)| at.value.as_slice())
 }
 
-/// Every table with grant keys that a configuration has.
+/// Every table with grant keys in the configuration.
 pub fn tables(config: &Config) -> impl Iterator<Item = &GrantKeys> {
     let plugins =
         config.plugins.values().flat_map(|plugin| std::iter::once(&plugin.keys).chain(plugin.methods.values()));

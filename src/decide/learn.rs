@@ -1,4 +1,4 @@
-//! From what a call looked for and was not given to the change of the configuration that would give it.
+//! Converts what a call looked for and did not get into the configuration change that would grant it.
 
 use super::verdict::{Remedy, View};
 use crate::types::{Change, LookFor};
@@ -6,43 +6,43 @@ use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 
-/// Something that was looked for, and what this host has of it.
+/// A path that was looked for, and what exists of it on this host.
 #[derive(Debug, Clone)]
 pub struct Found {
-    /// What for.
+    /// The purpose.
     pub act: LookFor,
     /// The path.
     pub path: PathBuf,
-    /// Whether it is a directory; `None` where there is nothing of that name.
+    /// Whether it is a directory; `None` if it does not exist.
     pub directory: Option<bool>,
-    /// The nearest directory above it that there is, for what is to be made.
+    /// The nearest existing directory above it, for a path that is to be created.
     pub above: PathBuf,
 }
 
-/// What to grant, and what cannot be.
+/// What to grant, and what cannot be granted.
 #[derive(Debug, Default)]
 pub struct Suggestion {
     /// The paths to read.
     pub read: Vec<PathBuf>,
     /// The paths to write.
     pub write: Vec<PathBuf>,
-    /// The hosts to reach.
+    /// The hosts to connect to.
     pub hosts: Vec<(String, u16)>,
     /// What is not suggested, and why.
     pub refused: Vec<(String, String)>,
 }
 
 impl Suggestion {
-    /// For each thing the least that gives it: its directory where [`View::nearest`] says so, reading rather than writing,
-    /// hosts by their names. What lies in something suggested already needs nothing of its own.
+    /// The minimum for each object: its directory if [`View::nearest`] says so, reading rather than writing,
+    /// hosts by name. Paths inside a suggested directory are not listed again.
     #[must_use]
     pub fn new(view: &View<'_>, found: &[Found], hosts: &[(String, u16)]) -> Self {
         let mut suggestion = Suggestion { hosts: hosts.to_vec(), ..Suggestion::default() };
-        // By components, so that what lies in a directory comes right behind it.
+        // Sorted by components, so that a directory's contents follow it directly.
         let sought: BTreeSet<&Path> = found.iter().map(|one| one.path.as_path()).collect();
         for write in [true, false] {
             for one in found.iter().filter(|one| (one.act == LookFor::Write) == write) {
-                // A directory that only leads to something else that was looked for.
+                // A directory on the way to another path that was looked for.
                 let behind = || sought.range::<Path, _>((Bound::Excluded(one.path.as_path()), Bound::Unbounded)).next();
                 let passage = one.directory == Some(true) && behind().is_some_and(|next| next.starts_with(&one.path));
                 if passage {
@@ -52,7 +52,7 @@ impl Suggestion {
                     Some(true) => one.path.clone(),
                     Some(false) => view.nearest(&one.path),
                     None if write => one.above.clone(),
-                    // There is nothing to be given.
+                    // Nothing to grant.
                     None => continue,
                 };
                 suggestion.take(view, one, target, write);
@@ -66,7 +66,7 @@ impl Suggestion {
     fn take(&mut self, view: &View<'_>, one: &Found, target: PathBuf, write: bool) {
         let narrow = |path: &Path| path.components().count() < 3;
         let remedy = if one.directory.is_none() && narrow(&target) {
-            Remedy::Nothing(format!("{} is all there is of it here; make its directory first", target.display()))
+            Remedy::Nothing(format!("only {} exists of it; create its directory first", target.display()))
         } else {
             view.grant_for(&one.path, &target, write)
         };
@@ -77,11 +77,11 @@ impl Suggestion {
         }
     }
 
-    /// Takes out what is over `most` of each kind, which then is not suggested: a change that nobody can read is none.
+    /// Limits each kind to `most` entries: nobody would read a longer change. The rest is not suggested.
     pub fn cut(&mut self, most: usize) {
         let why = || {
             format!(
-                "a change of more than {most} such lines is never proposed; grant what holds them, or some of them by hand"
+                "a change of more than {most} such lines is never proposed; grant a directory with them, or add them by hand"
             )
         };
         for paths in [&mut self.read, &mut self.write] {
@@ -92,7 +92,7 @@ impl Suggestion {
         self.refused.extend(over.iter().map(|(name, port)| (format!("{name}:{port}"), why())));
     }
 
-    /// The change, reading before writing; `None` where there is nothing to change.
+    /// The change, reading before writing; `None` if there is nothing to change.
     #[must_use]
     pub fn change(&self, view: &View<'_>) -> Option<Change> {
         let mut change = Change::default();
@@ -114,11 +114,11 @@ impl Suggestion {
     }
 }
 
-/// Those paths that lie in no other of them, nor in one of `wider`.
+/// The paths that are not inside another one or inside one of `wider`.
 fn outermost(mut paths: Vec<PathBuf>, wider: &[PathBuf]) -> Vec<PathBuf> {
     let wider: BTreeSet<&Path> = wider.iter().map(PathBuf::as_path).collect();
     paths.retain(|path| !path.ancestors().any(|above| wider.contains(above)));
-    // By components, as above.
+    // Sorted by components, as above.
     paths.sort();
     let mut kept: Vec<PathBuf> = Vec::new();
     for path in paths {

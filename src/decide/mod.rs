@@ -1,4 +1,4 @@
-//! Whether a call may be made, with what arguments, and under which plan. Pure: no I/O here.
+//! Whether a call is allowed, its arguments, and its plan. Pure: no I/O here.
 #![forbid(unsafe_code)]
 
 pub mod arguments;

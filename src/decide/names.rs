@@ -1,4 +1,4 @@
-//! Host names: one written form, and the comparison with what is granted.
+//! Host names: their normal form, and the comparison with granted names.
 
 use crate::types::{EgressRule, HostPattern};
 
@@ -7,10 +7,10 @@ pub const MAX_NAME: usize = 253;
 /// Longest label.
 const MAX_LABEL: usize = 63;
 
-/// The one form in which names are compared: lower-case ASCII without the trailing dot.
+/// The form in which names are compared: lower-case ASCII without the trailing dot.
 ///
-/// `None` for whatever is no host name: NUL, newline, space, non-ASCII, an empty label, a label over 63 bytes, a name
-/// over 253. Letters, digits, `-` and `_` are all that passes, so a name that passed is safe in a log, in an HTTP
+/// `None` for an invalid host name: NUL, newline, space, non-ASCII, an empty label, a label over 63 bytes, a name
+/// over 253. Only letters, digits, `-` and `_` are accepted, so a normalized name is safe in a log, in an HTTP
 /// header and in `getaddrinfo(3)`.
 pub fn normalize(name: &str) -> Option<String> {
     let name = name.strip_suffix('.').unwrap_or(name);
@@ -23,25 +23,25 @@ pub fn normalize(name: &str) -> Option<String> {
     name.split('.').all(label).then(|| name.to_ascii_lowercase())
 }
 
-/// Whether `pattern` covers `name`, which [`normalize`] made. `*.x.y` is one or more labels left of `.x.y`, never
-/// `x.y` itself. The port is not looked at.
+/// Whether `pattern` covers `name`, normalized by [`normalize`]. `*.x.y` covers one or more labels before `.x.y`, never
+/// `x.y` itself. The port is not compared.
 pub fn matches(pattern: &HostPattern, name: &str) -> bool {
     if !pattern.wildcard {
         return pattern.name == name;
     }
-    // The dot must be there, else `*.example.org` would cover `evil-example.org`.
+    // The dot is required: otherwise `*.example.org` would cover `evil-example.org`.
     name.strip_suffix(pattern.name.as_str())
         .and_then(|left| left.strip_suffix('.'))
         .is_some_and(|left| !left.is_empty())
 }
 
-/// Whether any rule grants `name` on any port: what the name stub asks.
+/// Whether any rule grants `name` on any port, for the name stub.
 pub fn granted(rules: &[EgressRule], name: &str) -> bool {
     rules.iter().any(|r| matches(&r.pattern, name))
 }
 
-/// The rule that grants `name` on `port`: what a connection asks. An exact name goes before a wildcard, so that the
-/// narrower rule's `tls` and `allow_private` hold; among equals the order of the configuration.
+/// The rule that grants `name` on `port`, for a connection. An exact name takes precedence over a wildcard, so that the
+/// narrower rule's `tls` and `allow_private` apply; otherwise the first rule in the configuration.
 pub fn rule_for<'a>(rules: &'a [EgressRule], name: &str, port: u16) -> Option<&'a EgressRule> {
     let mut fit = rules.iter().filter(|r| r.pattern.port == port && matches(&r.pattern, name));
     let first = fit.next()?;

@@ -1,10 +1,9 @@
-//! Places of a host that hold its policy or its secrets. What a plugin asks for there is never proposed: neither by a
-//! remedy nor by `upm learn`. Whoever wants it granted writes it by hand. Paths are compared as text, so that a caller looks
-//! for links first.
+//! Places with a host's policy or secrets. Neither remedies nor `upm learn` ever propose them; an administrator can still
+//! grant them by hand. Paths are compared as text, so the caller must resolve links first.
 
 use std::path::{Component, Path};
 
-/// Directories below which nothing is proposed for writing: system files, programs, packages' state, root's own.
+/// Directories in which nothing is proposed for writing: system files, programs, packages' state, root's files.
 const SYSTEM: [&str; 19] = [
     "/etc",
     "/usr",
@@ -26,7 +25,7 @@ const SYSTEM: [&str; 19] = [
     "/sysroot",
     "/selinux",
 ];
-/// The same of `/var`: jobs, mail, logs, state and caches of services.
+/// The same in `/var`: jobs, mail, logs, state and caches of services.
 const STATE: [&str; 21] = [
     "account",
     "adm",
@@ -50,10 +49,10 @@ const STATE: [&str; 21] = [
     "yp",
     "lost+found",
 ];
-/// Directories and files below which nothing is proposed for reading: keys, passwords, rules of who may do what, mail, logs.
+/// Directories and files in which nothing is proposed for reading: keys, passwords, access rules, mail, logs.
 const KEPT: [&str; 9] =
     ["/boot", "/efi", "/root", "/var/spool", "/var/mail", "/var/log", "/var/backups", "/var/lib", "/lost+found"];
-/// The same below `/etc`. A name that ends in `*` stands for each that begins so.
+/// The same in `/etc`. A trailing `*` matches any ending.
 const KEPT_ETC: [&str; 53] = [
     "apt/auth.conf*",
     "at.allow",
@@ -109,7 +108,7 @@ const KEPT_ETC: [&str; 53] = [
     "wireguard",
     "wpa_supplicant",
 ];
-/// Names of what holds a user's keys, passwords, programs that start by themselves, or settings of those; anywhere.
+/// Names, in any directory, of files with a user's keys, passwords, automatically started programs, or their settings.
 const PERSONAL: [&str; 58] = [
     ".authinfo",
     ".aws",
@@ -170,62 +169,62 @@ const PERSONAL: [&str; 58] = [
     ".zprofile",
     ".zshrc",
 ];
-/// Directories whose content other programs run or obey later: hooks, tasks, workflows.
+/// Directories whose contents other programs run or apply later: hooks, tasks, workflows.
 const OBEYED: [&str; 7] = [".git", ".hg", ".svn", ".github", ".gitlab", ".vscode", ".idea"];
-/// Where homes are.
+/// Directories with home directories.
 const HOMES: [&str; 4] = ["/home", "/var/home", "/export/home", "/usr/home"];
 
-/// Why nothing of `path` is proposed, for reading or for writing; `None` where it is an ordinary place.
+/// Why `path` is never proposed, for reading or for writing; `None` for an ordinary place.
 #[must_use]
 pub fn unproposed(path: &Path, write: bool) -> Option<String> {
     let what = place(path, write)?;
     let act = if write { "write" } else { "read" };
     Some(format!(
-        "{} {what}, which is never proposed: let the plugin use its project or cache; to grant it all the same, write it into \
+        "{} {what}, so it is never proposed: let the plugin use its project or cache; to grant it anyway, add it to \
          `{act}` by hand",
         path.display()
     ))
 }
 
 fn place(path: &Path, write: bool) -> Option<String> {
-    let lies = |place: &str, what: &str| Some(format!("lies in {place}, {what}"));
+    let inside = |place: &str, what: &str| Some(format!("is in {place}, {what}"));
     for home in HOMES {
         if path == Path::new(home) || path.parent() == Some(Path::new(home)) {
-            return Some("is a whole home, with keys and settings in it".to_owned());
+            return Some("is a whole home directory, with keys and settings in it".to_owned());
         }
         let hidden = path.strip_prefix(home).ok().and_then(|rest| rest.components().nth(1));
         if hidden.is_some_and(|part| part.as_os_str().as_encoded_bytes().starts_with(b".")) {
-            return Some("is among the hidden files of a home, where keys and settings are".to_owned());
+            return Some("is among the hidden files of a home directory, which contain keys and settings".to_owned());
         }
     }
     for part in path.components() {
         let Component::Normal(name) = part else { continue };
         if PERSONAL.iter().any(|known| name == *known) {
-            return lies(&name.to_string_lossy(), "where keys and settings of a user are");
+            return inside(&name.to_string_lossy(), "which contains a user's keys or settings");
         }
         if write && OBEYED.iter().any(|known| name == *known) {
-            return lies(&name.to_string_lossy(), "which other programs obey later");
+            return inside(&name.to_string_lossy(), "which other programs run or apply later");
         }
     }
     if let Some(kept) = KEPT.iter().find(|kept| path.starts_with(kept)) {
-        return lies(kept, "where a host keeps what not everyone should know");
+        return inside(kept, "which contains confidential data of this host");
     }
     if let Ok(rest) = path.strip_prefix("/etc")
         && KEPT_ETC.iter().any(|kept| names(kept, rest))
     {
-        return lies("/etc", "and holds keys, passwords or rules of this host");
+        return inside("/etc", "and contains this host's keys, passwords or access rules");
     }
     if !write {
         return None;
     }
     if let Some(system) = SYSTEM.iter().find(|system| path.starts_with(system)) {
-        return lies(system, "which rules this host");
+        return inside(system, "which controls this host");
     }
     let state = path.strip_prefix("/var").ok()?;
     match state.components().next() {
-        None => Some("holds the state of this host's services".to_owned()),
+        None => Some("contains the state of this host's services".to_owned()),
         Some(first) if STATE.iter().any(|known| first.as_os_str() == *known) => {
-            lies("/var", "and is state of this host's services")
+            inside("/var", "and belongs to the state of this host's services")
         }
         Some(_) => None,
     }

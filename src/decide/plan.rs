@@ -1,4 +1,4 @@
-//! The grant resolved for this host. Pure data: what `upm explain` prints and what is enforced are this one value.
+//! The grant resolved for this host. Pure data: `upm explain` prints the same value that is enforced.
 #![forbid(unsafe_code)]
 
 use crate::config::Grant;
@@ -13,33 +13,33 @@ use std::path::{Path, PathBuf};
 
 /// The plugin's user and group inside the sandbox.
 pub const INSIDE_ID: u32 = 1000;
-/// Where the name stub listens: one exact address of the sandbox's own loopback.
+/// The address that the name stub listens on, on the sandbox's own loopback.
 pub const STUB_ADDRESS: std::net::Ipv4Addr = std::net::Ipv4Addr::new(127, 0, 0, 53);
-/// Where the runner lies inside.
+/// The runner's path in the sandbox.
 pub const RUNNER_PATH: &str = "/run/upm/runner.py";
 
-/// What plan-making needs to know of the host; gathered by `host`, so that this stage does no I/O.
+/// What the plan needs to know about the host; gathered by `host`, so that this stage does no I/O.
 #[derive(Debug, Clone, Serialize)]
 pub struct Facts {
     /// Calling user.
     pub caller_uid: u32,
     /// Calling group.
     pub caller_gid: u32,
-    /// User that the plugin is outside.
+    /// The plugin's user on the host.
     pub outside_uid: u32,
-    /// Group that the plugin is outside.
+    /// The plugin's group on the host.
     pub outside_gid: u32,
-    /// Landlock ABI of the running kernel, 0 without landlock.
+    /// Landlock ABI of the running kernel, 0 without Landlock.
     pub landlock_abi: u32,
-    /// Top-level names (`bin`, `lib`, `lib64`, …) and, where they are links, what they point to.
+    /// Top-level names (`bin`, `lib`, `lib64`, …) and, if they are links, their targets.
     pub root_entries: BTreeMap<String, Option<PathBuf>>,
-    /// Entries of `/etc` out of the list that programs need to start, and, where they are links, what they point to.
+    /// Existing entries of the list of `/etc` entries that programs need to start, and, if they are links, their targets.
     pub etc_entries: BTreeMap<String, Option<PathBuf>>,
     /// Directories outside `/usr` that the interpreter needs.
     pub interpreter_prefixes: Vec<PathBuf>,
-    /// Directory that holds the plugin's top-level package or module, and the package itself.
+    /// The plugin's top-level package or module, and its directory.
     pub code: Code,
-    /// Symbolic links that led to the code and to the interpreter, with what they say: only root and the calling user
+    /// Symbolic links that led to the code and to the interpreter, with their targets: only root and the calling user
     /// could have placed them.
     pub links: BTreeMap<PathBuf, PathBuf>,
 }
@@ -47,23 +47,23 @@ pub struct Facts {
 /// The plugin's own files.
 #[derive(Debug, Clone, Serialize)]
 pub struct Code {
-    /// The package directory, module file or executable that is mounted.
+    /// The package directory, module file or executable to mount.
     pub path: PathBuf,
-    /// What is put on `sys.path`; empty for an executable.
+    /// The directory to add to `sys.path`; empty for an executable.
     pub search: PathBuf,
-    /// The engine's own code, which is in no file of the host.
+    /// Code that is built into the engine, not in a file of the host.
     #[serde(skip)]
     pub embedded: Option<&'static [u8]>,
 }
 
-/// Which key or need a mount serves.
+/// Why a mount exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Why {
-    /// What every program needs of the host.
+    /// Host files that every program needs.
     System,
-    /// A file that each call has of its own.
+    /// A file that is generated for each call.
     MadeUp,
-    /// A link that each call has of its own.
+    /// A link that is created for each call.
     StandardLink,
     /// `tmp`.
     Tmp,
@@ -71,7 +71,7 @@ pub enum Why {
     Interpreter,
     /// `client` of a group.
     EgressClient,
-    /// The plugin's own code.
+    /// The plugin's code.
     Plugin,
     /// `read`.
     Read,
@@ -80,7 +80,7 @@ pub enum Why {
 }
 
 impl Why {
-    /// The configuration grants it by its path.
+    /// Whether the configuration grants its path.
     pub(crate) fn is_grant(self) -> bool {
         matches!(self, Why::Read | Why::Write)
     }
@@ -112,21 +112,21 @@ impl Serialize for Why {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Source {
-    /// The same path on the host, opened without following links. A granted one must be owned by one user.
+    /// The same path on the host, opened without following links. A granted one must have a single owner.
     Host {
         /// Whether the tree is id-mapped to its owner when root calls.
         mapped: bool,
     },
     /// A device node of the host.
     Device,
-    /// Fresh memory.
+    /// A new tmpfs.
     Tmpfs {
         /// Size in bytes.
         bytes: u64,
         /// Most files and directories.
         inodes: u64,
     },
-    /// A fresh proc of the call's own pid namespace.
+    /// A new proc of the call's own pid namespace.
     Proc,
     /// A file of the sealed root.
     File(#[serde(skip)] Vec<u8>),
@@ -137,7 +137,7 @@ pub enum Source {
 /// One entry of the root that the plugin sees.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Mount {
-    /// Absolute path inside, and for `Source::Host` also on the host.
+    /// Absolute path in the sandbox, and for `Source::Host` also on the host.
     pub path: PathBuf,
     /// Its content.
     pub source: Source,
@@ -145,19 +145,19 @@ pub struct Mount {
     pub write: bool,
     /// Whether programs may be started from there.
     pub exec: bool,
-    /// Which key or need it serves.
+    /// Why it exists.
     pub why: Why,
 }
 
 impl Mount {
-    /// Whether it is a mount of its own, rather than a file or link of the root's tmpfs.
+    /// Whether it is a mount, not a file or link in the root's tmpfs.
     #[must_use]
     pub fn is_mount(&self) -> bool {
         !matches!(self.source, Source::File(_) | Source::Link(_))
     }
 
-    /// Whether `path`, absolute and normalized, is its own or lies below it. By the bytes: a call asks this some thousand
-    /// times, and a comparison by components takes ten times as long.
+    /// Whether `path`, absolute and normalized, is its path or inside it. It compares bytes: a call does this some thousand
+    /// times, and comparing components takes ten times as long.
     #[must_use]
     pub fn holds(&self, path: &Path) -> bool {
         let (own, path) = (self.path.as_os_str().as_bytes(), path.as_os_str().as_bytes());
@@ -165,8 +165,8 @@ impl Mount {
         rest.is_some_and(|rest| rest.is_empty() || rest[0] == b'/' || own == b"/")
     }
 
-    /// What of the host is mounted there. `/dev/zero` is `/dev/full`, which reads the same: a shared mapping of the host's
-    /// `/dev/zero` is memory without a file, kept and counted for no process, and the filter cannot tell it from another.
+    /// The host path that is mounted there. `/dev/full` replaces `/dev/zero`, and reads the same: a shared mapping of the host's
+    /// `/dev/zero` is memory without a file that counts for no process, and the filter cannot distinguish it from others.
     #[must_use]
     pub fn host(&self) -> &Path {
         if self.source == Source::Device && self.path == Path::new("/dev/zero") {
@@ -183,52 +183,52 @@ pub struct Plan {
     pub plugin: String,
     /// Method name.
     pub method: String,
-    /// How it is started.
+    /// How the plugin is started.
     pub entry: Entry,
     /// Program and arguments.
     pub argv: Vec<String>,
     /// The whole environment.
     pub env: BTreeMap<String, String>,
-    /// Outside user and group; inside both are [`INSIDE_ID`].
+    /// User and group on the host; inside both are [`INSIDE_ID`].
     pub outside: (u32, u32),
-    /// Whether what root owns may be writable when root calls.
+    /// Whether paths that root owns may be writable when root calls.
     pub as_root_owner: bool,
-    /// The root, in the order in which it is put together.
+    /// The root, in the order of its creation.
     pub mounts: Vec<Mount>,
     /// The plugin's own files.
     pub code: PathBuf,
-    /// Directory that is put on `sys.path`.
+    /// The directory to add to `sys.path`.
     pub search: PathBuf,
-    /// Symbolic links that led to the code and to the interpreter, with what they say.
+    /// Symbolic links that led to the code and to the interpreter, with their targets.
     pub links: BTreeMap<PathBuf, PathBuf>,
-    /// Landlock ABI whose every right is handled.
+    /// The Landlock ABI; all its access rights are handled.
     pub landlock_abi: u32,
-    /// TCP ports that may be dialled.
+    /// TCP ports to which connections are allowed.
     pub tcp_ports: BTreeSet<u16>,
-    /// Destinations the gateway carries.
+    /// Destinations that the gateway allows.
     pub egress: Vec<EgressRule>,
     /// System calls added to the filter.
     pub syscalls: Vec<String>,
-    /// Whether UNIX sockets can be made that have a path or could be connected to one.
+    /// Whether UNIX sockets that have a path, or can be connected to one, are allowed.
     pub named_unix: bool,
     /// What a denied system call does.
     pub on_violation: OnViolation,
-    /// Bounds.
+    /// Limits.
     pub limits: Limits,
-    /// [`Plan::sha256`], once it was asked for.
+    /// [`Plan::sha256`], computed on first use.
     #[serde(skip)]
     digest: OnceCell<String>,
 }
 
 impl Plan {
-    /// The deepest mount, other than its own, that `path` lies in.
+    /// The deepest mount that contains `path`, other than one at `path` itself.
     #[must_use]
     pub fn around(&self, path: &Path) -> Option<&Mount> {
         let holds = |mount: &&Mount| mount.is_mount() && mount.path != path && mount.holds(path);
         self.mounts.iter().filter(holds).max_by_key(|mount| mount.path.as_os_str().len())
     }
 
-    /// The directories between something writable and the mount at `path` in it, the outermost first.
+    /// The directories between a writable mount and the mount at `path` in it, the outermost first.
     #[must_use]
     pub fn leading_to<'p>(&self, path: &'p Path) -> Vec<&'p Path> {
         let Some(around) = self.around(path).filter(|mount| mount.write) else { return Vec::new() };
@@ -238,8 +238,8 @@ impl Plan {
         found
     }
 
-    /// Read-only mounts that lie in a writable one. Landlock's rules add up on the way from a path to `/`
-    /// (landlock(7), "Filesystem actions"), and no rule takes away what one above it gives: here the mount alone says no.
+    /// Read-only mounts in a writable one. Landlock's rules add up from a path to `/` (landlock(7), "Filesystem actions"), and
+    /// a rule cannot remove a right that one above it gives: here only the mount denies writing.
     pub fn read_only_by_mount(&self) -> impl Iterator<Item = &Mount> {
         let in_writable = |mount: &&Mount| {
             self.mounts.iter().any(|above| above.is_mount() && above.write && above.holds(&mount.path))
@@ -247,14 +247,14 @@ impl Plan {
         self.mounts.iter().filter(|mount| mount.is_mount() && !mount.write).filter(in_writable)
     }
 
-    /// The same with one mount alone.
+    /// The same plan with only one mount.
     #[must_use]
     pub fn of_mount(&self, mount: &Mount) -> Plan {
         Plan { mounts: vec![mount.clone()], digest: OnceCell::new(), ..self.clone() }
     }
 
-    /// SHA-256 of the plan's JSON, as lower-case hexadecimal: two calls with the same digest were confined alike. The
-    /// request id, which alone differs from call to call, is left out.
+    /// SHA-256 of the plan's JSON, as lower-case hexadecimal: calls with the same digest have the same confinement. The
+    /// request id is left out, because it differs in each call.
     #[must_use]
     pub fn sha256(&self) -> &str {
         self.digest.get_or_init(|| {
@@ -265,14 +265,14 @@ impl Plan {
     }
 }
 
-/// The calls of inotify (inotify(7)), which `file_watches` adds to the filter.
+/// The system calls of inotify(7), which `file_watches` adds to the filter.
 pub const WATCH_CALLS: &[&str] = if cfg!(target_arch = "x86_64") {
     &["inotify_init", "inotify_init1", "inotify_add_watch", "inotify_rm_watch"]
 } else {
     &["inotify_init1", "inotify_add_watch", "inotify_rm_watch"]
 };
 
-/// The calls that the grant adds to the filter.
+/// The system calls that the grant adds to the filter.
 fn syscalls(grant: &Grant) -> Vec<String> {
     let mut all = grant.syscalls.clone();
     if grant.file_watches > 0 {
@@ -282,8 +282,8 @@ fn syscalls(grant: &Grant) -> Vec<String> {
     all
 }
 
-/// Puts the plan together. `egress` are the destinations of the granted groups, clients already asked; `client_env` and
-/// `client_files` are what those clients need inside.
+/// Creates the plan. `egress`: the destinations of the granted groups, including those of clients; `client`: what those
+/// clients need in the sandbox.
 #[must_use]
 pub fn plan(
     names: (&str, &str),
@@ -315,8 +315,7 @@ pub fn plan(
     });
     mounts.extend(grant.read.iter().map(|path| host(path, true, false, Why::Read)));
     mounts.extend(grant.write.iter().map(|path| host(path, true, true, Why::Write)));
-    // A mount can only lie on one that is there already. The sort is stable: on equal paths the later, wider grant wins,
-    // and is the only one that is made.
+    // Outer mounts come first. The sort is stable: for equal paths the later, wider grant wins, and only that one is mounted.
     mounts.sort_by_key(|mount| mount.path.components().count());
     let mut seen = BTreeSet::new();
     mounts.reverse();
@@ -351,7 +350,7 @@ pub fn plan(
         tcp_ports: egress.iter().map(|rule| rule.pattern.port).collect(),
         egress,
         syscalls: syscalls(grant),
-        // Landlock can refuse the sockets of a host's servers in granted directories from ABI 9 on.
+        // Since ABI 9, Landlock can deny connections to the sockets of host services in granted directories.
         named_unix: facts.landlock_abi >= 9 || (grant.read.is_empty() && grant.write.is_empty()),
         on_violation: grant.on_violation,
         limits: Limits { timeout_ms: millis(environment.timeout), ..Limits::from(grant) },
@@ -359,7 +358,7 @@ pub fn plan(
     }
 }
 
-/// The whole environment: what each call has, what a client needs, what the grant passes and sets.
+/// The whole environment: the standard variables, those that a client needs, those that the grant passes and sets.
 fn variables(grant: &Grant, client: &ClientNeeds, environment: &Environment<'_>) -> BTreeMap<String, String> {
     let mut env: BTreeMap<String, String> = [
         ("PATH", "/usr/local/bin:/usr/bin:/bin"),
@@ -377,26 +376,26 @@ fn variables(grant: &Grant, client: &ClientNeeds, environment: &Environment<'_>)
     env
 }
 
-/// What a call adds to the grant.
+/// What a call specifies beyond the grant.
 pub struct Environment<'a> {
     /// The call's id.
     pub request_id: &'a str,
     /// The deadline: the grant's, or the caller's shorter one.
     pub timeout: std::time::Duration,
-    /// The caller's variables, asked only for names in `env_pass`.
+    /// The caller's variables, read only for names in `env_pass`.
     pub pass: &'a dyn Fn(&str) -> Option<String>,
 }
 
-/// What a package manager's client needs inside to use the index it is configured for.
+/// What a package manager needs in the sandbox to use its configured index.
 #[derive(Debug, Clone, Default)]
 pub struct ClientNeeds {
-    /// Variables.
+    /// Environment variables.
     pub env: BTreeMap<String, String>,
-    /// Files to be readable: CA bundles, client certificates.
+    /// Files to read: CA bundles, client certificates.
     pub files: Vec<PathBuf>,
 }
 
-/// The root before any grant: system files, proc, devices, temporary memory, made-up `/etc`.
+/// The root without grants: system files, proc, devices, tmpfs, generated `/etc`.
 fn base_mounts(grant: &Grant, facts: &Facts) -> Vec<Mount> {
     let entry = |path: &str, source, write, exec, why| Mount { path: PathBuf::from(path), source, write, exec, why };
     let file = |path: &str, text: String| entry(path, Source::File(text.into_bytes()), false, false, Why::MadeUp);
@@ -419,9 +418,9 @@ fn base_mounts(grant: &Grant, facts: &Facts) -> Vec<Mount> {
         link("/dev/stdin", "/proc/self/fd/0"),
         link("/dev/stdout", "/proc/self/fd/1"),
         link("/dev/stderr", "/proc/self/fd/2"),
-        // POSIX semaphores and shared memory; counted as memory, so small.
+        // POSIX semaphores and shared memory; small, because it counts as memory.
         entry("/dev/shm", Source::Tmpfs { bytes: 16 << 20, inodes: 1024 }, true, false, Why::System),
-        // An inode costs the kernel about a kilobyte that the size does not count.
+        // An inode takes about a kilobyte of kernel memory that does not count in the size.
         entry(
             "/tmp",
             Source::Tmpfs { bytes: grant.tmp, inodes: (grant.tmp / 4096).clamp(1024, 65_536) },

@@ -1,4 +1,4 @@
-//! What would have allowed what was denied: a host, a larger limit, a value of a group.
+//! What would allow a denied act: a host, a larger limit, a value of a group.
 
 use super::names;
 use super::verdict::{Remedy, View};
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use std::time::Duration;
 
 impl View<'_> {
-    /// Which grant decided, and what would have allowed it.
+    /// The grant that decided, and what would allow the act.
     pub(crate) fn explain(&self, denial: Denial) -> Explained {
         let (rule, remedy) = self.decided(&denial.denied);
         Explained { rule, remedy: self.text(&remedy), denial }
@@ -26,27 +26,27 @@ impl View<'_> {
         match denied {
             Denied::Syscall(call) => match &call.refused {
                 Refused::Count => {
-                    let why = "a call may add so many descriptors to epoll sets, which are counted for its user on the whole host";
+                    let why = "a call may add only a limited number of descriptors to epoll sets, because they count for its user on the whole host";
                     (self.rule(Key::Syscalls), nothing(why))
                 }
                 Refused::Lock(why) => (self.rule(Key::Write), Remedy::Nothing(no_lock(why))),
                 Refused::Filter => {
                     let verdict = self.syscall(&call.name);
-                    let kernel = || nothing("the plan allows it: the kernel itself refused");
+                    let kernel = || nothing("the plan allows it; the kernel denied it");
                     (self.rule(verdict.key), verdict.remedy.unwrap_or_else(kernel))
                 }
             },
             Denied::Limit(met) => self.limit(met.key),
             Denied::EgressBytes { .. } => self.limit(Key::EgressBytes),
-            Denied::Names { .. } => {
-                egress(nothing("a call may ask for so many names; grant the names themselves in place of a wildcard"))
-            }
-            Denied::Resolve { name } => egress(grant(name, 443, "this is no host name")),
+            Denied::Names { .. } => egress(nothing(
+                "a call may look up only this many names; grant the names themselves instead of a wildcard",
+            )),
+            Denied::Resolve { name } => egress(grant(name, 443, "this is not a valid host name")),
             Denied::Connect { name, port } => egress(grant(name, *port, by_name)),
-            // The first is seen, the others are counted.
+            // The gateway sees the first, the kernel counts the others.
             Denied::ConnectAddress { .. } | Denied::Unroutable => egress(nothing(by_name)),
             Denied::Address { class: Class::Public | Class::Never, .. } => {
-                egress(nothing("addresses of this kind are never dialled"))
+                egress(nothing("connections to addresses of this kind are never allowed"))
             }
             Denied::Address { name, port, .. } => self.of_group(name, *port, "allow_private", true),
             Denied::TlsName { name, port, .. } | Denied::TlsMissing { name, port, .. } => {
@@ -55,7 +55,7 @@ impl View<'_> {
         }
     }
 
-    /// The change that grants these hosts: for one the group of that name alone where there is one, else a new one.
+    /// The change that grants these hosts: an existing group with only that host, otherwise a new one.
     #[must_use]
     pub fn grant_hosts(&self, hosts: &[(String, u16)]) -> Remedy {
         let mut change = Change::default();
@@ -75,7 +75,7 @@ impl View<'_> {
                 groups.push(group.name.clone());
                 continue;
             }
-            // One group for all new hosts, named after the first.
+            // One group for all new hosts, with the first one's name.
             match change.0.first_mut().map(|setting: &mut Setting| &mut setting.value) {
                 Some(Value::Array(hosts)) => hosts.push(text.into()),
                 _ => {
@@ -91,7 +91,7 @@ impl View<'_> {
         Remedy::Change(change)
     }
 
-    /// A name for a group that there is not yet: the host's first label, as `[egress.NAME]` takes it.
+    /// A name for a new group: the host's first label, valid as `[egress.NAME]`.
     fn new_group(&self, host: &str) -> String {
         let label: String = host.split('.').next().unwrap_or_default().chars().take(32).collect();
         let stem = if label.starts_with(|c: char| c.is_ascii_alphabetic()) { label } else { format!("host_{label}") };
@@ -102,7 +102,7 @@ impl View<'_> {
         (2..).map(|number| format!("{stem}-{number}")).find(|name| !taken(name)).unwrap_or(stem)
     }
 
-    /// The key of the group that grants a name, and the change of its value.
+    /// The key of the group that grants a name, and the change to its value.
     fn of_group(&self, name: &str, port: u16, key: &str, value: bool) -> (String, Remedy) {
         let rule = names::normalize(name).and_then(|name| names::rule_for(&self.plan.egress, &name, port));
         let Some(EgressRule { group, .. }) = rule else {
@@ -115,11 +115,11 @@ impl View<'_> {
         (format!("egress.{group}.{key} ({})", self.at(line)), Remedy::Change(Change(vec![setting])))
     }
 
-    /// The key of a limit, and the change that doubles it, as far as the configuration takes it.
+    /// The key of a limit, and the change that doubles it, up to the largest valid value.
     fn limit(&self, key: Key) -> (String, Remedy) {
         let grant = &self.decision.grant;
         let remedy = if key == Key::Timeout && Duration::from_millis(self.plan.limits.timeout_ms) < grant.timeout {
-            Remedy::Nothing("the caller's own --timeout was shorter than the grant's".to_owned())
+            Remedy::Nothing("the caller's --timeout was shorter than the grant's".to_owned())
         } else {
             match grant.raised(key) {
                 Some(value) => self.set(key, value),
@@ -130,7 +130,7 @@ impl View<'_> {
     }
 }
 
-/// Why a lock was denied. Which path it was for is not known.
+/// Why a lock was denied. Its path is not known.
 fn no_lock(why: &NoLock) -> String {
     match why {
         NoLock::ReadOnly => {

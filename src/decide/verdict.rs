@@ -1,5 +1,5 @@
-//! Whether a call may do something, which grant decides, and what change of the configuration would allow it. `upm explain
-//! --may`, the denials of an answer and `upm learn` all ask here, of the plan that is enforced.
+//! Whether a call may do something, which grant decides, and which configuration change would allow it. `upm explain
+//! --may`, the denials of an answer and `upm learn` all use this, with the plan that is enforced.
 
 use super::grant::{Decision, levels};
 use super::names;
@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
-/// Watches that a remedy proposes.
+/// The number of watches that a remedy proposes.
 const WATCHES: u64 = 64;
 
 /// Something that a plugin may want to do.
@@ -24,7 +24,7 @@ pub enum Act {
     Write(PathBuf),
     /// Connect by TCP.
     Connect {
-        /// As the plugin names it.
+        /// As in the plugin's request.
         host: String,
         /// 1–65535.
         port: u16,
@@ -36,46 +36,46 @@ pub enum Act {
 /// The answer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Verdict {
-    /// Whether the call may.
+    /// Whether it is allowed.
     pub yes: bool,
     /// The layer that decides.
     pub layer: &'static str,
-    /// A sentence.
+    /// The reason.
     pub why: String,
     /// The grant key that decides.
     pub key: Key,
-    /// What would make it a yes; `None` where it is one.
+    /// What would allow it; `None` if it is allowed.
     pub remedy: Option<Remedy>,
 }
 
-/// What would allow something.
+/// What would allow an act.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Remedy {
-    /// This change of the configuration.
+    /// This configuration change.
     Change(Change),
     /// Nothing, and why.
     Nothing(String),
 }
 
-/// How the plugin's filter stands to a name, and why no configuration can add it where that is so; `None` where there is
-/// no such call.
+/// What the plugin's filter does with a system call, and why no configuration can add it, if so; `None` if the call does not
+/// exist.
 pub type Filter<'a> = &'a dyn Fn(&str) -> Option<(Standing, Option<&'static str>)>;
 
-/// Whether a change could be made on this host, and if not, why.
+/// Whether a change is possible on this host, and if not, why.
 pub type Fits<'a> = &'a dyn Fn(&Change) -> Result<(), String>;
 
-/// A decided call, to be asked about.
+/// A decided call, for questions about it.
 #[derive(Clone, Copy)]
 pub struct View<'a> {
     /// The configuration.
     pub config: &'a Config,
-    /// What it says of the method.
+    /// The decision for the method.
     pub decision: &'a Decision,
-    /// What is enforced.
+    /// The plan that is enforced.
     pub plan: &'a Plan,
     /// The plugin's filter.
     pub filter: Filter<'a>,
-    /// What the host says to a remedy.
+    /// Whether the host accepts a remedy.
     pub fits: Fits<'a>,
 }
 
@@ -91,12 +91,12 @@ impl View<'_> {
         }
     }
 
-    /// The key and the place of its value.
+    /// The key and where its value comes from.
     pub(super) fn rule(&self, key: Key) -> String {
         format!("{key} ({})", self.place(key))
     }
 
-    /// Where the value of a grant key was written: `FILE:LINE`, or `built-in`.
+    /// Where the value of a grant key comes from: `FILE:LINE`, or `built-in`.
     #[must_use]
     pub fn place(&self, key: Key) -> String {
         self.at(self.decision.grant.origins[key].line)
@@ -107,13 +107,13 @@ impl View<'_> {
         line.map_or_else(|| "built-in".to_owned(), |line| format!("{}:{line}", self.config.path.display()))
     }
 
-    /// A remedy as denials write it.
+    /// A remedy as shown in denials.
     #[must_use]
     pub fn text(&self, remedy: &Remedy) -> String {
         self.lines(remedy).unwrap_or_else(|why| format!("nothing: {why}"))
     }
 
-    /// The lines of the configuration that a remedy is: no change that this host would refuse. Else why there are none.
+    /// A remedy as configuration lines, or why there is none; a change that this host would refuse is not a remedy.
     pub(crate) fn lines(&self, remedy: &Remedy) -> Result<String, String> {
         match remedy {
             Remedy::Change(change) => (self.fits)(change).map(|()| self.config.lines(change)),
@@ -121,7 +121,7 @@ impl View<'_> {
         }
     }
 
-    /// The grant key's value in the method's own table: the narrowest place.
+    /// Sets the grant key in the method's table, the narrowest place.
     pub(super) fn set(&self, key: Key, value: Value) -> Remedy {
         Remedy::Change(Change(vec![self.setting(key, value)]))
     }
@@ -131,7 +131,7 @@ impl View<'_> {
         Setting { table: table.map(str::to_owned).to_vec(), key: key.name().to_owned(), value }
     }
 
-    /// A list as the configuration writes it, with one more item: in the method's own table it replaces what it inherits.
+    /// The configured list with more items: in the method's table it replaces the inherited one.
     pub(super) fn with<T>(&self, get: impl Fn(&GrantKeys) -> Option<&At<Vec<T>>>, more: &[String]) -> Value
     where
         T: ToString,
@@ -147,19 +147,19 @@ impl View<'_> {
         json!(items)
     }
 
-    /// The deepest mount that holds the path decides; below a host directory the file's own permissions decide as well.
+    /// The deepest mount that contains the path decides; in a host directory the file's permissions also decide.
     fn path(&self, path: &Path, write: bool) -> Verdict {
         let plan = self.plan;
         let (yes, why) = match holder(plan, path) {
             None if holds(plan, path, write) => (true, format!("{} is a directory of the sealed root", path.display())),
-            None => (false, "nothing of it is in the call's root (ENOENT)".to_owned()),
+            None => (false, "it is not in the call's root (ENOENT)".to_owned()),
             Some(mount) if write && !mount.write => {
-                (false, format!("{} is read-only there (EROFS)", mount.path.display()))
+                (false, format!("{} is read-only in the call (EROFS)", mount.path.display()))
             }
             Some(mount) => (
                 true,
                 format!(
-                    "{} is in the call's root ({}), as far as the file's own permissions go",
+                    "{} is in the call's root ({}); the file's permissions also apply",
                     mount.path.display(),
                     mount.why
                 ),
@@ -169,8 +169,7 @@ impl View<'_> {
         Verdict { yes, layer: "root", why, key: if write { Key::Write } else { Key::Read }, remedy }
     }
 
-    /// The change that grants `target`, for the sake of `asked` in it; none where either is a place that holds policy or
-    /// secrets.
+    /// The change that grants `target` to allow `asked` inside it; none if either is a place with policy or secrets.
     #[must_use]
     pub fn grant_for(&self, asked: &Path, target: &Path, write: bool) -> Remedy {
         match places::unproposed(asked, write) {
@@ -179,7 +178,7 @@ impl View<'_> {
         }
     }
 
-    /// The change that grants these paths, or why the configuration would refuse it.
+    /// The change that grants these paths, or why it would be invalid.
     #[must_use]
     pub fn grant_path(&self, paths: &[PathBuf], write: bool) -> Remedy {
         for path in paths {
@@ -189,7 +188,7 @@ impl View<'_> {
             let system = |mount: &&Mount| !mount.why.is_grant();
             if let Some(mount) = self.plan.mounts.iter().filter(system).find(|mount| mount.path.starts_with(path)) {
                 return Remedy::Nothing(format!(
-                    "{} would cover {}, which each call has of its own; grant something below it",
+                    "{} would cover {}, which each call has its own copy of; grant a path inside it",
                     path.display(),
                     mount.path.display()
                 ));
@@ -202,14 +201,14 @@ impl View<'_> {
                 && let Some(mount) = self.plan.mounts.iter().filter(runs).find(|mount| path.starts_with(&mount.path))
             {
                 return Remedy::Nothing(format!(
-                    "{} lies in {}, which calls run or go by ({})",
+                    "{} is in {}, which calls run or rely on ({})",
                     path.display(),
                     mount.path.display(),
                     mount.why
                 ));
             }
             if write && let Some(what) = self.config.ruled_by(path) {
-                return Remedy::Nothing(format!("whoever may write {} could change {what}", path.display()));
+                return Remedy::Nothing(format!("write access to {} would let a plugin change {what}", path.display()));
             }
         }
         let paths: Vec<String> = paths.iter().map(|path| path.to_string_lossy().into_owned()).collect();
@@ -220,9 +219,9 @@ impl View<'_> {
         }
     }
 
-    /// What to grant for a file that was looked for: its directory, since files in one are replaced by new ones. The file
-    /// alone where its directory would show more than that: a directory that calls have of their own, one above the
-    /// directory in which something is granted already, a home, a top-level directory, or one that holds the configuration.
+    /// What to grant for a file that was looked for: its directory, because programs replace files by new ones. Only the file
+    /// if its directory would grant too much: a directory that each call has its own copy of, one above the
+    /// directory in which something is already granted, a home, a top-level directory, or one that contains the configuration.
     #[must_use]
     pub fn nearest(&self, path: &Path) -> PathBuf {
         let Some(dir) = path.parent() else { return path.to_owned() };
@@ -245,7 +244,7 @@ impl View<'_> {
             Some(rule) => verdict(true, format!("[egress.{}] grants it", rule.group), None),
             None => verdict(
                 false,
-                format!("no granted group has {host}:{port}; addresses are never dialled directly"),
+                format!("no granted group has {host}:{port}; direct connections to addresses are never allowed"),
                 Some(self.grant_hosts(&[(name.unwrap_or_else(|| host.to_owned()), port)])),
             ),
         }
@@ -259,7 +258,7 @@ impl View<'_> {
             return self.watch();
         }
         if name == "flock" {
-            return verdict(true, "it locks what the call may write, and nothing else", None);
+            return verdict(true, "it can lock only files that the call may write to", None);
         }
         match (self.filter)(name) {
             Some((Standing::Allowed, _)) => verdict(true, "the default filter allows it", None),
@@ -273,15 +272,15 @@ impl View<'_> {
             Some((Standing::Refused, Some(reason))) => {
                 verdict(false, &format!("nothing can allow it: {reason}"), Some(Remedy::Nothing(reason.to_owned())))
             }
-            Some((Standing::Refused, None)) => verdict(false, "the filter refuses it", Some(add())),
+            Some((Standing::Refused, None)) => verdict(false, "the filter denies it", Some(add())),
             None => {
-                let why = "this architecture has no such call, or it is newer than the filter";
+                let why = "this architecture has no such system call, or it is newer than the filter";
                 verdict(false, why, Some(Remedy::Nothing(why.to_owned())))
             }
         }
     }
 
-    /// Whether the call may use inotify: what `syscalls` adds of it gets none of the kernel (`EMFILE`).
+    /// Whether the call may use inotify. Adding its system calls by `syscalls` is not enough: they fail with `EMFILE`.
     fn watch(&self) -> Verdict {
         let verdict = |yes, why: &str, remedy| Verdict {
             yes,
@@ -293,12 +292,12 @@ impl View<'_> {
         if self.plan.limits.file_watches > 0 {
             verdict(true, "`file_watches` allows it", None)
         } else {
-            verdict(false, "no file may be watched", Some(self.set(Key::FileWatches, WATCHES.into())))
+            verdict(false, "watching files is not allowed", Some(self.set(Key::FileWatches, WATCHES.into())))
         }
     }
 
-    /// Whether the plan grants the paths that the exception of a plugin and its cause name. `learn` is the command that tells
-    /// what else the call looks for.
+    /// Whether the plan grants the paths in a plugin's exception and its cause. `learn` is the command that shows what else the
+    /// call looks for.
     pub(crate) fn seek(&self, said: &mut Said, learn: &str) {
         said.cause_path = said.cause().and_then(|cause| self.sought(cause, learn));
         said.path = self.sought(said.exception(), learn);
@@ -321,30 +320,30 @@ impl View<'_> {
     }
 }
 
-/// Whether the root has `path`, for reading or for writing, as far as the plan goes: it may be missing in what is there.
+/// Whether the plan's root contains `path`, for reading or for writing. The path may still not exist on the host.
 #[must_use]
 pub fn holds(plan: &Plan, path: &Path, write: bool) -> bool {
     match holder(plan, path) {
         Some(mount) => mount.write || !write,
-        // A directory on the way to something.
+        // A directory on the way to a mount.
         None => !write && plan.mounts.iter().any(|mount| mount.path.starts_with(path)),
     }
 }
 
-/// `path` by its text alone, as grants are compared.
+/// `path`, normalized by its text alone, as for comparing grants.
 #[must_use]
 pub fn normal(path: &Path) -> PathBuf {
     config::normalize(path)
 }
 
-/// The deepest entry of the root that holds `path`.
+/// The deepest entry of the root that contains `path`.
 fn holder<'p>(plan: &'p Plan, path: &Path) -> Option<&'p Mount> {
     let found = plan
         .mounts
         .iter()
         .filter(|mount| path.starts_with(&mount.path))
         .max_by_key(|mount| mount.path.components().count())?;
-    // Nothing lies below a file or a device.
+    // Nothing is below a file or a device.
     let leaf = matches!(found.source, Source::File(_) | Source::Device);
     (!leaf || found.path == path).then_some(found)
 }

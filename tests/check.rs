@@ -604,7 +604,7 @@ fn interpreters(#[values(Mode::Root, Mode::User)] mode: Mode) {
     old("'x'");
     written(&f, &plugin("old/bin/python3"));
     let (exit, all) = findings(&f);
-    assert_eq!((exit, with(&all, "it answers what no reader does").len()), (Some(1), 1), "{all:#?}");
+    assert_eq!((exit, with(&all, "the class reader sent an invalid response").len()), (Some(1), 1), "{all:#?}");
     // Others can write it.
     fs::set_permissions(f.path("old/bin/python3"), fs::Permissions::from_mode(0o777)).unwrap();
     finds(&f, "error", "X", "chmod go-w", &plugin("old/bin/python3"), &good);
@@ -843,7 +843,7 @@ fn the_shared_user_is_warned_of() {
         let found =
             all.filter(|one| one["severity"] == "warning" && one["message"].as_str().unwrap().contains("65534"));
         let found = found.count();
-        assert_eq!(explained.contains("every service's \"nobody\""), found > 0, "{explained}");
+        assert_eq!(explained.contains("user 65534 is \"nobody\""), found > 0, "{explained}");
         found
     };
     assert_eq!((warnings("run_as = \"65534\""), warnings("run_as = \"12345\"")), (1, 0));
@@ -851,5 +851,5 @@ fn the_shared_user_is_warned_of() {
     let made = nix::unistd::User::from_name("upm").unwrap().is_some();
     assert_eq!(warnings(""), usize::from(!made));
     let doctor = f.upm(["doctor"]).run().stdout;
-    assert_eq!(doctor.contains("every service's \"nobody\""), !made, "{doctor}");
+    assert_eq!(doctor.contains("user 65534 is \"nobody\""), !made, "{doctor}");
 }

@@ -268,7 +268,7 @@ fn an_exception_because_of_another(#[values(Mode::Root, Mode::User)] mode: Mode)
 
     // where there is nothing to grant, that is said
     let data = f.call("Raising", "read", &json!(["/srv/no-such/file"])).failed("plugin_raised", 1);
-    assert_eq!(data["details"]["remedy"], "nothing: /srv/no-such is not there; make it first", "{data:#}");
+    assert_eq!(data["details"]["remedy"], "nothing: /srv/no-such does not exist; create it first", "{data:#}");
 
     let answer = f.call("Raising", "handling", &json!(["/srv/x/file"]));
     let details = answer.failed("plugin_raised", 1)["details"].clone();

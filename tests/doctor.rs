@@ -51,15 +51,15 @@ fn every_layer_is_tried_both_ways(#[values(Mode::Root, Mode::User)] mode: Mode) 
         one.unwrap_or_else(|| panic!("{layer}: {act}: {line:#}"))["got"].as_str().unwrap().to_owned()
     };
     for (layer, act, got) in [
-        ("namespaces", "unshare(CLONE_NEWUSER)", "EPERM, told as a denial"),
+        ("namespaces", "unshare(CLONE_NEWUSER)", "EPERM, reported as a denial"),
         ("root", "open /etc/shadow", "ENOENT"),
-        ("root", "make a file in /usr", "EROFS"),
-        ("root", "descriptors that came through exec", "0 1 2 3"),
+        ("root", "create a file in /usr", "EROFS"),
+        ("root", "descriptors inherited through exec", "0 1 2 3"),
         ("limits", "open_files = 32", "32 at most, then EMFILE"),
-        ("seccomp", "mount", "EPERM, told as a denial"),
-        ("seccomp", "ptrace", "EPERM, told as a denial"),
+        ("seccomp", "mount", "EPERM, reported as a denial"),
+        ("seccomp", "ptrace", "EPERM, reported as a denial"),
         ("egress", "connect to an abstract socket", "ECONNREFUSED"),
-        ("egress", "look up", "no address, told as a denial"),
+        ("egress", "look up", "no address, reported as a denial"),
     ] {
         assert_eq!(tried(layer, act), got, "{layer}: {act}");
     }

@@ -319,7 +319,7 @@ fn the_engine_holds_on_6_1() {
         let egress = doctor.layer("egress");
         let outside = egress["tried"].as_array().unwrap().iter().find(|tried| {
             let act = tried["act"].as_str().unwrap();
-            act.starts_with("connect to 127.0.0.1:") && act.ends_with("where upm listens outside")
+            act.starts_with("connect to 127.0.0.1:") && act.ends_with("where upm listens on the host")
         });
         assert_eq!(outside.unwrap()["got"], "ECONNREFUSED", "{egress:#}");
 
@@ -525,9 +525,7 @@ fn cgroups(ran: &BTreeMap<String, Ran>) {
     let doctor = &ran["shared-half-doctor"];
     let told = doctor.layer("cgroup");
     assert_eq!((doctor.exit, &told["holds"]), (1, &json!(false)), "{told:#}");
-    assert!(
-        told["found"].as_str().unwrap().ends_with("a call that is granted `cpus` is refused when upm is started so")
-    );
+    assert!(told["found"].as_str().unwrap().ends_with("started like this, upm refuses calls with `cpus`"));
 }
 
 /// The same seconds of spinning: with half a processor it gets less than two thirds of them, and is told how long it waited.

@@ -210,11 +210,7 @@ fn a_cgroup_that_is_required_is_there_or_the_call_is_refused(#[values(Mode::Root
         .lines()
         .any(|line| line.starts_with("warning: ") && line.contains("require_cgroup: a call would be refused"));
     assert!(warned, "{}", check.stdout);
-    assert!(
-        doctor.stdout.contains("a call with `require_cgroup` is refused when upm is started so"),
-        "{}",
-        doctor.stdout
-    );
+    assert!(doctor.stdout.contains("started like this, upm refuses calls with `require_cgroup`"), "{}", doctor.stdout);
     assert_eq!(doctor.exit, Some(1));
     // learn makes a call too
     let learn = f.upm(["learn", "Probe", "run", r#"{"args":["echo",1]}"#]).run();

@@ -315,7 +315,7 @@ fn what_cannot_be_looked_at_is_not_locked(#[values(Mode::Root, Mode::User)] mode
         let all: Value = serde_json::from_str(&doctor.stdout).unwrap();
         let line = all["layers"].as_array().unwrap().iter().find(|line| line["layer"] == "locks").unwrap();
         let found = line["found"].as_str().unwrap();
-        assert!(doctor.exit == Some(0) && found.starts_with("a call can lock no file here: "), "{doctor:#?}");
+        assert!(doctor.exit == Some(0) && found.starts_with("calls cannot lock files here: "), "{doctor:#?}");
         assert!(line["remedy"].as_str().unwrap().contains("ptrace_scope"), "{line}");
     }
     assert_ok(&on(f.upm(["Probe", "run", &words("LOCK_EX")]), "acct=EPERM").result());
@@ -332,7 +332,7 @@ fn what_cannot_be_looked_at_is_not_locked(#[values(Mode::Root, Mode::User)] mode
     assert_ok(&f.upm(["Probe", "run", &own]).run().result());
     let doctor = f.upm(["doctor"]).run();
     assert!(
-        doctor.stdout.contains("ok       locks          files that a call may write can be locked\n"),
+        doctor.stdout.contains("ok       locks          a call can lock files that it may write to\n"),
         "{doctor:#?}"
     );
 }

@@ -670,7 +670,7 @@ fn the_reading_of_pips_configuration_ends_with_the_call(#[values(Mode::Root, Mod
     let install = ["PipPlugin", "install", r#"{"args":["alpha"]}"#];
     // pip's import alone takes longer
     let data = f.upm(install.into_iter().chain(["--timeout", "30ms"])).run().failed("timeout", 124);
-    assert!(data["error"].as_str().unwrap().contains("while the configuration of pip was read"), "{data:#}");
+    assert!(data["error"].as_str().unwrap().contains("while reading the configuration of pip"), "{data:#}");
     assert!(data.get("usage").is_none(), "the plugin was not started: {data:#}");
 
     let running = f.upm(install).start();

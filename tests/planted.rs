@@ -258,14 +258,20 @@ fn without_a_record_there_is_no_call(#[values(Mode::Root, Mode::User)] mode: Mod
         }
     };
     let data = answer.failed("sandbox_unavailable", 125);
-    assert!(data["error"].as_str().unwrap().contains("must be on record"), "{data:#}");
+    assert!(data["error"].as_str().unwrap().contains("cannot record which paths plugins may write to"), "{data:#}");
     assert!(data["details"]["remedy"].as_str().unwrap().len() > 10, "{data:#}");
     assert!(!f.path("project/made").exists());
     if mode == Mode::User {
         // `check` and `doctor` say so beforehand
         let (check, doctor) = (f.upm(["check"]).run(), f.upm(["doctor"]).run());
-        assert!(check.exit == Some(1) && check.stdout.contains("must be on record"), "{check:#?}");
-        assert!(doctor.exit == Some(1) && doctor.stdout.contains("must be on record"), "{doctor:#?}");
+        assert!(
+            check.exit == Some(1) && check.stdout.contains("cannot record which paths plugins may write to"),
+            "{check:#?}"
+        );
+        assert!(
+            doctor.exit == Some(1) && doctor.stdout.contains("cannot record which paths plugins may write to"),
+            "{doctor:#?}"
+        );
     }
     // nothing to write, nothing to record; and the control
     if mode == Mode::User {

@@ -1,4 +1,4 @@
-//! Single layers, each in a child that does nothing else: they tell of what stands behind the first missing layer.
+//! Tries single layers, each in a separate child, to report on those after the first missing one too.
 
 use super::{Finding, in_child, tried, went};
 use crate::confine::step::{Step, StepError};
@@ -13,18 +13,18 @@ use std::fs::{self, File};
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
-/// Descriptors that the trial of limits allows.
+/// The limit for descriptors in the trial of limits.
 const FILES: u64 = 32;
 
-/// An act and what it must come to.
+/// An act and its required result.
 type Act = (String, &'static str);
 
-/// All of them.
+/// All trials.
 pub(super) fn trials() -> Vec<Finding> {
     vec![namespaces(), limits(), capabilities(), landlock(), seccomp()]
 }
 
-/// Runs `try_all` in a child: it tells what each act came to, or which step failed.
+/// Runs `try_all` in a child: it returns the result of each act, or the step that failed.
 fn attempt(layer: Layer, acts: Vec<Act>, try_all: impl FnOnce() -> Result<Vec<String>, StepError>) -> Finding {
     let failed = |failure: Failure| Finding::failed(layer, failure);
     let got = match in_child(|| pack(try_all())).map(|text| unpack(&text)) {
@@ -36,25 +36,25 @@ fn attempt(layer: Layer, acts: Vec<Act>, try_all: impl FnOnce() -> Result<Vec<St
     Finding::tried(layer, acts.into_iter().zip(got).map(|((act, expected), got)| tried(act, expected, got)).collect())
 }
 
-/// What a child tells.
-fn pack(told: Result<Vec<String>, StepError>) -> String {
-    let told = told.map_err(|error| error.encode());
-    // Texts and bytes: there is nothing that JSON cannot say.
-    serde_json::to_string(&told).unwrap_or_default()
+/// Encodes a child's report.
+fn pack(report: Result<Vec<String>, StepError>) -> String {
+    let report = report.map_err(|error| error.encode());
+    // Texts and bytes: always valid JSON.
+    serde_json::to_string(&report).unwrap_or_default()
 }
 
 fn unpack(text: &str) -> Result<Vec<String>, StepError> {
-    let told: Result<Vec<String>, Vec<u8>> = serde_json::from_str(text).unwrap_or(Ok(Vec::new()));
-    told.or_else(|bytes| StepError::decode(&bytes).map_or(Ok(Vec::new()), Err))
+    let report: Result<Vec<String>, Vec<u8>> = serde_json::from_str(text).unwrap_or(Ok(Vec::new()));
+    report.or_else(|bytes| StepError::decode(&bytes).map_or(Ok(Vec::new()), Err))
 }
 
 fn act(act: &str, expected: &'static str) -> Act {
     (act.to_owned(), expected)
 }
 
-/// All seven at once, as a call makes them.
+/// All seven at once, like a call.
 fn namespaces() -> Finding {
-    let acts = vec![act("clone3 with seven new namespaces", "works"), act("which of them are the caller's", "none")];
+    let acts = vec![act("clone3 with seven new namespaces", "works"), act("namespaces shared with the caller", "none")];
     attempt(Layer::Namespaces, acts, || {
         let number = |kind: &&str| crate::confine::verify::namespace(kind).ok();
         let outside: Vec<Option<u64>> = crate::confine::verify::NAMESPACES.iter().map(number).collect();
@@ -92,7 +92,7 @@ fn limits() -> Finding {
     })
 }
 
-/// In a user namespace of its own a process has every capability, until the step takes them.
+/// In its own user namespace a process has every capability until the step removes them.
 fn capabilities() -> Finding {
     let acts = vec![act("sethostname with capabilities", "works"), act("the same after the step", "EPERM")];
     let hostname = || went(nix::unistd::sethostname("sandbox").map_err(Into::into), "works");
@@ -105,8 +105,8 @@ fn capabilities() -> Finding {
             Forked::Child => {
                 let before = hostname();
                 let text = pack(capabilities::step().map(|()| vec![before, hostname()]));
-                let told = io::Write::write_all(&mut File::from(write), text.as_bytes());
-                crate::sys::process::exit_now(i32::from(told.is_err()));
+                let written = io::Write::write_all(&mut File::from(write), text.as_bytes());
+                crate::sys::process::exit_now(i32::from(written.is_err()));
             }
             Forked::Parent { pid, .. } => {
                 drop(write);
@@ -118,30 +118,28 @@ fn capabilities() -> Finding {
     })
 }
 
-/// What could be opened before cannot be any more, and what a rule names can; the same of ports from ABI 4 on.
+/// Only a path with a rule can be opened; since ABI 4 the same for ports.
 fn landlock() -> Finding {
     let abi = crate::sys::process::landlock_abi();
-    let mut acts = vec![
-        (format!("list /usr, which a rule names (ABI {abi})"), "opens"),
-        act("list /, which none names", "EACCES"),
-    ];
-    // Where the host has no loopback nothing can be told of ports here.
+    let mut acts =
+        vec![(format!("list /usr, which has a rule (ABI {abi})"), "opens"), act("list /, which has no rule", "EACCES")];
+    // Without a loopback on the host, ports cannot be tried.
     let listen = || TcpListener::bind("127.0.0.1:0").and_then(|socket| Ok((socket.local_addr()?, socket)));
     let listeners = (abi >= 4).then(|| Some((listen().ok()?, listen().ok()?))).flatten();
     if listeners.is_some() {
-        acts.push(act("connect to a TCP port that a rule names", "connects"));
-        acts.push(act("connect to one that none names", "EACCES"));
+        acts.push(act("connect to a TCP port with a rule", "connects"));
+        acts.push(act("connect to one without a rule", "EACCES"));
     }
     attempt(Layer::Landlock, acts, || {
         let fail = |error: &dyn std::fmt::Display| {
-            StepError::new(Step::Landlock, "a trial's rule", io::Error::other(error.to_string()))
+            StepError::new(Step::Landlock, "a rule of the trial", io::Error::other(error.to_string()))
         };
         crate::sys::process::landlock_version().map_err(|error| StepError::new(Step::Landlock, "landlock", error))?;
         let list = |path: &str| went(fs::read_dir(path), "opens");
         let usr = PathFd::new("/usr").map_err(|error| fail(&error))?;
         let mut rules = landlock::ruleset(abi)?
             .add_rule(PathBeneath::new(usr, AccessFs::ReadDir))
-            .map_err(|error| landlock::fail("a trial's rule", error))?;
+            .map_err(|error| landlock::fail("a rule of the trial", error))?;
         let connect = |address: &SocketAddr| went(TcpStream::connect(address), "connects");
         if let Some(((named, _), _)) = &listeners {
             rules = landlock::dialling(rules, landlock::abi(abi), [named.port()])?;
@@ -156,10 +154,10 @@ fn landlock() -> Finding {
     })
 }
 
-/// The plugin's own filter with a listener. Nobody listens here: what goes to the supervisor is then `ENOSYS`; and `EPERM`
-/// where some filter above has the one listener that a process can have.
+/// The plugin's filter with a listener that nobody reads: calls for the supervisor are then `ENOSYS`; or `EPERM`
+/// if a filter above already has the one listener that a process can have.
 fn seccomp() -> Finding {
-    let acts = vec![act("getcwd, which the filter allows", "works"), act("chroot, which it does not", "refused")];
+    let acts = vec![act("getcwd, which the filter allows", "works"), act("chroot, which it denies", "denied")];
     attempt(Layer::Seccomp, acts, || {
         let fail = |error: io::Error| StepError::new(Step::Seccomp, "system call filter", error);
         let filter = filter::plugin(&[], true).map_err(|error| fail(io::Error::other(error.to_string())))?;
@@ -178,7 +176,7 @@ fn seccomp() -> Finding {
             Err(error) => return Err(fail(error)),
         };
         let chroot = went(nix::unistd::chroot("/").map_err(Into::into), "works");
-        let chroot = if chroot == silent { "refused".to_owned() } else { chroot };
+        let chroot = if chroot == silent { "denied".to_owned() } else { chroot };
         Ok(vec![went(std::env::current_dir(), "works"), chroot])
     })
 }

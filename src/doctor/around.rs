@@ -1,4 +1,4 @@
-//! What is no layer, but stands in the way of calls or serves them: the configuration, id-mapped mounts, audit, cgroups, locks.
+//! Checks what is not a layer but can prevent calls: the configuration, id-mapped mounts, audit, cgroups, locks.
 
 use super::{Finding, State, Trial, Tried, tried, went};
 use crate::audit::sinks::{JOURNALD_SOCKET, JournaldMode, Sinks, default_file};
@@ -21,27 +21,27 @@ fn line(layer: &'static str, holds: bool, found: impl Into<String>, remedy: Opti
     Trial { layer, holds: Some(holds), found: found.into(), remedy, tried: Vec::new() }
 }
 
-/// The configuration that calls would go by. That there is none is fine: then nothing is told of it.
+/// The configuration that calls would use. Without one there is no line.
 pub(super) fn configuration(named: Option<&Path>) -> (Option<Trial>, Option<Config>) {
     let by_variable = std::env::var_os("UPM_CONFIG_PATH").is_some_and(|path| !path.is_empty());
     match config::load(named) {
         Ok(config) => (Some(line("configuration", true, config.path.display().to_string(), None)), Some(config)),
         Err(error) if error.kind == ConfigErrorKind::NotFound && named.is_none() && !by_variable => (None, None),
         Err(error) => {
-            let remedy = Some("mend it, or name another with --config; `upm check` tells of all of it".to_owned());
+            let remedy = Some("fix it, or name another with --config; `upm check` shows all errors".to_owned());
             (Some(line("configuration", false, error.to_string(), remedy)), None)
         }
     }
 }
 
-/// What grants want of landlock beyond what every call does.
+/// What grants require of Landlock beyond what every call does.
 pub(super) fn landlock(config: &Config) -> Vec<Finding> {
     let wanted: BTreeSet<u32> = decisions(config).map(|decision| decision.grant.landlock_min_abi).collect();
     let lacking = wanted.into_iter().next_back().and_then(|most| crate::host::facts::landlock_abi(most).err());
     lacking.map(|failure| Finding::failed(Layer::Landlock, failure)).into_iter().collect()
 }
 
-/// Every method that may be called. What cannot be granted is `upm check`'s business.
+/// Every method that may be called. `upm check` reports what cannot be granted.
 fn decisions(config: &Config) -> impl Iterator<Item = grant::Decision> {
     let methods = config
         .plugins
@@ -50,11 +50,11 @@ fn decisions(config: &Config) -> impl Iterator<Item = grant::Decision> {
     methods.filter_map(|(name, method)| grant::grant(config, name, method, None).ok())
 }
 
-/// As root a granted tree is id-mapped to its owner; as a user nothing needs to be.
+/// As root, granted trees are id-mapped to their owner; as a user, this is not needed.
 pub(super) fn id_mapping(config: Option<&Config>) -> Trial {
     const LAYER: &str = "id mapping";
     if !nix::unistd::geteuid().is_root() {
-        return line(LAYER, true, "not needed: the plugin is the calling user", None);
+        return line(LAYER, true, "not needed: the plugin runs as the calling user", None);
     }
     let here = || BTreeSet::from([(std::env::current_dir().unwrap_or_else(|_| "/".into()), None)]);
     let paths = config.map_or_else(here, granted);
@@ -80,7 +80,7 @@ pub(super) fn id_mapping(config: Option<&Config>) -> Trial {
                 all.push(act);
             }
             Err(failure) => {
-                // The namespace that maps could not be made: that layer's own line says why.
+                // The namespace for the mapping could not be created: that layer's line says why.
                 let Finding { state, .. } = Finding::failed(Layer::Root, failure);
                 let (holds, found, remedy) = match state {
                     State::Missing { found, remedy } => (Some(false), found, remedy),
@@ -100,13 +100,13 @@ pub(super) fn id_mapping(config: Option<&Config>) -> Trial {
         };
         line(LAYER, true, found, shared.map(str::to_owned))
     } else {
-        let remedy = "move what is named to ext4, xfs, btrfs or (Linux 6.3) tmpfs, or let `run_as` be its owner, or call upm as its owner";
+        let remedy = "move these paths to ext4, xfs, btrfs or (Linux 6.3) tmpfs, or set `run_as` to their owner, or call upm as their owner";
         line(LAYER, false, without.join("; "), Some(remedy.to_owned()))
     };
     Trial { tried: all, ..trial }
 }
 
-/// Every path that the configuration grants to read or write, or what is there of it, with the `run_as` of its grant.
+/// Every path that the configuration grants, or its nearest existing parent, with the `run_as` of its grant.
 fn granted(config: &Config) -> BTreeSet<(PathBuf, Option<String>)> {
     let mut paths = BTreeSet::new();
     for grant::Decision { grant, .. } in decisions(config) {
@@ -118,7 +118,7 @@ fn granted(config: &Config) -> BTreeSet<(PathBuf, Option<String>)> {
     paths
 }
 
-/// Shows the owner's files as the plugin's user's: `None` where the two are the same.
+/// Maps the owner's files to the plugin's user; `None` if they are the same user.
 fn map(path: &Path, run_as: Option<&str>) -> Result<Option<Tried>, Failure> {
     let outside = crate::host::facts::run_as(run_as)?;
     let Ok(data) = fs::metadata(path) else { return Ok(None) };
@@ -135,17 +135,17 @@ fn map(path: &Path, run_as: Option<&str>) -> Result<Option<Tried>, Failure> {
         Ok(statat(&tree, "", AtFlags::EMPTY_PATH)?.st_uid)
     };
     let got = match seen() {
-        Ok(uid) => format!("as {uid}'s"),
+        Ok(uid) => format!("owned by {uid}"),
         Err(error) => match error.raw_os_error().map(nix::Error::from_raw) {
             Some(nix::Error::EINVAL | nix::Error::EOPNOTSUPP) => "no id-mapped mounts".to_owned(),
             _ => went::<()>(Err(error), ""),
         },
     };
-    let act = format!("mount {}, which is {}'s, id-mapped", path.display(), owner.0);
-    Ok(Some(tried(act, format!("as {}'s", outside.0), got)))
+    let act = format!("mount {}, owned by {}, id-mapped", path.display(), owner.0);
+    Ok(Some(tried(act, format!("owned by {}", outside.0), got)))
 }
 
-/// The type of the file system that a path lies on.
+/// The type of the file system that a path is on.
 fn file_system(path: &Path) -> String {
     let mounts = procfs::process::Process::myself().and_then(|myself| myself.mountinfo());
     let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
@@ -153,13 +153,13 @@ fn file_system(path: &Path) -> String {
         mounts
             .into_iter()
             .filter(|mount| real.starts_with(&mount.mount_point))
-            // Of those at one place the last is on top.
+            // Of several mounts at one mount point, the last one is on top.
             .max_by_key(|mount| mount.mount_point.components().count())
     });
     holder.map_or_else(|| "unknown".to_owned(), |mount| mount.fs_type)
 }
 
-/// As root: what a neighbour who links files of others into granted directories is kept from doing by.
+/// As root: the setting that prevents users from linking other users' files into granted directories.
 fn hard_links() -> Option<&'static str> {
     let open = fs::read_to_string("/proc/sys/fs/protected_hardlinks").is_ok_and(|text| text.trim() == "0");
     (open && nix::unistd::geteuid().is_root()).then_some(
@@ -167,12 +167,12 @@ fn hard_links() -> Option<&'static str> {
     )
 }
 
-/// Where it is recorded which paths calls may write. Nothing is made there.
+/// Where the paths that calls may write to are recorded. Creates nothing.
 pub(super) fn record() -> Trial {
     const LAYER: &str = "record";
     match crate::host::writable::look() {
         Ok(path) => {
-            let found = format!("{}: what a call may write is put there first", path.display());
+            let found = format!("{}: paths that a call may write to are recorded here first", path.display());
             line(LAYER, true, found, hard_links().map(str::to_owned))
         }
         Err(failure) => {
@@ -182,7 +182,7 @@ pub(super) fn record() -> Trial {
     }
 }
 
-/// Where records would go. The sinks are opened; no record is written.
+/// Where audit records would go. The sinks are opened; no record is written.
 pub(super) fn audit(config: Option<&Config>) -> Trial {
     let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
     let default = default_file(nix::unistd::getuid().as_raw(), variable("XDG_STATE_HOME"), variable("HOME"));
@@ -199,7 +199,7 @@ pub(super) fn audit(config: Option<&Config>) -> Trial {
                 (true, Some(file)) => format!("journald, and {file}"),
                 (true, None) => "journald".to_owned(),
                 (false, Some(file)) if mode == JournaldMode::Off => file.clone(),
-                (false, Some(file)) => format!("no journald here: {file}"),
+                (false, Some(file)) => format!("{file}, because journald is not available"),
                 (false, None) => "none".to_owned(),
             };
             let arguments = if full { "; with the arguments" } else { "" };
@@ -228,8 +228,8 @@ fn mode(journald: Journald) -> JournaldMode {
     }
 }
 
-/// Whether a process may look at a descriptor of its child's, as pid 1 does for a lock. Where it may not a call still runs, and
-/// locks nothing.
+/// Whether a process may access its child's descriptors, as pid 1 does for a lock. Otherwise calls still run, but cannot lock
+/// files.
 pub(super) fn locks() -> Trial {
     const LAYER: &str = "locks";
     let fail = |error: std::io::Error| StepError::new(Step::Init, "fork", error);
@@ -238,7 +238,7 @@ pub(super) fn locks() -> Trial {
         match fork_into(0, None).map_err(fail)? {
             Forked::Child => {
                 drop(write);
-                // Until the parent has looked, or is gone.
+                // Until the parent has tried, or has ended.
                 let waited = rustix::io::read(&read, &mut [0u8; 1]);
                 crate::sys::process::exit_now(i32::from(waited.is_err()));
             }
@@ -255,11 +255,11 @@ pub(super) fn locks() -> Trial {
             let got = went(seen, "works");
             let all = vec![tried("pidfd_getfd of a child", got.clone(), got.clone())];
             let (found, remedy) = if got == "works" {
-                ("files that a call may write can be locked".to_owned(), None)
+                ("a call can lock files that it may write to".to_owned(), None)
             } else {
-                let remedy = "let a process look at its children: `sysctl kernel.yama.ptrace_scope=1` or 0, and no filter or security \
-                              module that refuses pidfd_getfd";
-                (format!("a call can lock no file here: pidfd_getfd of a child: {got}"), Some(remedy.to_owned()))
+                let remedy = "allow processes to access their children: `sysctl kernel.yama.ptrace_scope=1` or 0, and no filter or \
+                              security module that denies pidfd_getfd";
+                (format!("calls cannot lock files here: pidfd_getfd of a child: {got}"), Some(remedy.to_owned()))
             };
             Trial { tried: all, ..line(LAYER, true, found, remedy) }
         }
@@ -267,22 +267,21 @@ pub(super) fn locks() -> Trial {
     }
 }
 
-/// Without one a call still runs, by the limits of each process and the sum of their memory, unless it is granted `cpus` or
-/// `require_cgroup`.
-/// One is made and taken away again.
+/// Whether a call gets a cgroup: one is created and removed again. Without one, calls still run with limits for each process and
+/// for the sum of their memory, unless `cpus` or `require_cgroup` is granted.
 pub(super) fn cgroup(config: Option<&Config>) -> Trial {
     use crate::supervise::cgroup;
     let cpus = config.and_then(|config| decisions(config).find_map(|decision| decision.grant.cpus));
     let required = config.is_some_and(|config| decisions(config).any(|decision| decision.grant.require_cgroup));
     let (serves, seen, remedy) = cgroup::describe(cpus, required);
-    let all = vec![tried("make a cgroup for a call", seen.clone(), seen.clone())];
+    let all = vec![tried("create a cgroup for a call", seen.clone(), seen.clone())];
     let found = match cpus {
         _ if serves => seen,
-        _ if required => format!("{seen}; a call with `require_cgroup` is refused when upm is started so"),
+        _ if required => format!("{seen}; started like this, upm refuses calls with `require_cgroup`"),
         None => {
-            format!("not used: {seen}; the sum of a call's memory is watched instead, without {}", cgroup::NOT_COUNTED)
+            format!("not used: {seen}; upm watches the sum of a call's memory instead, without {}", cgroup::NOT_COUNTED)
         }
-        Some(_) => format!("{seen}; a call that is granted `cpus` is refused when upm is started so"),
+        Some(_) => format!("{seen}; started like this, upm refuses calls with `cpus`"),
     };
     Trial { tried: all, ..line("cgroup", serves || (cpus.is_none() && !required), found, remedy) }
 }

@@ -1,5 +1,5 @@
-//! upm's own program in a plugin's place: it tries what it is asked and says how that went. What should come of it is known
-//! outside alone.
+//! upm's own program as a plugin: it tries the requested acts and reports their results. It does not know the required
+//! results.
 
 use super::went;
 use crate::report::text::complain;
@@ -14,43 +14,43 @@ use std::os::unix::net::{SocketAddr as UnixAddress, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// The word of the command line. It is in no help: outside of a trial it refuses.
+/// The argument on the command line. It is not in the help: outside a trial it fails.
 pub const WORD: &str = "doctor-inside";
 
-/// Bytes of a call frame at most.
+/// Limit for the bytes of a call frame.
 const FRAME: usize = 1 << 16;
 
-/// What is to be tried. None of it does harm where it is allowed.
+/// An act to try. None does harm where it is allowed.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Ask {
     /// Open a file, or list a directory.
     Open(PathBuf),
-    /// Make a file with this name in a directory, and take it away again.
+    /// Create a file in this directory and remove it again.
     Create(PathBuf),
-    /// Write so many bytes into a file in `/tmp`.
+    /// Write this many bytes into a file in `/tmp`.
     Fill(u64),
-    /// Open files until the kernel refuses.
+    /// Open files until the kernel denies it.
     Files,
-    /// Take so much memory.
+    /// Allocate this much memory.
     Memory(u64),
-    /// Which descriptors came through exec.
+    /// List the descriptors that were inherited through exec.
     Descriptors,
-    /// Which processes `/proc` shows.
+    /// List the processes in `/proc`.
     Processes,
-    /// Which network interfaces there are.
+    /// List the network interfaces.
     Interfaces,
-    /// User and group.
+    /// Get the user and group.
     Ids,
-    /// Capability sets that are not empty.
+    /// List the capability sets that are not empty.
     Capabilities,
-    /// `NoNewPrivs`.
+    /// Get `NoNewPrivs`.
     NoNewPrivileges,
-    /// A call that the filter allows.
+    /// A system call that the filter allows.
     WorkingDirectory,
     /// Mount on a path that does not exist.
     Mount,
-    /// A user namespace for this process.
+    /// Create a user namespace for this process.
     UserNamespace,
     /// Be traced by the parent.
     Trace,
@@ -58,11 +58,11 @@ pub(super) enum Ask {
     Connect(SocketAddr),
     /// Connect to an abstract UNIX socket.
     Abstract(String),
-    /// Look a name up.
+    /// Look up a name.
     Resolve(String),
 }
 
-/// Answers one call frame on descriptor 3. `None` when that is no stream socket: then nobody asks.
+/// Answers one call frame on descriptor 3. `None` if that is not a stream socket: this is not a trial.
 #[must_use]
 pub fn answer() -> Option<i32> {
     let mut frames = File::from(crate::sys::process::inherited_stream(3)?);
@@ -104,7 +104,7 @@ fn tell(ask: &Ask, frames: &File) -> String {
         Ask::Ids => format!("{}:{}", nix::unistd::getuid(), nix::unistd::getgid()),
         Ask::Capabilities => capabilities(),
         Ask::NoNewPrivileges => {
-            status("NoNewPrivs:").map_or("not told", |set| if set == "1" { "set" } else { "not set" }).to_owned()
+            status("NoNewPrivs:").map_or("unknown", |set| if set == "1" { "set" } else { "not set" }).to_owned()
         }
         Ask::WorkingDirectory => went(std::env::current_dir(), "works"),
         Ask::Mount => {
@@ -148,15 +148,15 @@ fn fill(bytes: u64) -> io::Result<()> {
     written
 }
 
-/// Duplicates of the frame socket, for a file would have to be one that opens.
+/// Duplicates the frame socket, because opening a file might fail.
 fn files(frames: &File) -> String {
     let mut open = Vec::new();
     loop {
         match frames.try_clone() {
             Ok(file) if open.len() < 100_000 => open.push(file),
-            Ok(_) => return "no end".to_owned(),
+            Ok(_) => return "unlimited".to_owned(),
             Err(error) => {
-                // Numbers are given from below: whatever was open already, the last one tells the limit.
+                // The lowest free number is used: whatever was open already, the last one gives the limit.
                 let most = open.iter().map(|file| file.as_raw_fd() + 1).max().unwrap_or(0);
                 return format!("{most} at most, then {}", went::<()>(Err(error), ""));
             }
@@ -179,7 +179,7 @@ fn descriptors() -> io::Result<String> {
         let info = fs::read_to_string(format!("/proc/self/fdinfo/{number}")).unwrap_or_default();
         let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
         let flags = flags.and_then(|text| i32::from_str_radix(text.trim(), 8).ok()).unwrap_or(0);
-        // What this process opened itself, as the directory that is being read, is close-on-exec.
+        // What this process opened itself, such as the directory that is being read, is close-on-exec.
         if flags & rustix::fs::OFlags::CLOEXEC.bits().cast_signed() == 0 {
             open.extend(number.parse::<u32>());
         }
@@ -228,31 +228,31 @@ mod tests {
         let read = read(&mut frame.as_bytes()).unwrap();
         assert_eq!(json!(read), json!(asks));
         assert!(super::read(&mut &b"{\"args\":[\"reboot\"]}\n"[..]).is_err());
-        assert!(super::read(&mut io::repeat(b' ')).is_err(), "bounded");
+        assert!(super::read(&mut io::repeat(b' ')).is_err(), "its length is limited");
     }
 
-    /// Outside, where nothing is refused, the same acts come to something else.
+    /// Outside a sandbox, where nothing is denied, the same acts have other results.
     #[test]
-    fn the_acts_tell_what_is_so() {
+    fn the_acts_report_what_is_so() {
         let frames = File::open("/dev/null").unwrap();
-        let told = |ask: Ask| tell(&ask, &frames);
-        assert_eq!(told(Ask::Open("/usr".into())), "opens");
-        assert_eq!(told(Ask::Open("/no/such/file".into())), "ENOENT");
-        assert_eq!(told(Ask::Create("/tmp".into())), "works");
-        assert_eq!(told(Ask::Create("/proc".into())), "ENOENT");
-        assert_eq!(told(Ask::WorkingDirectory), "works");
-        assert_eq!(told(Ask::Memory(1 << 20)), "works");
-        assert_eq!(told(Ask::Memory(u64::MAX)), "ENOMEM");
-        assert_ne!(told(Ask::Processes), "only its own");
-        // Which others this process was given depends on who started it; one that it lets through is told, too.
+        let result = |ask: Ask| tell(&ask, &frames);
+        assert_eq!(result(Ask::Open("/usr".into())), "opens");
+        assert_eq!(result(Ask::Open("/no/such/file".into())), "ENOENT");
+        assert_eq!(result(Ask::Create("/tmp".into())), "works");
+        assert_eq!(result(Ask::Create("/proc".into())), "ENOENT");
+        assert_eq!(result(Ask::WorkingDirectory), "works");
+        assert_eq!(result(Ask::Memory(1 << 20)), "works");
+        assert_eq!(result(Ask::Memory(u64::MAX)), "ENOMEM");
+        assert_ne!(result(Ask::Processes), "only its own");
+        // Other inherited descriptors depend on what started this process; one that is not close-on-exec is listed too.
         let let_through = rustix::io::dup(&frames).unwrap();
-        let numbers = told(Ask::Descriptors);
+        let numbers = result(Ask::Descriptors);
         let numbers: Vec<&str> = numbers.split(' ').collect();
         assert_eq!(numbers[..3], ["0", "1", "2"]);
         assert!(numbers.contains(&let_through.as_raw_fd().to_string().as_str()), "{numbers:?}");
-        assert!(told(Ask::Interfaces).split(' ').any(|name| name == "lo"));
+        assert!(result(Ask::Interfaces).split(' ').any(|name| name == "lo"));
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        assert_eq!(told(Ask::Connect(listener.local_addr().unwrap())), "connects");
-        assert_ne!(told(Ask::Mount), "works");
+        assert_eq!(result(Ask::Connect(listener.local_addr().unwrap())), "connects");
+        assert_ne!(result(Ask::Mount), "works");
     }
 }

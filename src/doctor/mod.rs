@@ -1,7 +1,7 @@
-//! Each layer tried in a child, with what must work and what must not, never guessed from versions.
+//! Tries each layer in a child: what must work and what must be denied. Nothing is guessed from versions.
 //!
-//! [`whole`] is a real call with upm's own program in the plugin's place: it tries from inside what a plugin might.
-//! [`alone`] tries single layers, so that those behind the first missing one are told of too. [`around`] is what is no layer:
+//! [`whole`] makes a real call with upm's own program as the plugin, which tries acts from inside.
+//! [`alone`] tries single layers, to report on those after the first missing one too. [`around`] checks what is not a layer:
 //! the configuration, id-mapped mounts, audit, cgroups.
 
 mod alone;
@@ -20,70 +20,70 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::Path;
 
-/// One line of the answer: a layer, or what is around them.
+/// One line of the answer: a layer, or something around them.
 #[derive(Debug, Serialize)]
 pub struct Trial {
     /// The layer.
     pub layer: &'static str,
-    /// Whether it is to be had here; `None` where that could not be tried.
+    /// Whether it works here; `None` if it could not be tried.
     pub holds: Option<bool>,
-    /// What was seen.
+    /// The result.
     pub found: String,
     /// What an administrator can do.
     pub remedy: Option<String>,
-    /// What was tried, one act each.
+    /// The acts that were tried.
     pub tried: Vec<Tried>,
 }
 
 /// One act.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tried {
-    /// What was done.
+    /// The act.
     pub act: String,
-    /// What it must come to: that it works, or how it fails.
+    /// The required result: success, or an error.
     pub expected: String,
-    /// What it came to.
+    /// The actual result.
     pub got: String,
 }
 
-/// What one trial tells of one layer.
+/// The result of one trial for one layer.
 struct Finding {
     layer: Layer,
     tried: Vec<Tried>,
     state: State,
 }
 
-/// How a trial went.
+/// How a trial ended.
 enum State {
-    /// To its end.
+    /// All acts were tried.
     Tried,
-    /// The layer cannot be had.
+    /// The layer is not available.
     Missing { found: String, remedy: Option<String> },
-    /// It could not be made.
+    /// The trial failed.
     Untold(String),
 }
 
-/// The layers in the order of `README.md`, and what is told of one that does all it should.
+/// The layers in the order of `README.md`, and the text for one that works.
 const LAYERS: [(Layer, &str); 7] = [
-    (Layer::Namespaces, "user mnt pid net ipc uts cgroup: 1000:1000 inside, no process but its own"),
-    (Layer::Root, "what is granted opens, what is not is not there, /usr is read-only"),
-    (Layer::Limits, "of descriptors, memory and /tmp: EMFILE, ENOMEM, ENOSPC"),
+    (Layer::Namespaces, "user mnt pid net ipc uts cgroup: 1000:1000 inside, only its own processes"),
+    (Layer::Root, "granted paths open, others do not exist, /usr is read-only"),
+    (Layer::Limits, "for descriptors, memory and /tmp: EMFILE, ENOMEM, ENOSPC"),
     (Layer::Capabilities, "none, and no new privileges"),
-    (Layer::Landlock, "what a rule names opens, all else is EACCES"),
-    (Layer::Seccomp, "filter: getcwd passes, mount and ptrace do not"),
-    (Layer::Egress, "its own loopback alone: the host's 127.0.0.1 is out of reach, names are refused"),
+    (Layer::Landlock, "paths with a rule open, all others are EACCES"),
+    (Layer::Seccomp, "filter: allows getcwd, denies mount and ptrace"),
+    (Layer::Egress, "only its own loopback: no access to the host's 127.0.0.1, names are denied"),
 ];
 
-/// What to do about a layer that is there and does not do what it should.
-const WRONG: &str = "the kernel takes the layer and does not enforce it: report this with `uname -r` and `upm doctor --json`, and call \
-                     no plugins here";
+/// What to do about a layer that is available but does not work.
+const WRONG: &str = "the kernel accepts the layer but does not enforce it: report this with `uname -r` and `upm doctor --json`, and \
+                     do not call plugins here";
 
-/// Tries everything. Each trial is a process of its own: what it does to itself ends with it. `config` is `--config`,
-/// `before` what had failed before anything was tried.
+/// Tries everything. Each trial is a separate process, whose changes to itself end with it. `config` is `--config`,
+/// `before` an earlier failure.
 #[must_use]
 pub fn run(config: Option<&Path>, before: Option<Failure>) -> Vec<Trial> {
     let (configuration, config) = around::configuration(config);
-    // In this order: of a layer that is missing in several ways, the words of a call are told.
+    // In this order: if several trials find a layer missing, the message of the call is shown.
     let mut findings: Vec<Finding> =
         before.map(|failure| Finding::failed(Layer::Capabilities, failure)).into_iter().collect();
     findings.extend(whole::trial());
@@ -101,13 +101,13 @@ pub fn run(config: Option<&Path>, before: Option<Failure>) -> Vec<Trial> {
     trials
 }
 
-/// `uname -r`, as far as /proc tells it.
+/// `uname -r`, from /proc; empty if it is not available.
 #[must_use]
 pub fn kernel() -> String {
     fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
 }
 
-/// A layer by all that was tried of it.
+/// The result for a layer, from all its trials.
 fn conclude(layer: Layer, fine: &str, findings: &[Finding]) -> Trial {
     let own = || findings.iter().filter(|finding| finding.layer == layer);
     let tried: Vec<Tried> = own().flat_map(|finding| finding.tried.clone()).collect();
@@ -123,11 +123,11 @@ fn conclude(layer: Layer, fine: &str, findings: &[Finding]) -> Trial {
     let (holds, found, remedy) = match (missing, wrong, untold) {
         (Some((found, remedy)), ..) => (Some(false), found, remedy),
         (None, Some(Tried { act, expected, got }), _) => {
-            (Some(false), format!("{act}: {got}, and not {expected}"), Some(WRONG.to_owned()))
+            (Some(false), format!("{act}: {got} instead of {expected}"), Some(WRONG.to_owned()))
         }
         (None, None, Some(why)) => (None, why, None),
         (None, None, None) if tried.is_empty() => (None, before(findings), None),
-        // Behind a missing layer there was no whole call: then no more is told than what the layer's own trial saw.
+        // After a missing layer there was no whole call: only the result of the layer's own trial is shown.
         (None, None, None) if findings.iter().any(|finding| !matches!(finding.state, State::Tried)) => {
             let acts: Vec<String> = tried.iter().map(|one| format!("{}: {}", one.act, one.got)).collect();
             (Some(true), format!("tried alone: {}", acts.join("; ")), None)
@@ -143,27 +143,29 @@ fn conclude(layer: Layer, fine: &str, findings: &[Finding]) -> Trial {
 /// Why a layer was not tried.
 fn before(findings: &[Finding]) -> String {
     match findings.iter().find(|finding| matches!(finding.state, State::Missing { .. })) {
-        Some(missing) => format!("not tried: a call ends before it, for want of the {} layer", missing.layer.name()),
+        Some(missing) => {
+            format!("not tried: a call ends before it, because the {} layer is missing", missing.layer.name())
+        }
         None => "not tried".to_owned(),
     }
 }
 
 impl Finding {
-    /// What went as far as its acts.
+    /// A trial whose acts were tried.
     fn tried(layer: Layer, tried: Vec<Tried>) -> Self {
         Finding { layer, tried, state: State::Tried }
     }
 
-    /// What a failure says: of its own layer when it names one, else of `layer`.
+    /// A trial that failed: for the layer that the failure names, otherwise for `layer`.
     fn failed(layer: Layer, failure: Failure) -> Self {
         use Errno::{EAGAIN, EINTR, EMFILE, ENFILE, ENOMEM};
         let layer = failure.details.layer().unwrap_or(layer);
-        // A full table says nothing of the layer.
+        // A resource shortage says nothing about the layer.
         let passing = matches!(failure.details.errno(), Some(EAGAIN | ENOMEM | EMFILE | ENFILE | EINTR));
         let state = match failure.code {
             Code::SandboxUnavailable | Code::SandboxFailed | Code::AuditUnavailable if !passing => {
                 let remedy = failure.details.remedy().map(str::to_owned);
-                // The remedy has a line of its own.
+                // The remedy has its own line.
                 let end = remedy.as_ref().map(|remedy| format!("; {remedy}")).unwrap_or_default();
                 let found = failure.message.strip_suffix(&end).unwrap_or(&failure.message).to_owned();
                 State::Missing { found, remedy }
@@ -174,12 +176,12 @@ impl Finding {
     }
 }
 
-/// An act and what it must come to.
+/// An act with its required and actual result.
 fn tried(act: impl Into<String>, expected: impl Into<String>, got: impl Into<String>) -> Tried {
     Tried { act: act.into(), expected: expected.into(), got: got.into() }
 }
 
-/// How something went: `word`, or the errno's name.
+/// The result as text: `word`, or the errno's name.
 fn went<T>(result: io::Result<T>, word: &str) -> String {
     match result {
         Ok(_) => word.to_owned(),
@@ -190,12 +192,12 @@ fn went<T>(result: io::Result<T>, word: &str) -> String {
     }
 }
 
-/// Runs `act` in a forked child and returns the text that it returned.
+/// Runs `act` in a forked child and returns its text.
 fn in_child(act: impl FnOnce() -> String) -> Result<String, Failure> {
     let fail = |error: io::Error| Failure::new(Code::Internal, format!("a trial's process: {error}"));
     let (read, write) =
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|error| fail(error.into()))?;
-    // As pid 1 forks the plugin: a host that refuses this refuses the call.
+    // Like pid 1 forks the plugin: if the host denies this, it denies the call.
     match fork().map_err(|errno| StepError::new(Step::Init, "fork", errno))? {
         ForkResult::Child => {
             drop(read);
@@ -230,13 +232,13 @@ mod tests {
         let mut wrong = right();
         wrong[1].got = "works".to_owned();
         let trial = holds(&[Finding::tried(Layer::Root, right()), Finding::tried(Layer::Root, wrong)]);
-        assert_eq!((trial.holds, trial.found.as_str()), (Some(false), "mount: works, and not EPERM"));
+        assert_eq!((trial.holds, trial.found.as_str()), (Some(false), "mount: works instead of EPERM"));
         assert_eq!(trial.remedy.as_deref(), Some(WRONG));
-        assert_eq!(holds(&[Finding::tried(Layer::Limits, right())]).holds, None, "nothing of it was tried");
+        assert_eq!(holds(&[Finding::tried(Layer::Limits, right())]).holds, None, "it was not tried");
     }
 
     #[test]
-    fn a_failure_is_told_of_the_layer_that_it_names() {
+    fn a_failure_is_reported_for_the_layer_that_it_names() {
         let missing = StepError::new(Step::Landlock, "landlock", Errno::EOPNOTSUPP);
         let findings = [finding(missing.into())];
         let trial = conclude(Layer::Landlock, "fine", &findings);
@@ -245,7 +247,7 @@ mod tests {
         assert!(remedy.starts_with("enable landlock") && !trial.found.contains(&remedy), "{}", trial.found);
         let root = conclude(Layer::Root, "fine", &findings);
         assert_eq!(root.holds, None);
-        assert!(root.found.ends_with("for want of the landlock layer"), "{}", root.found);
+        assert!(root.found.ends_with("because the landlock layer is missing"), "{}", root.found);
         let mut findings = Vec::from(findings);
         findings.push(Finding::tried(Layer::Limits, vec![tried("one more", "EMFILE", "EMFILE")]));
         let limits = conclude(Layer::Limits, "all that a call tries", &findings);
@@ -253,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_table_tells_nothing() {
+    fn a_full_table_says_nothing() {
         let full = StepError::new(Step::Clone, "clone3", Errno::EAGAIN);
         assert_eq!(conclude(Layer::Namespaces, "fine", &[finding(full.into())]).holds, None);
         let late = Failure::new(Code::Timeout, "late");

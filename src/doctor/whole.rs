@@ -1,4 +1,4 @@
-//! Every step of a real call, with upm's own program as the plugin: it tries from inside what must work and what must not.
+//! Makes a real call with upm's own program as the plugin: it tries from inside what must work and what must be denied.
 
 use super::inside::{Ask, WORD};
 use super::{Finding, LAYERS, State, Tried, in_child, tried};
@@ -16,30 +16,30 @@ use std::os::unix::net::{SocketAddr as UnixAddress, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// What the call gets.
+/// The grant of the call.
 const TIMEOUT: Duration = Duration::from_secs(10);
 const OPEN_FILES: u64 = 32;
 const MEMORY: u64 = 256 << 20;
 const TMP: u64 = 1 << 20;
-/// Directories that hosts have and no call is shown.
+/// Directories that exist on hosts but in no call.
 const HIDDEN: [&str; 6] = ["/var", "/root", "/home", "/boot", "/srv", "/opt"];
 
-/// One act inside.
+/// One act in the sandbox.
 struct Act {
     layer: Layer,
     act: String,
     expected: String,
     ask: Ask,
-    /// The denial that must be told besides.
+    /// The denial that must also be reported.
     denied: Option<Expected>,
 }
 
-/// A denial that an act must be told as.
+/// The denial that must be reported for an act.
 #[derive(Clone, Copy)]
 enum Expected {
-    /// Of the system call with this number.
+    /// The system call with this number.
     Syscall(libc::c_long),
-    /// Of a name.
+    /// A name.
     Name,
 }
 
@@ -53,26 +53,26 @@ impl Expected {
     }
 }
 
-/// What the plugin must not reach outside.
+/// Host sockets to which the plugin must not be able to connect.
 struct Outside {
     tcp: Option<(TcpListener, SocketAddr)>,
     unix: Option<(UnixListener, String)>,
 }
 
-/// What the child tells.
-type Told = Result<Vec<(Layer, Tried)>, Failure>;
+/// The child's report.
+type Report = Result<Vec<(Layer, Tried)>, Failure>;
 
 /// The trial.
 pub(super) fn trial() -> Vec<Finding> {
     let outside = Outside::new();
-    // Values and texts: there is nothing that JSON cannot say.
-    let told = in_child(|| serde_json::to_string(&attempt(&outside)).unwrap_or_default());
-    let tried = match told.map(|text| serde_json::from_str::<Told>(&text)) {
+    // Values and texts: always valid JSON.
+    let report = in_child(|| serde_json::to_string(&attempt(&outside)).unwrap_or_default());
+    let tried = match report.map(|text| serde_json::from_str::<Report>(&text)) {
         Ok(Ok(Ok(tried))) => tried,
         Ok(Ok(Err(failure))) if failure.details.layer().is_some() => {
             return vec![Finding::failed(Layer::Root, failure)];
         }
-        // What names no layer kept all of them from being tried.
+        // A failure without a layer prevented all of them from being tried.
         Ok(Ok(Err(failure))) => return untold(&failure.message),
         Ok(Err(error)) => return untold(&format!("the whole call: {error}")),
         Err(failure) => return vec![Finding::failed(Layer::Namespaces, failure)],
@@ -86,18 +86,18 @@ pub(super) fn trial() -> Vec<Finding> {
         .collect()
 }
 
-/// No layer could be tried by a call.
+/// No layer could be tried, because the call failed.
 fn untold(why: &str) -> Vec<Finding> {
     let state = || State::Untold(format!("could not be tried: {why}"));
     LAYERS.iter().map(|(layer, _)| Finding { layer: *layer, tried: Vec::new(), state: state() }).collect()
 }
 
 /// In the child: the call.
-fn attempt(outside: &Outside) -> Told {
+fn attempt(outside: &Outside) -> Report {
     let internal = |what: String| Failure::new(Code::Internal, what);
     let program = std::env::current_exe()
         .and_then(fs::canonicalize)
-        .map_err(|error| internal(format!("upm's own program, which stands in for a plugin: {error}")))?;
+        .map_err(|error| internal(format!("upm's own program, used as the plugin: {error}")))?;
     let grant = Grant { timeout: TIMEOUT, open_files: OPEN_FILES, memory: MEMORY, tmp: TMP, ..Grant::built_in() };
     let entry = Entry::Exec { path: program.clone() };
     let code = PluginCode { path: program.clone(), search: PathBuf::new(), embedded: None };
@@ -131,11 +131,11 @@ fn attempt(outside: &Outside) -> Told {
     }
 }
 
-/// As root the plugin's user must be able to run upm's own file.
+/// As root: the plugin's user must be able to run upm's own file.
 fn readable(failure: Failure, program: &Path) -> Failure {
     if matches!(failure.details, Details::Step { step: Step::Exec, errno: Some(_), remedy: None, .. }) {
         let why = format!(
-            "{}; let everyone read and run it for this trial: chmod a+rx {}",
+            "{}; for this trial all users must be able to read and run it: chmod a+rx {}",
             failure.message,
             program.display()
         );
@@ -149,7 +149,7 @@ fn make_plan(grant: &Grant, entry: &Entry, facts: &Facts) -> Plan {
     plan(("Doctor", "run"), entry, grant, facts, Vec::new(), &ClientNeeds::default(), environment)
 }
 
-/// What must work and what must not, layer by layer.
+/// What must work and what must be denied, for each layer.
 fn acts(program: &Path, plan: &Plan, outside: &Outside) -> Vec<Act> {
     let act = |layer, act: &str, expected: &str, ask| Act {
         layer,
@@ -164,7 +164,7 @@ fn acts(program: &Path, plan: &Plan, outside: &Outside) -> Vec<Act> {
     };
     let mut acts = vec![
         act(Layer::Namespaces, "user and group inside", &format!("{INSIDE_ID}:{INSIDE_ID}"), Ask::Ids),
-        act(Layer::Namespaces, "processes that /proc shows", "only its own", Ask::Processes),
+        act(Layer::Namespaces, "processes in /proc", "only its own", Ask::Processes),
         denied(
             Layer::Namespaces,
             "unshare(CLONE_NEWUSER)",
@@ -174,7 +174,7 @@ fn acts(program: &Path, plan: &Plan, outside: &Outside) -> Vec<Act> {
         ),
         act(Layer::Root, "open the plugin's own file", "opens", Ask::Open(program.to_owned())),
     ];
-    // A caller with a lower limit of its own gives that.
+    // The caller's own limit applies if it is lower.
     let own = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE);
     let files = own.map_or(OPEN_FILES, |(_, most)| most.min(OPEN_FILES));
     for path in hidden(plan) {
@@ -186,9 +186,9 @@ fn acts(program: &Path, plan: &Plan, outside: &Outside) -> Vec<Act> {
         ));
     }
     acts.extend([
-        act(Layer::Root, "make a file in /tmp", "works", Ask::Create("/tmp".into())),
-        act(Layer::Root, "make a file in /usr", "EROFS", Ask::Create("/usr".into())),
-        act(Layer::Root, "descriptors that came through exec", "0 1 2 3", Ask::Descriptors),
+        act(Layer::Root, "create a file in /tmp", "works", Ask::Create("/tmp".into())),
+        act(Layer::Root, "create a file in /usr", "EROFS", Ask::Create("/usr".into())),
+        act(Layer::Root, "descriptors inherited through exec", "0 1 2 3", Ask::Descriptors),
         act(Layer::Limits, &format!("open_files = {OPEN_FILES}"), &format!("{files} at most, then EMFILE"), Ask::Files),
         act(Layer::Limits, "1 MiB of memory", "works", Ask::Memory(1 << 20)),
         act(Layer::Limits, "twice what `memory` allows", "ENOMEM", Ask::Memory(MEMORY * 2)),
@@ -200,21 +200,21 @@ fn acts(program: &Path, plan: &Plan, outside: &Outside) -> Vec<Act> {
         denied(Layer::Seccomp, "mount", "EPERM", Ask::Mount, Expected::Syscall(libc::SYS_mount)),
         denied(Layer::Seccomp, "ptrace(PTRACE_TRACEME)", "EPERM", Ask::Trace, Expected::Syscall(libc::SYS_ptrace)),
         act(Layer::Egress, "network interfaces", "lo", Ask::Interfaces),
-        act(Layer::Egress, "connect to the own loopback", "connects", Ask::Connect((STUB_ADDRESS, 53).into())),
+        act(Layer::Egress, "connect to its own loopback", "connects", Ask::Connect((STUB_ADDRESS, 53).into())),
     ]);
     if let Some((_, address)) = &outside.tcp {
-        // With ports landlock refuses before there is anything to be reached.
+        // If Landlock supports ports, it denies the connection first.
         let (layer, expected) =
             if plan.landlock_abi >= 4 { (Layer::Landlock, "EACCES") } else { (Layer::Egress, "ECONNREFUSED") };
         acts.push(act(
             layer,
-            &format!("connect to {address}, where upm listens outside"),
+            &format!("connect to {address}, where upm listens on the host"),
             expected,
             Ask::Connect(*address),
         ));
     }
     if let Some((_, name)) = &outside.unix {
-        let text = "connect to an abstract socket, where upm listens outside";
+        let text = "connect to an abstract socket, where upm listens on the host";
         acts.push(act(Layer::Egress, text, "ECONNREFUSED", Ask::Abstract(name.clone())));
     }
     let name = "doctor.upm.invalid";
@@ -228,7 +228,7 @@ fn acts(program: &Path, plan: &Plan, outside: &Outside) -> Vec<Act> {
     acts
 }
 
-/// What the host has and the call must not see; none of it may lie on the way to what the call is shown.
+/// Paths that exist on the host but must not exist in the call: not those on the way to a mount.
 fn hidden(plan: &Plan) -> Vec<PathBuf> {
     let shown =
         |path: &Path| plan.mounts.iter().any(|mount| mount.path.starts_with(path) || path.starts_with(&mount.path));
@@ -238,7 +238,7 @@ fn hidden(plan: &Plan) -> Vec<PathBuf> {
     Some(shadow).filter(there).into_iter().chain(directory).map(Path::to_owned).collect()
 }
 
-/// What each act came to, with whether its denial was told where the filter has a listener.
+/// The result of each act, and whether its denial was reported, if the filter has a listener.
 fn compare(acts: &[Act], result: &Value, outcome: &Outcome<Denial>) -> Vec<(Layer, Tried)> {
     let mut all = Vec::new();
     for (at, Act { layer, act, expected, denied, .. }) in acts.iter().enumerate() {
@@ -248,8 +248,8 @@ fn compare(acts: &[Act], result: &Value, outcome: &Outcome<Denial>) -> Vec<(Laye
             && (outcome.denials_complete.seccomp || matches!(denied, Expected::Name))
         {
             let known = outcome.denials.iter().any(|denial| denied.is(&denial.denied));
-            got.push_str(if known { ", told as a denial" } else { ", not told" });
-            expected.push_str(", told as a denial");
+            got.push_str(if known { ", reported as a denial" } else { ", not reported" });
+            expected.push_str(", reported as a denial");
         }
         all.push((*layer, tried(act, expected, got)));
     }
@@ -257,8 +257,8 @@ fn compare(acts: &[Act], result: &Value, outcome: &Outcome<Denial>) -> Vec<(Laye
 }
 
 impl Outside {
-    /// Sockets that anyone on the host can connect to, as doctor does first: a listener that is out of reach for everyone would
-    /// prove nothing.
+    /// Sockets that all users of the host can connect to. Doctor does this first: a socket that nobody can connect to would prove
+    /// nothing.
     fn new() -> Self {
         let tcp = || {
             let listener = TcpListener::bind("127.0.0.1:0")?;

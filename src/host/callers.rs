@@ -1,4 +1,4 @@
-//! Who a caller is, and whether `callers` names it. Names are looked up as the host does it (`nsswitch.conf`).
+//! Who a caller is, and whether `callers` names it. Names are looked up with the host's `nsswitch.conf`.
 
 use crate::sys;
 use crate::types::{Caller, CallerSpec};
@@ -8,7 +8,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io;
 use std::os::fd::BorrowedFd;
 
-/// Whoever started this process.
+/// The user who started this process.
 #[must_use]
 pub fn own() -> Caller {
     Caller {
@@ -20,35 +20,35 @@ pub fn own() -> Caller {
     }
 }
 
-/// Who connected this UNIX socket, as the kernel noted it then.
+/// Who connected this UNIX socket, as recorded by the kernel at that time.
 ///
 /// # Errors
-/// When the kernel cannot tell.
+/// The kernel does not report it.
 pub fn peer(socket: BorrowedFd<'_>) -> io::Result<Caller> {
     let who = getsockopt(&socket, sockopt::PeerCredentials)?;
     let groups = sys::net::peer_groups(socket)?;
-    // 0: in a process namespace that this one does not see.
+    // 0: the process is in a pid namespace that is not visible here.
     let pid = Some(who.pid()).filter(|pid| *pid > 0);
     let login_uid = match (pid, sys::net::peer_pidfd(socket)?) {
         (Some(pid), Some(process)) => {
             let read = login_uid_of(pid);
-            // A process that has not ended by now had its number to itself while that was read.
+            // If the process has not ended by now, its number was not reused while that was read.
             let mut ended = [PollFd::new(&process, PollFlags::IN)];
             read.filter(|_| matches!(poll(&mut ended, Some(&Timespec::default())), Ok(0)))
         }
-        // Before Linux 6.5 the number may be another process's by now, and an audit record must not guess.
+        // Before Linux 6.5 the number may already belong to another process, and an audit record must not guess.
         _ => None,
     };
     Ok(Caller { uid: who.uid(), gid: who.gid(), groups, pid, login_uid })
 }
 
-/// The user who logged in, from `/proc/self/loginuid`; `None` when unset (4294967295) or when the kernel keeps none.
+/// The user who logged in, from `/proc/self/loginuid`; `None` if unset (4294967295) or not supported by the kernel.
 #[must_use]
 pub fn login_uid() -> Option<u32> {
     parse_login_uid(&std::fs::read_to_string("/proc/self/loginuid").ok()?)
 }
 
-/// [`login_uid`] of another process.
+/// The same for another process.
 fn login_uid_of(pid: i32) -> Option<u32> {
     parse_login_uid(&std::fs::read_to_string(format!("/proc/{pid}/loginuid")).ok()?)
 }
@@ -57,7 +57,7 @@ fn parse_login_uid(text: &str) -> Option<u32> {
     text.trim_end().parse().ok().filter(|uid| *uid != u32::MAX)
 }
 
-/// Whether the caller is one of these. A name that this host does not know names nobody.
+/// Whether the caller is one of these. A name that is unknown on this host matches nobody.
 #[must_use]
 pub fn names(callers: &[CallerSpec], caller: &Caller) -> bool {
     callers.iter().any(|spec| match (spec, id(spec)) {
@@ -67,7 +67,7 @@ pub fn names(callers: &[CallerSpec], caller: &Caller) -> bool {
     })
 }
 
-/// The user's or group's number; `None` for a name that this host does not know, or cannot look up now.
+/// The user's or group's number; `None` for a name that is unknown on this host or cannot be looked up now.
 #[must_use]
 pub fn id(spec: &CallerSpec) -> Option<u32> {
     match spec {
@@ -79,7 +79,7 @@ pub fn id(spec: &CallerSpec) -> Option<u32> {
     }
 }
 
-/// A user for a message: its name, where it has one, and its number.
+/// A user for messages: its name, if it has one, and its number.
 #[must_use]
 pub fn shown(uid: u32) -> String {
     match User::from_uid(uid.into()) {
@@ -131,7 +131,7 @@ mod tests {
     fn a_name_that_nobody_has_names_nobody() {
         let nobody = user("upm-test-no-such-user");
         assert_eq!(id(&nobody), None);
-        // setresuid(2) takes 2^32-1 as "leave it": no lookup may end there
+        // to setresuid(2), 2^32-1 means "leave unchanged": no lookup may return it
         for uid in [0, 65534, u32::MAX] {
             assert!(!names(&[nobody.clone(), group("upm-test-no-such-group")], &caller(uid, uid, &[uid])));
         }

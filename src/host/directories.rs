@@ -1,4 +1,4 @@
-//! Directories that upm makes for a call: the project and the plugin's cache.
+//! Directories that upm creates for a call: the project and the plugin's cache.
 
 use crate::walk::{self, How, Object};
 use rustix::fs::{AtFlags, Gid, Mode, RenameFlags, Uid, chownat, mkdirat, renameat_with, unlinkat};
@@ -8,16 +8,16 @@ use std::io;
 use std::path::Path;
 use std::rc::Rc;
 
-/// Mode of the directories above the one that is wanted.
+/// Mode of missing parent directories.
 const ABOVE: u32 = 0o755;
 
-/// Makes the directory `path` with `mode`, and what is missing above it, in the directory that is there. No symbolic link is
-/// followed, each is made in the one that was opened before, and the last is kept for the call ([`walk::hold`]).
-/// `owner`, a user and a group, gets the last alone. It gets its name when it has its owner, so that another call sees none
-/// or the whole; one that another call has made is left as it is.
+/// Creates the directory `path` with `mode`, and its missing parents. No symbolic link is followed, each directory is created
+/// in the one that was opened before, and the last one is kept for the call ([`walk::hold`]).
+/// Only the last one gets `owner`, a user and a group, before it gets its name, so that other calls never see it incomplete.
+/// A directory that another call has created is left unchanged.
 ///
 /// # Errors
-/// The path that could not be made, and why.
+/// The path that could not be created, and why.
 pub fn make(path: &Path, mode: u32, owner: Option<(u32, u32)>) -> io::Result<()> {
     let failed = |path: &Path, errno: Errno| {
         io::Error::other(format!("{}: cannot be created: {}", path.display(), io::Error::from(errno)))
@@ -56,15 +56,15 @@ fn make_last(above: &Rc<Object>, name: &OsStr, mode: u32, owner: Option<(u32, u3
     mkdirat(above.fd(), &partial, Mode::RWXU)?;
     let made = || {
         let own = walk::child(above, &partial).map_err(|error| error.errno())?;
-        // The owner of `above` may have put another directory in its place. What is made in one of root's that nobody else
-        // may enter is exchanged by nobody, wherever that lies.
+        // The owner of `above` may have replaced it by another directory. Nobody can replace what is created in a directory of
+        // root that nobody else may enter, wherever that is.
         let stat = own.stat();
         if !own.is_dir() || stat.st_uid != rustix::process::geteuid().as_raw() || stat.st_mode & 0o077 != 0 {
             return Err(Errno::STALE);
         }
         mkdirat(own.fd(), &partial, Mode::from_raw_mode(mode))?;
         let made = walk::child(&own, &partial).map_err(|error| error.errno())?;
-        // Out first: to move a directory elsewhere its own owner's rights are needed.
+        // Move it out before changing its owner: later, this would need its new owner's rights.
         let outer = OsString::from(format!(".upm-{}", uuid::Uuid::now_v7()));
         renameat_with(own.fd(), &partial, above.fd(), &outer, RenameFlags::NOREPLACE).inspect_err(|_| {
             unlinkat(own.fd(), &partial, AtFlags::REMOVEDIR).ok();
@@ -78,7 +78,7 @@ fn make_last(above: &Rc<Object>, name: &OsStr, mode: u32, owner: Option<(u32, u3
         })
     };
     let made = made();
-    // Whatever it is that is left there is empty, or not this call's.
+    // If this fails, what is left is not this call's.
     unlinkat(above.fd(), &partial, AtFlags::REMOVEDIR).ok();
     made
 }

@@ -1,4 +1,4 @@
-//! Gathers what plan-making needs to know of the host.
+//! Gathers what the plan needs to know about the host.
 
 use crate::config::{self, ConfigErrorKind, Grant};
 use crate::confine::step::{Step, StepError};
@@ -12,10 +12,10 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-/// What programs need of `/etc` to start: nothing here tells anything of the host's users or secrets.
+/// The entries of `/etc` that programs need to start. They contain nothing about the host's users or secrets.
 const ETC: [&str; 11] = [
     "ld.so.cache",
-    // Not whole: beside certificates there are private keys, which a user's supplementary group may be able to read.
+    // Not all of `ssl`: it also contains private keys, which a user's supplementary group may be able to read.
     "ssl/certs",
     "ssl/cert.pem",
     "ssl/openssl.cnf",
@@ -29,22 +29,22 @@ const ETC: [&str; 11] = [
 ];
 /// Names of the root that are `/usr` or links into it (file-hierarchy(7)); older systems have real directories.
 const ROOT: [&str; 7] = ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32"];
-/// The user that plugins run as when root calls and nothing else is said: upm's own, else the kernel's overflow user.
+/// The default user for plugins when root calls. If it does not exist, the kernel's overflow user is used.
 const OWN_USER: &str = "upm";
-/// Where [`OWN_USER`] is looked up. Other sources of nsswitch.conf(5) are not asked: where the user is missing, each call
+/// Where [`OWN_USER`] is looked up. Other sources of nsswitch.conf(5) are not used: if the user is missing, each call
 /// would load their libraries and wait for their servers.
 const PASSWD: &str = "/etc/passwd";
-/// Bytes of [`PASSWD`] that are read.
+/// Limit for the bytes of [`PASSWD`].
 const MAX_PASSWD: u64 = 4 << 20;
 const OVERFLOW_ID: u32 = 65534;
 
-/// What to know of a plugin that is this user outside: that others are it too. `None` for every other user.
+/// A warning if other services also use the plugin's user on the host.
 #[must_use]
 pub fn shared_user(outside: u32) -> Option<&'static str> {
     (outside == OVERFLOW_ID).then_some(
-        "user 65534 is every service's \"nobody\": whoever else runs as it may signal the plugin and write what the plugin \
-         writes; make a user for plugins (`useradd --system --no-create-home --shell /usr/sbin/nologin upm`, which the packages \
-         do), or name one in `run_as`",
+        "user 65534 is \"nobody\", which other services use too: their processes may signal the plugin and write to its \
+         files; create a user for plugins (`useradd --system --no-create-home --shell /usr/sbin/nologin upm`, as the packages \
+         do), or set `run_as`",
     )
 }
 
@@ -52,8 +52,8 @@ pub fn shared_user(outside: u32) -> Option<&'static str> {
 /// kept for the call ([`walk::hold`]).
 ///
 /// # Errors
-/// As [`around`]; `config_invalid` where somebody else could change what would be run; `module_not_found` where the
-/// plugin's files are not there.
+/// As [`around`]; `config_invalid` if somebody else could change the code; `module_not_found` if the plugin's files do not
+/// exist.
 pub fn gather(decision: &Decision) -> Result<Facts, Failure> {
     let mut links = BTreeMap::new();
     let nothing = PluginCode { path: PathBuf::new(), search: PathBuf::new(), embedded: None };
@@ -69,11 +69,11 @@ pub fn gather(decision: &Decision) -> Result<Facts, Failure> {
     })
 }
 
-/// Facts for a grant whose code needs no looking at.
+/// Facts for a grant whose code needs no check.
 ///
 /// # Errors
-/// `config_invalid` where `run_as` names nobody or root; `sandbox_unavailable` without landlock, or with an older one than
-/// the grant wants.
+/// `config_invalid` if `run_as` is unknown or root; `sandbox_unavailable` without Landlock, or with an older ABI than
+/// the grant requires.
 pub fn around(grant: &Grant, code: PluginCode) -> Result<Facts, Failure> {
     let caller_uid = nix::unistd::getuid().as_raw();
     let caller_gid = nix::unistd::getgid().as_raw();
@@ -93,15 +93,15 @@ pub fn around(grant: &Grant, code: PluginCode) -> Result<Facts, Failure> {
     })
 }
 
-/// The running kernel's landlock ABI, at least `least`.
+/// The running kernel's Landlock ABI; an error if it is below `least`.
 pub(crate) fn landlock_abi(least: u32) -> Result<u32, Failure> {
     let abi =
         crate::sys::process::landlock_version().map_err(|error| StepError::new(Step::Landlock, "landlock", error))?;
     if abi < least {
-        let remedy = "boot a newer kernel with landlock enabled (`lsm=landlock,…`), or lower `landlock_min_abi` knowing what is lost";
+        let remedy = "boot a newer kernel with landlock enabled (`lsm=landlock,…`), or lower `landlock_min_abi` and accept less protection";
         return Err(Failure::new(
             Code::SandboxUnavailable,
-            format!("landlock: this kernel has ABI {abi}, the grant wants {least}; {remedy}"),
+            format!("landlock: this kernel has ABI {abi}, the grant requires {least}; {remedy}"),
         )
         .with(Details::Layer {
             layer: Layer::Landlock,
@@ -112,7 +112,7 @@ pub(crate) fn landlock_abi(least: u32) -> Result<u32, Failure> {
     Ok(abi)
 }
 
-/// Those of `names` that are in `directory`, with what they point to where they are links.
+/// Those of `names` that exist in `directory`; links with their targets.
 fn entries(directory: &Path, names: &[&str]) -> BTreeMap<String, Option<PathBuf>> {
     names
         .iter()
@@ -126,7 +126,7 @@ fn entries(directory: &Path, names: &[&str]) -> BTreeMap<String, Option<PathBuf>
         .collect()
 }
 
-/// User and group that plugins are outside when root calls.
+/// The host user and group of plugins when root calls.
 pub(crate) fn run_as(named: Option<&str>) -> Result<(u32, u32), Failure> {
     let invalid =
         |why: String| Failure::new(Code::ConfigInvalid, format!("run_as: {why}")).with(Details::Key(Key::RunAs));
@@ -140,18 +140,18 @@ pub(crate) fn run_as(named: Option<&str>) -> Result<(u32, u32), Failure> {
             Err(_) => {
                 let user = nix::unistd::User::from_name(text)
                     .map_err(|errno| invalid(format!("{text}: {errno}")))?
-                    .ok_or_else(|| invalid(format!("{text}: no such user; name one of `getent passwd`")))?;
+                    .ok_or_else(|| invalid(format!("{text}: no such user on this host; `getent passwd` lists them")))?;
                 (user.uid.as_raw(), user.gid.as_raw())
             }
         },
     };
     if user.0 == 0 || user.1 == 0 || user.0 == u32::MAX {
-        return Err(invalid("a plugin never runs as root; name an unprivileged user".to_owned()));
+        return Err(invalid("a plugin never runs as root; set it to an unprivileged user".to_owned()));
     }
     Ok(user)
 }
 
-/// User and group of [`OWN_USER`], as passwd(5) has them.
+/// User and group of [`OWN_USER`], from passwd(5).
 fn own_user() -> Option<(u32, u32)> {
     let mut text = Vec::new();
     fs::File::open(PASSWD).ok()?.take(MAX_PASSWD).read_to_end(&mut text).ok()?;
@@ -164,7 +164,7 @@ fn own_user() -> Option<(u32, u32)> {
     })
 }
 
-/// Directories besides `/usr` that the interpreter needs: its own prefix, and for a virtual environment the one of the
+/// Directories outside `/usr` that the interpreter needs: its prefix and, for a virtual environment, that of the
 /// interpreter that it links to.
 fn interpreter_prefixes(decision: &Decision, links: &mut BTreeMap<PathBuf, PathBuf>) -> Result<Vec<PathBuf>, Failure> {
     let interpreter = &decision.grant.interpreter;
@@ -179,7 +179,7 @@ fn interpreter_prefixes(decision: &Decision, links: &mut BTreeMap<PathBuf, PathB
         })
     };
     let real = found(interpreter)?;
-    // Links on the way to the interpreter's directory are resolved, the name itself is kept: pyvenv.cfg is looked up
+    // Links on the way to the interpreter's directory are resolved, but its own name is kept: Python looks for pyvenv.cfg
     // beside the link.
     let name = interpreter.file_name().unwrap_or_default();
     let bin = found(interpreter.parent().unwrap_or(Path::new("/")))?.object;
@@ -189,18 +189,17 @@ fn interpreter_prefixes(decision: &Decision, links: &mut BTreeMap<PathBuf, PathB
         if program.starts_with("/usr") {
             continue;
         }
-        let prefix = bin
-            .filter(|bin| bin.path().ends_with("bin"))
-            .and_then(|bin| bin.parent())
-            .ok_or_else(|| refuse_prefix(interpreter, &program, "it does not lie in a `bin` directory"))?;
+        let prefix = bin.filter(|bin| bin.path().ends_with("bin")).and_then(|bin| bin.parent()).ok_or_else(|| {
+            refuse_prefix(interpreter, &program, "because the interpreter is not in a `bin` directory")
+        })?;
         let path = prefix.path().to_owned();
         let owner = nix::unistd::User::from_uid(prefix.stat().st_uid.into()).ok().flatten();
         let is_home = owner.is_some_and(|user| user.dir == path);
         if path.parent().is_none() || path == Path::new("/root") || is_home {
-            return Err(refuse_prefix(interpreter, &path, "that is `/` or a home directory"));
+            return Err(refuse_prefix(interpreter, &path, "because it is `/` or a home directory"));
         }
         if decision.config_ids.contains(&prefix.id()) {
-            let why = format!("it holds {}", decision.config.display());
+            let why = format!("because it contains {}", decision.config.display());
             return Err(refuse_prefix(interpreter, &path, &why));
         }
         walk::hold(prefix);
@@ -219,7 +218,7 @@ fn refuse_prefix(interpreter: &Path, prefix: &Path, why: &str) -> Failure {
     Failure::new(
         Code::ConfigInvalid,
         format!(
-            "{}: interpreter: its prefix {} cannot be shown to a plugin, {why}; use one under /usr or in a directory of its own",
+            "{}: interpreter: its prefix {} cannot be mounted for a plugin, {why}; use one in /usr or in a separate directory",
             interpreter.display(),
             prefix.display()
         ),
@@ -227,7 +226,7 @@ fn refuse_prefix(interpreter: &Path, prefix: &Path, why: &str) -> Failure {
     .with(Details::Key(Key::Interpreter))
 }
 
-/// The files of a plugin: its executable, or the top-level package or module under the first search path that has it.
+/// A plugin's files: its executable, or the top-level package or module in the first search path that has it.
 fn code(
     entry: &Entry,
     plugin_paths: &[PathBuf],
@@ -258,7 +257,7 @@ fn code(
                         Err(error) if error.kind == ConfigErrorKind::NotFound => continue,
                         Err(error) => return Err(error.into()),
                     };
-                    // A link would be looked up under its own name inside, where only what it points to is mounted.
+                    // The sandbox would look up the link's name, but only its target is mounted.
                     if found.real != path {
                         return Err(not_found(format!(
                             "{}: is a symbolic link to {}; add that directory's parent to plugin_paths",

@@ -1,5 +1,5 @@
-//! Whether paths that a remedy names could be granted on this host. It goes by names and their file status alone, which is all
-//! that a confined supervisor still can: it gives advice, and what is granted is looked at again, by descriptor, by each call.
+//! Whether this host would accept a remedy's paths as grants. It uses only names and their file status, because a confined
+//! supervisor cannot do more. The result is advice: each call checks granted paths again, by descriptor.
 
 use crate::decide::grant::Decision;
 use crate::keys::Key;
@@ -9,10 +9,10 @@ use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
-/// Whether the paths of `change` that are not granted yet can be.
+/// Checks that the paths of `change` that are not granted yet can be granted.
 ///
 /// # Errors
-/// A sentence: which one cannot be, why, and what to do.
+/// A message: which path cannot be granted, why, and what to do.
 pub fn paths(decision: &Decision, change: &Change) -> Result<(), String> {
     for setting in &change.0 {
         let (write, granted) = match Key::named(&setting.key) {
@@ -22,7 +22,7 @@ pub fn paths(decision: &Decision, change: &Change) -> Result<(), String> {
         };
         for text in setting.value.as_array().into_iter().flatten().filter_map(|item| item.as_str()) {
             let path = Path::new(text);
-            // What starts with a variable was written by whoever owns the configuration, and is granted already.
+            // Paths that start with a variable are from the configuration and already granted.
             if path.is_absolute() && !granted.iter().any(|one| one == path) {
                 one(decision, path, write)?;
             }
@@ -31,15 +31,15 @@ pub fn paths(decision: &Decision, change: &Change) -> Result<(), String> {
     Ok(())
 }
 
-/// The same for a caller who may see less of the host than this process: nothing of its paths is told.
+/// The same for a caller who may see less of the host than this process: nothing is disclosed about paths.
 ///
 /// # Errors
-/// A sentence, for each change that would grant a path.
+/// A message, for each change that would grant a path.
 pub fn untold(change: &Change) -> Result<(), String> {
     match change.0.iter().find(|setting| matches!(Key::named(&setting.key), Some(Key::Read | Key::Write))) {
         None => Ok(()),
         Some(setting) => Err(format!(
-            "no path is granted on this caller's word; whoever owns the configuration can ask `upm explain --may` what `{}` would take",
+            "paths are not proposed to this caller; the configuration's owner can run `upm explain --may` to get the change of `{}`",
             setting.key
         )),
     }
@@ -62,7 +62,7 @@ fn one(decision: &Decision, path: &Path, write: bool) -> Result<(), String> {
         match std::fs::symlink_metadata(&at) {
             Ok(data) if data.is_symlink() => {
                 return Err(format!(
-                    "{} is a symbolic link, which no grant follows; have the plugin use what it points to",
+                    "{} is a symbolic link, which grants do not follow; let the plugin use its target",
                     at.display()
                 ));
             }
@@ -74,13 +74,13 @@ fn one(decision: &Decision, path: &Path, write: bool) -> Result<(), String> {
                 }
                 if write && data.uid() == 0 {
                     return Err(format!(
-                        "{shown} belongs to root, and what root owns is never proposed for writing: give it to another user \
+                        "{shown} belongs to root, and root's files are never proposed for writing: give it to another user \
                          (chown), or grant another directory"
                     ));
                 }
             }
             Ok(_) => {}
-            // A call makes these, where they are granted.
+            // A call creates these if they are granted.
             Err(error)
                 if error.kind() == ErrorKind::NotFound
                     && [&decision.project_root, &decision.cache_dir].iter().any(|made| made.starts_with(path)) =>
@@ -88,11 +88,11 @@ fn one(decision: &Decision, path: &Path, write: bool) -> Result<(), String> {
                 return Ok(());
             }
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-                return Err(format!("{} is not there; make it first", at.display()));
+                return Err(format!("{} does not exist; create it first", at.display()));
             }
             Err(error) => {
                 return Err(format!(
-                    "{}: {error}, so that it cannot be told here whether {shown} can be granted; ask `upm explain {} {} --may`",
+                    "{}: {error}; cannot determine here whether {shown} can be granted; run `upm explain {} {} --may`",
                     at.display(),
                     decision.plugin,
                     decision.method

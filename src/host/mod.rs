@@ -1,4 +1,4 @@
-//! What this kernel and machine offer.
+//! This host: its kernel's features, its users, files and directories.
 
 pub mod callers;
 pub mod directories;

@@ -1,4 +1,4 @@
-//! Whom the writable paths of a grant belong to.
+//! Who owns granted paths.
 
 use super::callers;
 use crate::decide::grant::Decision;
@@ -9,12 +9,12 @@ use crate::types::{Code, Details, Failure};
 use crate::walk::{self, How};
 use std::path::Path;
 
-/// When root calls, refuses a path of `read` or `write` where others than its owner and root could have chosen what the plugin
-/// is lent that owner's rights to, and a path of `write` that root or root's group owns: what the plugin writes there would be
-/// root's. The descriptor that is mounted is looked at once more, by `confine::trees`.
+/// When root calls, a plugin gets the rights of a granted path's owner. Refuses a path of `read` or `write` that somebody other
+/// than its owner and root could have placed, and a path of `write` that root or root's group owns: what the plugin writes
+/// there would belong to root. `confine::trees` checks the mounted descriptor again.
 ///
 /// # Errors
-/// `config_invalid`, naming the path, the line of the configuration, and what to do.
+/// `config_invalid`, with the path, the configuration line, and what to do.
 pub fn refuse_roots(decision: &Decision, facts: &Facts) -> Result<(), Failure> {
     if facts.caller_uid != 0 {
         return Ok(());
@@ -25,10 +25,10 @@ pub fn refuse_roots(decision: &Decision, facts: &Facts) -> Result<(), Failure> {
     grant.write.iter().try_for_each(|path| refuse_chosen(decision, outside, Key::Write, path))
 }
 
-/// Refuses to have written what root or its group owns.
+/// Refuses a path of `write` that root or root's group owns.
 fn refuse_written(decision: &Decision, facts: &Facts) -> Result<(), Failure> {
     for path in decision.grant.write.iter().filter(|_| !decision.grant.as_root_owner) {
-        // What is not there, or cannot be opened so, is told of by whoever makes or opens it.
+        // If it does not exist or cannot be opened, creating or opening it reports the error.
         let Ok(found) = walk::find(path, How::NoLinks) else { continue };
         let stat = found.stat();
         let (user, group, whose) = match (stat.st_uid, stat.st_gid) {
@@ -42,14 +42,14 @@ fn refuse_written(decision: &Decision, facts: &Facts) -> Result<(), Failure> {
         let line = decision.grant.origins[Key::Write].line;
         let place = line.map_or_else(String::new, |line| format!(":{line}"));
         let remedy = format!(
-            "give it to an unprivileged user with `chown {user}:{group} {}` (`chown -R` for what it holds already), or grant \
-             as_root_owner = true knowing that root trusts what it owns",
+            "give it to an unprivileged user with `chown {user}:{group} {}` (`chown -R` for its existing contents), or grant \
+             as_root_owner = true if root's files there may be untrusted",
             shell(path)
         );
         return Err(Failure::new(
             Code::ConfigInvalid,
             format!(
-                "{}: write ({}{place}): {whose} owns it, so what the plugin wrote there would be root's; {remedy}",
+                "{}: write ({}{place}): {whose} owns it, so what the plugin writes there would belong to root; {remedy}",
                 path.display(),
                 decision.config.display(),
             ),
@@ -59,8 +59,8 @@ fn refuse_written(decision: &Decision, facts: &Facts) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Refuses what somebody else than its owner could have put in the place of what was meant, or into it where it is root's: a
-/// plugin is lent what the owner of a granted path may, and is its own user `outside` anyway.
+/// Refuses a path that somebody other than its owner could have replaced, or added entries to if it is root's: the plugin gets
+/// the owner's rights there. Paths of its own user `outside` are accepted.
 fn refuse_chosen(decision: &Decision, outside: u32, key: Key, path: &Path) -> Result<(), Failure> {
     let Ok(found) = walk::find(path, How::NoLinks) else { return Ok(()) };
     let owner = (found.stat().st_uid, found.stat().st_gid);
@@ -78,33 +78,36 @@ fn refuse_chosen(decision: &Decision, outside: u32, key: Key, path: &Path) -> Re
     .with(Details::Granted { key, path: Details::path(path), line, remedy }))
 }
 
-/// Why what `owner` owns is not lent where others may change `changed`, and what mends it.
+/// Why a plugin does not get the rights of `owner` if others may change `changed`, and the fix.
 fn lent(owner: (u32, u32), path: &Path, changed: &Path) -> (String, String) {
     let roots = owner.0 == 0 || owner.1 == 0;
     let (whose, others) = if roots {
-        ("root or its group".to_owned(), "root".to_owned())
+        ("root or root's group".to_owned(), "root".to_owned())
     } else {
         let user = callers::shown(owner.0);
         (format!("user {user}"), "that user and root".to_owned())
     };
-    let lent = "a plugin is lent what the owner of a granted path may";
+    let lent = "a plugin gets the rights of a granted path's owner";
     if path == changed {
-        let why = format!("{whose} owns it, but others than {others} may add to it what is root's, and {lent}");
+        let why = format!("{whose} owns it, but users other than {others} can move root's files into it, and {lent}");
         let remedy = match owner.0 {
             0 => format!("run `chmod go-w {0}`, or give {0} to an unprivileged user with `chown`", shell(path)),
-            user => format!("give it a group of its owner's with `chown {user}:GROUP {}`", shell(path)),
+            user => format!("give it one of its owner's groups with `chown {user}:GROUP {}`", shell(path)),
         };
         return (why, remedy);
     }
     let why = format!(
-        "{whose} owns it, but others than {others} may change {} and could have put it there, and {lent}",
+        "{whose} owns it, but users other than {others} can change {} and could have put it there, and {lent}",
         changed.display()
     );
     let remedy = if roots {
-        format!("give {} to an unprivileged user with `chown`, or move it to where root alone may write", shell(path))
+        format!(
+            "give {} to an unprivileged user with `chown`, or move it to a directory that only root can write to",
+            shell(path)
+        )
     } else {
         format!(
-            "give {} to the owner of the directory above with `chown`, or move it to where {others} alone may write",
+            "give {} to the owner of the directory above with `chown`, or move it to a directory that only {others} can write to",
             shell(path)
         )
     };

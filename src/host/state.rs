@@ -1,4 +1,4 @@
-//! The directory in which upm keeps what one call must tell the next ([`config::state_dirs`]), and directories in it.
+//! The state directory, which upm keeps between calls ([`config::state_dirs`]), and directories in it.
 
 use crate::config;
 use crate::walk::{self, How};
@@ -8,35 +8,34 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-/// Mode of root's state directory, and of what is missing above it: everyone may enter it, to look at what lies there.
+/// Mode of root's state directory and its missing parents: all users may enter it.
 const FOR_ALL: u32 = 0o755;
-/// Mode of a user's own.
+/// Mode of a user's state directory.
 const OWN: u32 = 0o700;
 
-/// Opens it for reading, and makes what is missing of it. See [`open`].
+/// Opens the state directory for reading and creates it if it is missing. See [`open`].
 ///
 /// # Errors
-/// `NotFound` where nothing says where it is; else as [`open`].
+/// `NotFound` if its path is unknown; otherwise as [`open`].
 pub fn open_state_dir() -> io::Result<OwnedFd> {
     let is_root = rustix::process::geteuid().is_root();
     let dirs = config::state_dirs(is_root, &|name| std::env::var_os(name));
     open(dirs.first().ok_or(Errno::NOENT)?, FOR_ALL)
 }
 
-/// Opens the directory `path` for reading, and makes what is missing, whatever the umask: the last with `mode` for root, all of
-/// a user's for that user alone. Every directory on the way, and every link, must be one that root and this user alone could
-/// change, and the last one must be this user's.
+/// Opens the directory `path` for reading and creates missing directories, independent of the umask: for root the last one with
+/// `mode`; for a user all of them with access for that user only. Nobody but root and this user may be able to change a
+/// directory or link on the way, and the last directory must belong to this user.
 ///
 /// # Errors
-/// One that is not so, or cannot be made or opened; the message names it.
+/// A directory that does not meet this, or cannot be created or opened; the message names it.
 pub fn open(path: &Path, mode: u32) -> io::Result<OwnedFd> {
     let user = rustix::process::getuid();
     let untrusted = |error| io::Error::other(config::error_of(path, error));
     let walked = walk::walk(path, How::Trusted).map_err(untrusted)?;
     let mut at = walked.object;
     let failed = |at: &Path, error: Errno| io::Error::other(format!("{}: {}", at.display(), io::Error::from(error)));
-    let others =
-        |at: &Path| io::Error::other(format!("{}: others than this user may change what it holds", at.display()));
+    let others = |at: &Path| io::Error::other(format!("{}: other users can change its contents", at.display()));
     let open = |at: &walk::Object| at.open().map_err(|errno| failed(at.path(), errno));
     for (number, name) in (1..).zip(&walked.missing) {
         if at.own_flaw(user.as_raw()).is_some() {
@@ -72,7 +71,7 @@ mod tests {
     use super::*;
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
-    /// Not in `/tmp`: what is there is below a sticky directory, which the path to a home is not.
+    /// Not in `/tmp`, which has the sticky bit: directories on the way to a home do not have it.
     fn place() -> tempfile::TempDir {
         tempfile::tempdir_in("/var/tmp").unwrap()
     }
@@ -103,11 +102,11 @@ mod tests {
         std::fs::create_dir(dir.path().join("open")).unwrap();
         std::fs::set_permissions(dir.path().join("open"), std::fs::Permissions::from_mode(0o777)).unwrap();
         assert!(refused("open/upm").contains("/open: "));
-        assert!(!dir.path().join("open/upm").exists(), "nothing was made there");
+        assert!(!dir.path().join("open/upm").exists(), "nothing was created there");
         std::fs::write(dir.path().join("file"), "").unwrap();
         assert!(refused("file").contains("/file: "));
         for shared in ["/tmp", "/tmp/upm-is-not-made-here"] {
-            assert!(opened(Path::new(shared)).is_err(), "whoever may write /tmp chose what is in it");
+            assert!(opened(Path::new(shared)).is_err(), "other users can write to /tmp");
             assert!(shared == "/tmp" || !Path::new(shared).exists());
         }
         if nix::unistd::geteuid().is_root() {

@@ -1,9 +1,9 @@
-//! Which directories and files calls were allowed to write, recorded in the state directory before they are granted.
+//! Records which directories and files calls may write to, in the state directory, before they are granted.
 //!
-//! `/var/lib/upm/writable` for root, and `$XDG_STATE_HOME/upm/writable` (else below `~/.local/state`) for a user. In root's
-//! everyone may look up what they have the identity of, but not list it: paths of others' projects are nobody's business. A
-//! record is a symbolic link (see `config::planted`), so that none can be half written, two calls at once need no lock, and to
-//! know one that is there costs one `readlink`.
+//! `/var/lib/upm/writable` for root, and `$XDG_STATE_HOME/upm/writable` (or in `~/.local/state`) for a user. In root's, all
+//! users can look up an object whose identity they know, but cannot list the paths of other users' projects. A
+//! record is a symbolic link (see `config::planted`): it is written atomically, concurrent calls need no lock, and a check for
+//! an existing one costs one `readlink`.
 
 use super::state;
 use crate::config;
@@ -21,42 +21,42 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// Records at most. Then those whose path no longer leads to their object are dropped.
+/// Limit for the records. Above it, records whose path no longer leads to their object are removed.
 const MAX_RECORDS: usize = 16_384;
-/// Records at most of calls of one caller of the service, who may be granted any number of directories by a wildcard in
-/// `projects` and must leave room for others.
+/// Limit for the records of one caller of the service: a wildcard in `projects` can grant any number of directories, and other
+/// callers need room too.
 const MAX_OF_CALLER: usize = MAX_RECORDS / 4;
-/// Mode of root's directory of records.
+/// Mode of root's record directory.
 const LOOK_UP: u32 = 0o711;
-/// Bytes of a link's target: what `PATH_MAX` leaves.
+/// Limit for the bytes of a link's target, from `PATH_MAX`.
 const MAX_TARGET: usize = 4095;
 
 /// `f_type` of overlayfs (statfs(2)).
 const OVERLAYFS: i64 = 0x794c_7630;
 
-/// The records of this user, open to be added to.
+/// This user's records, open for adding to them.
 pub struct Writable {
     path: PathBuf,
     dir: OwnedFd,
     most: usize,
-    /// The caller, where it is another user than the engine's own, and how many of its records there may be.
+    /// The caller, if it is not the engine's user, and the limit for its records.
     caller: Option<(u32, usize)>,
-    /// Where the same is recorded for a search that has other variables.
+    /// Further places for the same records, for searches with other environment variables.
     others: Vec<Writable>,
 }
 
 impl Writable {
-    /// Opens the records to be added to by a call of user `caller`, making what is missing of their directory. Everything on
-    /// the way is checked for who could change it.
+    /// Opens the records for a call of user `caller` and creates missing directories. Everything on the way is checked for who
+    /// could change it.
     ///
     /// # Errors
-    /// `sandbox_unavailable`: there is none, or it cannot be made, or others could change it.
+    /// `sandbox_unavailable`: the directory is unknown, cannot be created, or others could change it.
     pub fn open(caller: u32) -> Result<Writable, Failure> {
         let own = rustix::process::getuid().as_raw();
         let caller = (caller != own && caller != 0).then_some((caller, MAX_OF_CALLER));
         let path = place()?;
         let dir = state::open(&path, LOOK_UP).map_err(|why| unusable(&path, &why.to_string()))?;
-        // One that cannot be had is none that a search would find records in: whoever has such a HOME makes none there.
+        // If another place is not available, a search with those variables could not have found records there either.
         let others = places().into_iter().skip(1).filter_map(|path| {
             let dir = state::open(&path, LOOK_UP).ok()?;
             Some(Writable { dir, path, most: MAX_RECORDS, caller, others: Vec::new() })
@@ -64,7 +64,7 @@ impl Writable {
         Ok(Writable { dir, path, most: MAX_RECORDS, caller, others: others.collect() })
     }
 
-    /// Records every path of the host that the plan grants to be written, as it was opened, and what is mounted below.
+    /// Records every host path to which the plan grants write access, as it was opened, and the mounts inside it.
     ///
     /// # Errors
     /// `sandbox_unavailable`: a record could not be stored.
@@ -90,7 +90,7 @@ impl Writable {
         Ok(())
     }
 
-    /// Adds one record everywhere, unless it is there.
+    /// Adds one record in all places, unless it exists.
     fn add(&self, object: BorrowedFd<'_>, path: &Path) -> Result<(), Failure> {
         self.others.iter().try_for_each(|other| other.add(object, path))?;
         let stored = || -> Result<(), Errno> {
@@ -116,7 +116,7 @@ impl Writable {
             let target = CString::new(target).map_err(|_| Errno::INVAL)?;
             for key in missing {
                 match rustix::fs::symlinkat(&target, &self.dir, &key) {
-                    // Another call was quicker.
+                    // Another call was faster.
                     Ok(()) | Err(Errno::EXIST) => {}
                     Err(errno) => return Err(errno),
                 }
@@ -125,16 +125,16 @@ impl Writable {
         };
         stored().map_err(|errno| match errno {
             Errno::DQUOT => self.fail(&format!(
-                "it holds {} records of paths that are all there; remove (rm) those of paths where no plugin wrote",
+                "it already has {} records of existing paths; remove (rm) those of paths to which no plugin wrote",
                 self.most
             )),
             Errno::USERS => self.fail(&format!(
-                "it holds {} records of paths that are all there and were named by user {}, as many as one caller may have; \
-                 remove (rm) those of paths where no plugin wrote, or give that user fewer projects",
+                "it already has {} records of existing paths from user {}, the limit for one caller; \
+                 remove (rm) those of paths to which no plugin wrote, or give that user fewer projects",
                 self.caller.map_or(0, |(_, most)| most),
                 self.caller.map_or(0, |(caller, _)| caller)
             )),
-            // No directory refuses so: it is the system call.
+            // The system call itself is denied: directories do not cause these errors.
             Errno::NOSYS | Errno::PERM => {
                 StepError::new(Step::Prepare, format!("the record of {}", path.display()), errno).into()
             }
@@ -142,8 +142,8 @@ impl Writable {
         })
     }
 
-    /// Where there are too many, of all or of this call's caller, drops records whose path leads to something else by now, or
-    /// to nothing; `EDQUOT`, of the caller `EUSERS`, where that is not enough.
+    /// If the limit of all records or of this caller's is reached, removes records whose path no longer leads to their object.
+    /// If that is not enough: `EDQUOT`, or `EUSERS` for the caller's limit.
     fn make_room(&self) -> Result<(), Errno> {
         let all = self.all()?;
         if let Some((caller, most)) = self.caller
@@ -166,7 +166,7 @@ impl Writable {
         if all.len() - dropped < self.most { Ok(()) } else { Err(Errno::DQUOT) }
     }
 
-    /// How many of these records led to nothing, or to something else, and are gone now.
+    /// Removes those of these records whose path no longer leads to their object; returns how many.
     fn drop_gone(&self, keys: &[&CString]) -> Result<usize, Errno> {
         let mut dropped = 0;
         for key in keys {
@@ -186,7 +186,7 @@ impl Writable {
         Ok(dropped)
     }
 
-    /// What a record says; nothing where another call has dropped it.
+    /// A record's target; empty if another call has removed it.
     fn target(&self, key: &CString) -> Result<Vec<u8>, Errno> {
         match rustix::fs::readlinkat(&self.dir, key, Vec::new()) {
             Ok(target) => Ok(target.into_bytes()),
@@ -205,20 +205,21 @@ impl Writable {
     }
 }
 
-/// Has overlayfs make its own copy of what only a lower layer has: it does so when something is first written there, and the
-/// copy has another time of birth than what was recorded. To change the owner to nobody changes nothing else, and anyone may.
+/// Makes overlayfs copy an object from a lower layer now: otherwise the first write would do it, and the copy has another birth
+/// time than the recorded object. A chown(2) without a new owner or group causes the copy, changes nothing else, and needs no
+/// privilege.
 fn copy_up(object: BorrowedFd<'_>) -> Result<(), Errno> {
     if rustix::fs::fstatfs(object)?.f_type != OVERLAYFS {
         return Ok(());
     }
     match rustix::fs::chownat(object, "", None, None, AtFlags::EMPTY_PATH) {
-        // Then no plugin writes there either.
+        // Read-only for plugins too.
         Err(Errno::ROFS) => Ok(()),
         other => other,
     }
 }
 
-/// Whether the plan has anything of the host that a plugin may write: then the call needs [`Writable`].
+/// Whether the plan gives write access to a host path: then the call needs [`Writable`].
 #[must_use]
 pub fn is_needed(plan: &Plan) -> bool {
     plan.mounts.iter().any(is_writable)
@@ -228,11 +229,11 @@ fn is_writable(mount: &crate::decide::plan::Mount) -> bool {
     mount.write && matches!(mount.source, Source::Host { .. })
 }
 
-/// Where records are, or would be, and whether they could be made there, and looked up by everyone where they are root's.
-/// Nothing is made.
+/// Where records are stored. Checks that they can be created there and, for root's, that all users can look them up. Creates
+/// nothing.
 ///
 /// # Errors
-/// As of [`Writable::open`].
+/// As [`Writable::open`].
 pub fn look() -> Result<PathBuf, Failure> {
     let path = place()?;
     let fail = |why: String| unusable(&path, &why);
@@ -240,17 +241,17 @@ pub fn look() -> Result<PathBuf, Failure> {
     let there = walked.object;
     let own = rustix::process::getuid();
     if there.own_flaw(own.as_raw()).is_some() {
-        return Err(fail(format!("{}: others than this user may change what it holds", there.path().display())));
+        return Err(fail(format!("{}: other users can change its contents", there.path().display())));
     }
     rustix::fs::access(there.path(), rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)
-        .map_err(|errno| fail(format!("{}: nothing can be made there: {errno}", there.path().display())))?;
+        .map_err(|errno| fail(format!("{}: nothing can be created there: {errno}", there.path().display())))?;
     if own.is_root()
         && let Some(shut) = there.chain().find(|object| object.stat().st_mode & 0o001 == 0)
     {
         let remedy = format!("chmod a+x {}", shell(shut.path()));
         let message = format!(
-            "{}: everyone must be able to look up what root's calls may write, and may not enter {}, so that no configuration is \
-             found for other users; {remedy}",
+            "{}: all users must be able to look up what root's calls may write, but they cannot enter {}, so upm finds no \
+             configuration for them; {remedy}",
             path.display(),
             shut.path().display()
         );
@@ -263,13 +264,13 @@ pub fn look() -> Result<PathBuf, Failure> {
     Ok(path)
 }
 
-/// The caller of the service in a record's target, `MAJOR:MINOR:CALLER PATH`.
+/// The service's caller in a record's target, `MAJOR:MINOR:CALLER PATH`.
 fn named_by(target: &[u8]) -> Option<u32> {
     let word = target.split(|byte| *byte == b' ').next()?;
     std::str::from_utf8(word.split(|byte| *byte == b':').nth(2)?).ok()?.parse().ok()
 }
 
-/// Where records are made: the first place must take them.
+/// Where records are created; doing so in the first place must succeed.
 fn places() -> Vec<PathBuf> {
     config::record_dirs(rustix::process::getuid().is_root(), &|name| std::env::var_os(name))
 }
@@ -277,7 +278,7 @@ fn places() -> Vec<PathBuf> {
 fn place() -> Result<PathBuf, Failure> {
     let mut dirs = places();
     if dirs.is_empty() {
-        let why = "neither XDG_STATE_HOME nor HOME says where, and the user database knows no home directory";
+        let why = "XDG_STATE_HOME and HOME are not set, and the user database has no home directory";
         return Err(unusable(Path::new("the record of writable paths"), why));
     }
     Ok(dirs.swap_remove(0))
@@ -288,18 +289,22 @@ fn unusable(path: &Path, why: &str) -> Failure {
         Some(above) => {
             let other =
                 if rustix::process::getuid().is_root() { "" } else { ", or set HOME or XDG_STATE_HOME to another" };
-            format!("let {} be a directory that only you can write, with room in it{other}", shell(above))
+            format!("make {} a directory that only you can write to, with free space{other}", shell(above))
         }
         None => "set HOME".to_owned(),
     };
     Failure::new(
         Code::SandboxUnavailable,
         format!(
-            "{}: which paths plugins may write must be on record here before a call may write them, and cannot be: {why}; {remedy}",
+            "{}: cannot record which paths plugins may write to, so calls are refused: {why}; {remedy}",
             path.display()
         ),
     )
-    .with(Details::Layer { layer: Layer::Root, cause: Some(Cause::Path(Details::path(path))), remedy: Some(remedy) })
+    .with(Details::Layer {
+        layer: Layer::Root,
+        cause: Some(Cause::Path(Details::path(path))),
+        remedy: Some(remedy),
+    })
 }
 
 #[cfg(test)]
@@ -384,7 +389,7 @@ mod tests {
         assert!(full.message.contains("2 records") && full.message.contains("user 7"), "{}", full.message);
         add(&of(Some(8)), &objects[2]).unwrap();
         add(&of(None), &objects[3]).unwrap();
-        // what is on record is nobody's to pay for again
+        // an existing record does not count again
         add(&of(Some(7)), &objects[2]).unwrap();
         assert!(add(&of(Some(7)), &objects[4]).is_err());
         std::fs::remove_dir(&objects[0]).unwrap();

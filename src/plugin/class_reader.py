@@ -1,35 +1,35 @@
-"""What a plugin's module holds, read from its source: nothing of it is run.
+"""Reads a plugin's class and methods from its module's source, without running it.
 
 Run by runner.py like a plugin (class `ClassReader`, method `read`), confined, `-I -S`, without network, by the interpreter
-that would run the plugin, so that the source is parsed as that version parses it. What the source alone does not decide is
-answered by "unknown", never guessed: a module that runs `exec` or has a `__getattr__`, a base class from elsewhere, a
-decorator can each bring what is not written.
+that would run the plugin, so that the source is parsed by that version. What the source alone does not decide is
+"unknown", never guessed: `exec`, a `__getattr__`, a base class from another module or a decorator can add names that are not
+in the source.
 
-It must start on interpreters that are too old for runner.py's other half, to say so: no f-strings.
+It must start on interpreters that are too old for plugins, to report this: no f-strings.
 """
 import ast
 import os
 import sys
 from importlib.machinery import PathFinder, SourceFileLoader
 
-# Larger sources are not parsed: a tree needs a hundred times its source.
+# Larger sources are not parsed: a tree takes a hundred times as much memory.
 MAX_SOURCE = 2 << 20
-# What the engine constructs a plugin with.
+# The parameters that the engine offers to a plugin's constructor.
 GIVEN = ("project_root", "cache_dir", "policy", "fernet_lib")
-# What may be something else than a method.
+# Names that need not be methods.
 DESCRIBES = ("version", "info", "meta", "__introspect__")
-# Names whose use can bind anything.
+# Names whose use can bind any other name.
 MAGIC = {"exec", "eval", "globals", "locals", "vars", "setattr", "__import__", "__dict__", "modules", "__builtins__"}
-# What is handed a class or an instance and leaves it as it is.
+# Functions that do not change a class or an instance passed to them.
 HARMLESS = {"isinstance", "issubclass", "super", "type", "vars", "dir", "id", "repr", "str", "print", "hash"}
-# What no instance attribute or function can be.
+# Values that cannot be called.
 LITERALS = (getattr(ast, "Constant", ast.Dict), ast.Dict, ast.List)
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def bindings(body):
-    """{name: [node that binds it]} of one scope, nested statements included; "*" for star imports."""
+    """{name: [node that binds it]} of one scope, including nested statements; "*" for star imports."""
     found = {}
 
     def bind(name, node):
@@ -65,7 +65,7 @@ def bindings(body):
 
 
 def only(found, name):
-    """The one top-level statement that binds `name`; None when there are several, or it stands in another one."""
+    """The only statement that binds `name`; None if there are several."""
     nodes = found.get(name, [])
     return nodes[0] if len(nodes) == 1 else None
 
@@ -83,7 +83,7 @@ class Module:
                 function = node.func.id if isinstance(node.func, ast.Name) else None
                 names = [part for part in node.args if isinstance(part, ast.Name)]
                 if function == "vars" and len(names) == 1 and self.plain_class(names[0].id):
-                    reads.add(id(node.func))  # of a class: a view that cannot be written
+                    reads.add(id(node.func))  # of a class: a read-only view
                 if function not in HARMLESS:
                     self.handed.update(part.id for part in names)
                     self.handed.update(word.value.id for word in node.keywords if isinstance(word.value, ast.Name))
@@ -110,14 +110,14 @@ class Module:
         return "no"
 
     def plain_class(self, name):
-        """The class statement, when it alone decides what the name is."""
+        """The class statement, if it alone defines the name."""
         node = only(self.names, name)
         if not isinstance(node, ast.ClassDef) or id(node) not in self.body or name in self.in_functions:
             return None
         return None if node.decorator_list or node.keywords or getattr(node, "type_params", None) else node
 
     def chain(self, name, seen=()):
-        """[(class statement, its names)] of the class and its bases, in the order of look-up; None when one is unknown."""
+        """[(class statement, its names)] of the class and its bases, in the order of look-up; None if one is unknown."""
         node = None if name in seen else self.plain_class(name)
         if node is None:
             return None
@@ -131,12 +131,12 @@ class Module:
             if above is None:
                 return None
             found += above
-        # More than one base: Python's order is another one.
+        # With several bases, Python's order is different.
         return found if len(node.bases) < 2 else None
 
 
 def may_gain(module, chain):
-    """Whether code elsewhere gets hold of the classes, or of the instance while it is made, and could add to it."""
+    """Whether other code gets the classes, or the instance during construction, and could add to them."""
     if "__class__" in module.stored:
         return True
     functions = {}
@@ -148,7 +148,7 @@ def may_gain(module, chain):
                 functions.setdefault(part.name, []).append(part)
                 plain = ("staticmethod", "classmethod", "property")
                 if any(not isinstance(one, ast.Name) or one.id not in plain for one in part.decorator_list):
-                    return True  # what a decorator leaves in the class is told the class (__set_name__)
+                    return True  # the object from a decorator gets the class (__set_name__)
             elif any(isinstance(inner, ast.Call) for inner in ast.walk(part)):
                 return True  # as above
     todo, seen = ["__init__"], set()
@@ -169,7 +169,7 @@ def may_gain(module, chain):
 
 
 def method_state(module, chain, name):
-    """What getting `name` from an instance comes to."""
+    """The state of `name` as an attribute of an instance."""
     if name in module.stored:
         return "unknown"
     for node, names in chain:
@@ -197,7 +197,7 @@ def method_state(module, chain, name):
 
 
 def constructor(module, chain):
-    """(parameters that stay without a value, parameters that are given, line); None when it cannot be told."""
+    """(parameters without a value, offered parameters that are accepted, line); None if unknown."""
     if "__init__" in module.stored or "__new__" in module.stored:
         return None
     for node, names in chain:
@@ -224,7 +224,7 @@ def constructor(module, chain):
 
 
 def located(module, search):
-    """(state, file): "source", "missing", "unknown" (compiled, or found by the package's own means)."""
+    """(state, file): "source", "missing", "namespace" (no `__init__.py`), "unknown" (compiled, or found by code of the package)."""
     path, parts, spec = [search], [], None
     for part in module.split("."):
         parts.append(part)
@@ -233,14 +233,14 @@ def located(module, search):
             return ("missing", None)
         path = spec.submodule_search_locations
         if path is None and len(parts) <= module.count("."):
-            return ("missing", None)  # a module, where a package was wanted
+            return ("missing", None)  # a module instead of a package
     if spec.loader is None or spec.origin is None:
         return ("namespace", None)  # a directory without __init__.py
     return ("source" if isinstance(spec.loader, SourceFileLoader) else "unknown", spec.origin)
 
 
 def brings_its_own(module, search):
-    """Whether a package above the module may make modules by itself."""
+    """Whether a package above the module may create modules dynamically."""
     parts = module.split(".")[:-1]
     for depth in range(1, len(parts) + 1):
         state, file = located(".".join(parts[:depth]), search)
@@ -255,7 +255,7 @@ def brings_its_own(module, search):
 
 
 class ClassReader:
-    """Asked by the engine, never by a caller."""
+    """Called by the engine, never by a caller."""
 
     def read(self, module, search, name, methods):
         answer = {"python": list(sys.version_info[:3]), "methods": {}, "class": "unknown", "problem": None}
@@ -275,7 +275,7 @@ class ClassReader:
         except (SyntaxError, ValueError) as error:
             answer["problem"] = {"line": getattr(error, "lineno", None) or 1, "message": str(getattr(error, "msg", error))[:400]}
         except RecursionError:
-            pass  # nested deeper than can be looked at
+            pass  # nested too deeply to be read
         return answer
 
     def look(self, answer, text, name, methods):

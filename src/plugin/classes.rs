@@ -1,5 +1,5 @@
-//! What a plugin's module holds, read from its source by the interpreter that would run it, confined and without running
-//! anything of it.
+//! Reads a plugin's class and methods from its source, with the interpreter that would run it, confined and without running
+//! the plugin.
 
 use super::client::{self, Patience};
 use crate::config::Grant;
@@ -12,106 +12,106 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const READER: &[u8] = include_bytes!("class_reader.py");
-/// Where the reader lies inside.
+/// The reader's directory in the sandbox.
 const DIRECTORY: &str = "/run/upm/classes";
-/// Time for the reader; the import of `ast` takes 10 ms.
+/// Time limit for the reader; importing `ast` takes 10 ms.
 const TIMEOUT: Duration = Duration::from_secs(20);
-/// Oldest Python that can run a plugin: the runner asks for `co_posonlyargcount`.
+/// Oldest Python that can run a plugin: the runner uses `co_posonlyargcount`.
 pub const OLDEST_PYTHON: (u64, u64) = (3, 8);
 
-/// What was found of the module's file.
+/// What was found for the module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ModuleState {
-    /// Its source was looked at.
+    /// Its source was read.
     Source,
     /// The interpreter finds no such module.
     Missing,
-    /// A directory without `__init__.py`, which holds no class.
+    /// A directory without `__init__.py`, which has no classes.
     Namespace,
-    /// The plugin's user outside may not read it.
+    /// The plugin's user on the host may not read it.
     Unreadable,
-    /// Compiled, or found by means of the package's own.
+    /// Compiled, or found by code of the package.
     Unknown,
 }
 
-/// What is known of the class.
+/// What is known about the class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ClassState {
-    /// A class statement at the top level.
+    /// Defined by a class statement at the top level.
     There,
     /// Nothing binds the name.
     Missing,
-    /// The name is that of a function or a literal.
+    /// The name is a function or a literal.
     NoClass,
-    /// Imported, assigned, bound under a condition, or by code that binds what it likes.
+    /// Imported, assigned, bound conditionally or by dynamic code.
     Unknown,
 }
 
-/// What is known of an allowed method.
+/// What is known about an allowed method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MethodState {
-    /// It is there.
+    /// It exists.
     There,
-    /// Neither the class nor its bases have it.
+    /// Neither the class nor its bases define it.
     Missing,
-    /// A property, which is not called.
+    /// A property, which cannot be called.
     Property,
     /// A class.
     Class,
     /// A literal.
     Value,
-    /// It cannot be told.
+    /// Unknown.
     Unknown,
 }
 
-/// Why the source is none.
+/// A syntax error in the source.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Problem {
     /// 1-based.
     pub line: usize,
-    /// The interpreter's own word.
+    /// The interpreter's message.
     pub message: String,
 }
 
-/// What the reader answers.
+/// The reader's answer.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Look {
     /// Version of the interpreter.
     pub python: (u64, u64, u64),
     /// The module.
     pub module: ModuleState,
-    /// The module's file, where there is one.
+    /// The module's file, if there is one.
     #[serde(default)]
     pub file: Option<PathBuf>,
-    /// A mistake in its syntax.
+    /// A syntax error.
     #[serde(default)]
     pub problem: Option<Problem>,
     /// The class.
     pub class: ClassState,
-    /// Line of what binds its name.
+    /// The line that binds its name.
     #[serde(default)]
     pub class_line: Option<usize>,
-    /// Those of the methods that can be told.
+    /// The methods; empty if unknown.
     #[serde(default)]
     pub methods: BTreeMap<String, MethodState>,
-    /// Parameters of `__init__` that nothing gives a value. `None` when it cannot be told.
+    /// Parameters of `__init__` that get no value. `None` if unknown.
     #[serde(default)]
     pub lacking: Option<Vec<String>>,
-    /// What `__init__` takes of what is offered. `None` when it cannot be told.
+    /// The offered parameters that `__init__` accepts. `None` if unknown.
     #[serde(default)]
     pub given: Option<Vec<String>>,
-    /// Line of `__init__`.
+    /// The line of `__init__`.
     #[serde(default)]
     pub init_line: Option<usize>,
 }
 
-/// Looks for `class` and `methods` of it in `module`, whose files `facts` name.
+/// Looks for `class` and its `methods` in `module`, whose files are in `facts`.
 ///
 /// # Errors
-/// The interpreter gave no answer, a layer is missing on this host, or the time was over.
+/// The interpreter did not answer, a layer is missing on this host, or the time limit was reached.
 pub fn look(
     grant: &Grant,
     facts: &Facts,
@@ -131,7 +131,7 @@ pub fn look(
         result: 1 << 20,
         ..Grant::built_in()
     };
-    // As in a call: with the owners and modes that the files have, so that what the plugin's user may not read is seen.
+    // As in a call, with the files' owners and modes: this detects files that the plugin's user may not read.
     let needs = ClientNeeds { env: BTreeMap::new(), files: vec![facts.code.path.clone()] };
     let search = &facts.code.search;
     let reader_facts = Facts {
@@ -146,6 +146,7 @@ pub fn look(
     let plan = plan::plan(("ClassReader", "read"), &entry, &reader, &reader_facts, Vec::new(), &needs, environment);
     let args: [Value; 4] = [json!(module), json!(search), json!(class), json!(methods)];
     let answer = client::run(&plan, &args, patience)?;
-    serde_json::from_value(answer)
-        .map_err(|error| Failure::new(Code::ProtocolViolation, format!("it answers what no reader does: {error}")))
+    serde_json::from_value(answer).map_err(|error| {
+        Failure::new(Code::ProtocolViolation, format!("the class reader sent an invalid response: {error}"))
+    })
 }

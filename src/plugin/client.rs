@@ -1,7 +1,7 @@
-//! What a host's own package manager client is configured to use: `client = "pip" | "npm"` of an egress group.
+//! Reads the configuration of the host's package manager, for `client = "pip" | "npm"` of an egress group.
 //!
-//! The client's configuration is read by the client's own code, confined like any plugin and without network, so that
-//! whatever a configuration file holds is parsed nowhere else.
+//! The client's own code reads its configuration, confined like any plugin and without network, so that
+//! configuration files are not parsed anywhere else.
 
 use super::{Init, call_frame};
 use crate::config::{self, Grant};
@@ -20,14 +20,14 @@ use std::time::{Duration, Instant};
 const PIP_CLIENT: &[u8] = include_bytes!("pip_client.py");
 /// The reader of npm's configuration, run by the host's node.
 const NPM_CLIENT: &[u8] = include_bytes!("npm_client.py");
-/// Where the readers lie inside.
+/// The readers' directory in the sandbox.
 const DIRECTORY: &str = "/run/upm/client";
-/// What configures pip besides `PIP_…`.
+/// Variables besides `PIP_…` that configure pip.
 const PIP_ALSO: [&str; 5] = ["XDG_CONFIG_HOME", "XDG_CONFIG_DIRS", "NETRC", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"];
-/// Bytes of an answer.
+/// Limit for the bytes of an answer.
 const ANSWER: u64 = 1 << 20;
 
-/// What a reader answers.
+/// A reader's answer.
 #[derive(Debug, Deserialize)]
 struct Answer {
     hosts: Vec<Host>,
@@ -44,10 +44,7 @@ struct Host {
     scheme: String,
 }
 
-/// The destinations of all granted groups, and what their clients need inside.
-///
-/// # Errors
-/// A client that is not there or whose configuration cannot be used.
+/// The destinations of all granted groups, and what their clients need in the sandbox.
 pub fn resolve(
     grant: &Grant,
     facts: &Facts,
@@ -94,7 +91,7 @@ fn rules_of(group: &EgressGroup, answer: &Answer) -> Result<Vec<EgressRule>, Fai
             return Err(Failure::new(
                 Code::ConfigInvalid,
                 format!(
-                    "[egress.{}]: the client is configured for {}:{}, which is no host name and port that can be granted",
+                    "[egress.{}]: the client is configured for {}:{}, which is not a host name and port that can be granted",
                     group.name,
                     name.escape_default(),
                     host.port
@@ -104,7 +101,7 @@ fn rules_of(group: &EgressGroup, answer: &Answer) -> Result<Vec<EgressRule>, Fai
         rules.push(EgressRule {
             group: group.name.clone(),
             pattern: HostPattern { wildcard: false, name, port: host.port },
-            // A private index is the site's own choice, made in the client's configuration. Loopback is this host itself.
+            // The client's configuration allows a private index. Loopback is this host itself.
             allow_private: true,
             allow_loopback: group.allow_private,
             proxy: group.proxy.clone(),
@@ -114,7 +111,7 @@ fn rules_of(group: &EgressGroup, answer: &Answer) -> Result<Vec<EgressRule>, Fai
     Ok(rules)
 }
 
-/// A CA bundle and the like; what the base root shows already needs no mount.
+/// A file such as a CA bundle; one that is in the base root needs no mount.
 fn needed_file(file: PathBuf) -> Result<Option<PathBuf>, Failure> {
     let found = walk::find(&file, How::SafeLinks).map_err(|error| {
         let error = config::error_of(&file, error);
@@ -141,8 +138,7 @@ fn needed_file(file: PathBuf) -> Result<Option<PathBuf>, Failure> {
     Ok(Some(real))
 }
 
-/// Files that the client reads, of which those that exist are shown to the reader. As root only those that root alone
-/// could have written.
+/// The existing files that the client reads, for the reader. As root, each must be a file that only root could have written.
 fn configuration_files(
     client: Client,
     as_root: bool,
@@ -205,14 +201,14 @@ fn configuration_files(
     Ok(shown)
 }
 
-/// Variables that configure a client. As root only those that the grant names in `env_pass`: a caller with a right to
+/// Variables that configure a client. As root, only those that the grant names in `env_pass`: a caller who may use
 /// one `sudo` rule must not redirect root's installs.
 fn variables(client: Client, as_root: bool, grant: &Grant) -> BTreeMap<String, String> {
     let ours = |name: &str| match client {
         Client::Pip => name.starts_with("PIP_") || PIP_ALSO.contains(&name),
         Client::Npm => name.to_ascii_lowercase().starts_with("npm_config_"),
     };
-    // One that is not UTF-8 configures nothing.
+    // Variables that are not UTF-8 are ignored.
     let texts =
         std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     texts.filter(|(name, _)| name == "HOME" || (ours(name) && (!as_root || grant.env_pass.contains(name)))).collect()
@@ -222,11 +218,11 @@ fn variables(client: Client, as_root: bool, grant: &Grant) -> BTreeMap<String, S
 pub struct Patience<'a> {
     /// The call's deadline.
     pub deadline: Instant,
-    /// The caller's cancelling signals, where they are taken.
+    /// The caller's cancelling signals, if they are handled.
     pub signals: Option<&'a Signals>,
 }
 
-/// Runs the client's reader ([`run`]): a supervisor confines itself for good.
+/// Runs the client's reader ([`run`]).
 fn ask(
     client: Client,
     grant: &Grant,
@@ -254,7 +250,7 @@ fn ask(
         syscalls: Vec::new(),
         policy: Map::new(),
         fernet: false,
-        // Its supervisor is not alone in the caller's cgroup, and may not have one of its own.
+        // Its supervisor shares the caller's cgroup, and cannot create one.
         cpus: None,
         file_watches: 0,
         require_cgroup: false,
@@ -275,7 +271,7 @@ fn ask(
         Failure::new(
             Code::ConfigInvalid,
             format!(
-                "client = \"{name}\": its configuration could not be read: {why}; mend it, or name hosts = [\"name:port\"] instead"
+                "client = \"{name}\": its configuration could not be read: {why}; fix it, or name hosts = [\"name:port\"] instead"
             ),
         )
     };
@@ -283,34 +279,37 @@ fn ask(
     let plan = plan::plan((class, "read"), &entry, &reader, &facts, Vec::new(), &ClientNeeds::default(), environment);
     match run(&plan, &[], patience) {
         Ok(value) => serde_json::from_value(value).map_err(|error| failed(error.to_string())),
-        // What the host lacks, the caller wants or the time does not allow is not the configuration's fault.
+        // A missing layer, a cancellation or the time limit is not the configuration's fault.
         Err(failure) if failure.code == Code::Timeout => Err(Failure::new(
             Code::Timeout,
-            format!("the time was over while the configuration of {name} was read; raise `timeout` for this method"),
+            format!(
+                "the time limit was reached while reading the configuration of {name}; raise `timeout` for this method"
+            ),
         )),
         Err(failure) if matches!(failure.code, Code::SandboxUnavailable | Code::Cancelled) => Err(failure),
         Err(failure) => Err(failed(failure.message)),
     }
 }
 
-/// Runs `plan`, which is of one of the engine's own readers, in a child with a supervisor of its own.
+/// Runs the plan of one of the engine's readers in a child with its own supervisor, because a supervisor confines itself
+/// permanently.
 pub(super) fn run(plan: &plan::Plan, args: &[Value], patience: &Patience<'_>) -> Result<Value, Failure> {
     let policy = Map::new();
     let init = Init { project_root: Path::new("/"), cache_dir: Path::new("/tmp"), policy: &policy, fernet: false };
     let frame = call_frame(plan, "", args, &Map::new(), &init);
     let failed = |why: String| Failure::new(Code::Internal, format!("{}: {why}", plan.plugin));
     let deadline = patience.deadline.min(Instant::now() + Duration::from_millis(plan.limits.timeout_ms));
-    // What no result can be longer than, and what is put around it.
-    let told = apart::run(plan.limits.result + 4096, patience.signals, || answer(plan, frame, deadline))
+    // The limit of a result, plus what surrounds it.
+    let answer = apart::run(plan.limits.result + 4096, patience.signals, || answer(plan, frame, deadline))
         .map_err(|error| failed(error.to_string()))?;
-    if let Some(signal) = told.signal {
-        // Whatever became of it: a signal that the caller ignores is ignored in there too.
+    if let Some(signal) = answer.signal {
+        // Whatever its result: a signal that the caller ignores is ignored in the child too.
         return Err(supervise::outcome::cancelled(signal));
     }
-    serde_json::from_slice(&told.bytes).unwrap_or_else(|error| Err(failed(error.to_string())))
+    serde_json::from_slice(&answer.bytes).unwrap_or_else(|error| Err(failed(error.to_string())))
 }
 
-/// The child's whole life: the confined call, and its result as JSON.
+/// In the child: the confined call, and its result as JSON.
 fn answer(plan: &plan::Plan, frame: Vec<u8>, deadline: Instant) -> Vec<u8> {
     let ended: Result<Value, Failure> = match signals::take() {
         Err(error) => Err(Failure::new(Code::Internal, format!("signals: {error}"))),
@@ -328,6 +327,6 @@ fn answer(plan: &plan::Plan, frame: Vec<u8>, deadline: Instant) -> Vec<u8> {
         }
     };
     let ended = ended.map_err(|failure| Failure { traceback: None, ..failure });
-    // Values and texts: there is nothing that JSON cannot say.
+    // Values and texts: always valid JSON.
     serde_json::to_vec(&ended).unwrap_or_default()
 }

@@ -1,20 +1,20 @@
-//! The digest of a plugin's files, for audit: two calls with the same one ran the same code.
+//! The digest of a plugin's files, for audit: calls with the same digest ran the same code.
 
 use sha2::{Digest, Sha256};
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-/// Files that are read; a plugin with more is refused by the ownership check before.
+/// Limit for the files; the ownership check already refuses a plugin with more.
 const MAX_FILES: usize = 10_000;
-/// Bytes that are read at once.
+/// Bytes to read at once.
 const CHUNK: usize = 128 << 10;
 
-/// SHA-256 over the relative path, length and contents of each regular file, in the order of their paths. Compiled files
-/// (`__pycache__`) count: the interpreter may run them in place of the source.
+/// SHA-256 over the relative path, length and contents of each regular file, sorted by path. Compiled files
+/// (`__pycache__`) count: the interpreter may run them instead of the source.
 ///
 /// # Errors
-/// A file that cannot be read, or too many of them.
+/// A file cannot be read, or there are too many.
 pub fn tree(path: &Path) -> io::Result<String> {
     let mut files = Vec::new();
     collect(path, &mut files)?;
@@ -30,7 +30,7 @@ pub fn tree(path: &Path) -> io::Result<String> {
     Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Hashes a file's length and bytes, a piece at a time: the file may be larger than memory.
+/// Hashes a file's length and bytes in pieces: the file may be larger than memory.
 fn contents(path: &Path, hash: &mut Sha256, buffer: &mut [u8]) -> io::Result<()> {
     let mut file = fs::File::open(path)?;
     let length = file.metadata()?.len();
@@ -43,7 +43,7 @@ fn contents(path: &Path, hash: &mut Sha256, buffer: &mut [u8]) -> io::Result<()>
             Err(error) => return Err(error),
         };
         read += count as u64;
-        // Also where it grows as fast as it is read: the length came first.
+        // This also ends if the file grows as fast as it is read.
         if read > length || (count == 0 && read < length) {
             return Err(io::Error::other(format!("{}: its size changed while it was read; try again", path.display())));
         }

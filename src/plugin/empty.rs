@@ -1,5 +1,5 @@
-//! A plugin that does nothing but ask for one name, started as another one would be: what it looks for is what the
-//! interpreter's start and the C library's resolver look for by themselves.
+//! A plugin that only looks up one name, started like another plugin: what it looks for is what the start of the
+//! interpreter and the C library's resolver always look for.
 
 use super::{Init, call_frame};
 use crate::config::Grant;
@@ -11,15 +11,15 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 const SOURCE: &[u8] = include_bytes!("empty.py");
-/// Where it lies inside.
+/// Its directory in the sandbox.
 const DIRECTORY: &str = "/run/upm/empty";
-/// In place of a program: it comes with the C library.
+/// Replaces other programs: it comes with the C library.
 const GETENT: [&str; 3] = ["/usr/bin/getent", "hosts", "upm.invalid"];
 /// Longest first line of a script (`BINPRM_BUF_SIZE`, Linux 5.1).
 const SCRIPT_LINE: u64 = 256;
 
-/// The plan and call frame of the empty plugin under the same grant: the same interpreter for a Python plugin, or for a
-/// script, which then runs an empty one; else a program that asks for a name.
+/// The plan and call frame of the empty plugin with the same grant: with the same interpreter for a Python plugin or a script
+/// (with an empty script), otherwise a program that looks up a name.
 #[must_use]
 pub fn like(entry: &Entry, grant: &Grant, facts: &Facts) -> (Plan, Vec<u8>) {
     let (entry, code, argv) = match entry {
@@ -52,7 +52,7 @@ pub fn like(entry: &Entry, grant: &Grant, facts: &Facts) -> (Plan, Vec<u8>) {
     (plan, frame)
 }
 
-/// Where the empty plugin looks for its compiled code, the plugin of module `module` below `search` looks for its own.
+/// Replaces the path of the empty plugin's compiled code by that of the module `module` in `search`.
 #[must_use]
 pub fn as_if(object: &str, module: &str, search: &Path) -> String {
     let top = module.split('.').next().unwrap_or(module);
@@ -62,7 +62,7 @@ pub fn as_if(object: &str, module: &str, search: &Path) -> String {
     }
 }
 
-/// The interpreter of a `#!` line, and its argument.
+/// The interpreter in a `#!` line, and its argument.
 fn script(path: &Path) -> Option<Vec<String>> {
     let mut line = Vec::new();
     BufReader::new(File::open(path).ok()?.take(SCRIPT_LINE)).read_until(b'\n', &mut line).ok()?;

@@ -1,4 +1,4 @@
-//! How a plugin is started: the Python runner and the call frame.
+//! Starts plugins: the Python runner and the call frame.
 
 pub mod classes;
 pub mod client;
@@ -11,18 +11,18 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
-/// Runs inside as the interpreter's script.
+/// The interpreter's script in the sandbox.
 pub const RUNNER: &[u8] = include_bytes!("runner.py");
 
-/// What a plugin is constructed with, besides its arguments.
+/// What a plugin is constructed with.
 pub struct Init<'a> {
     /// The call's project.
     pub project_root: &'a Path,
-    /// The plugin's own cache.
+    /// The plugin's cache.
     pub cache_dir: &'a Path,
     /// `policy` of the grant.
     pub policy: &'a Map<String, Value>,
-    /// Whether `cryptography.fernet` is handed over.
+    /// Whether `cryptography.fernet` is passed.
     pub fernet: bool,
 }
 
@@ -59,7 +59,7 @@ pub fn call_frame(
     }
     let frame =
         Frame { kind: "call", request_id, plugin: &plan.plugin, method: &plan.method, args, kwargs, init: &parameters };
-    // A vector takes every byte, and none of the types can fail.
+    // Writing to a vector cannot fail, nor can serializing these types.
     let mut line = serde_json::to_vec(&frame).expect("a frame can be written");
     line.push(b'\n');
     line

@@ -1,4 +1,4 @@
-"""What the host's own npm is configured to use: run confined, without network, by the host's interpreter."""
+"""Reads the configuration of the host's npm. Run confined, without network, by the host's interpreter."""
 
 import json
 import os
@@ -16,7 +16,7 @@ def host_of(url, why):
 
 
 def credentials(files):
-    """npm prints its registries' credentials only as (protected), so they come from the files that it reads itself."""
+    """The registries' credentials, from npm's files: npm itself prints them only as (protected)."""
     found = {}
     for name in files:
         try:
@@ -31,7 +31,7 @@ def credentials(files):
 
 
 class NpmClient:
-    """Asked by the engine, never by a caller."""
+    """Called by the engine, never by a caller."""
 
     def read(self):
         env = dict(os.environ, npm_config_cache="/tmp/npm-cache", npm_config_update_notifier="false")

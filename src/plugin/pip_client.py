@@ -1,32 +1,32 @@
-"""What the host's own pip is configured to use: found and merged as pip 20 to 26 do for `pip install`.
+"""Reads the configuration of the host's pip: finds and merges it like pip 20 to 26 for `pip install`.
 
-pip says where its files are and what its default index is. The merging is done here, since the import of pip's own
-`configuration` module takes 100 ms of every call.
+pip provides the paths of its files and its default index. The merging is done here, because importing pip's
+`configuration` module takes 100 ms in every call.
 
 Run by runner.py like a plugin (class `PipClient`, method `read`), confined, `-I` and with site-packages, without network. The
-environment must hold the caller's `PIP_*` variables, `HOME`, and `XDG_CONFIG_HOME`, `XDG_CONFIG_DIRS`, `NETRC`,
-`REQUESTS_CA_BUNDLE`, `CURL_CA_BUNDLE` where they are set. Nothing but these files is read, and one that is missing is no error:
+environment must contain the caller's `PIP_*` variables, `HOME`, and, if they are set, `XDG_CONFIG_HOME`, `XDG_CONFIG_DIRS`,
+`NETRC`, `REQUESTS_CA_BUNDLE`, `CURL_CA_BUNDLE`. Only these files are read; a missing one is not an error:
 
-    $XDG_CONFIG_DIRS/pip/pip.conf   each of the list; /etc/xdg/pip/pip.conf when it is unset
+    $XDG_CONFIG_DIRS/pip/pip.conf   each of the list; /etc/xdg/pip/pip.conf if it is unset
     /etc/pip.conf
     $HOME/.pip/pip.conf
-    $XDG_CONFIG_HOME/pip/pip.conf   $HOME/.config/pip/pip.conf when it is unset
+    $XDG_CONFIG_HOME/pip/pip.conf   $HOME/.config/pip/pip.conf if it is unset
     {prefix of the interpreter}/pip.conf
     $PIP_CONFIG_FILE                /dev/null: none of the above
     $NETRC, else $HOME/.netrc, else $HOME/_netrc
 
-pip reads no keyring here, and none inside. For an index that is pip's default, the host that pip knows its files to be on is
-reported too; an index elsewhere whose files are on another host needs that host in an egress group with `hosts`.
+pip does not read a keyring, neither here nor in a call. For pip's default index, the host of its files is reported too; for
+another index whose files are on another host, add that host to an egress group with `hosts`.
 """
 import os
 import sys
 
 
 class ClientError(Exception):
-    """pip's configuration cannot be had, or cannot be used."""
+    """pip's configuration is not available or not valid."""
 
 
-# Options that name the same value; the first is the one whose variable is set inside.
+# Spellings of each option; the key is the variable that is set in the sandbox.
 OPTIONS = {
     "index_url": ("index-url", "pypi-url"),
     "extra_index_url": ("extra-index-url",),
@@ -42,7 +42,7 @@ OPTIONS = {
 
 
 def configured():
-    """({option: text}, [files that were read]): as pip merges its files and variables for `pip install`."""
+    """({option: text}, [files that were read]), merged from files and variables like in `pip install`."""
     import configparser
 
     try:
@@ -51,7 +51,7 @@ def configured():
         everyone = [os.path.join(path, "pip.conf") for path in appdirs.site_config_dirs("pip")]
         user = [os.path.expanduser("~/.pip/pip.conf"), os.path.join(appdirs.user_config_dir("pip"), "pip.conf")]
     except (ImportError, AttributeError) as error:
-        raise ClientError("pip: not to be had in %s (%s); install it, or name the hosts in the egress group" % (sys.executable, error)) from None
+        raise ClientError("pip is not available in %s (%s); install it, or name the hosts in the egress group" % (sys.executable, error)) from None
     named = os.environ.get("PIP_CONFIG_FILE")
     if named == os.devnull:
         candidates = []
@@ -63,9 +63,9 @@ def configured():
     for path in candidates:
         parser = configparser.RawConfigParser()
         try:
-            files += parser.read(path, encoding="utf-8")  # one that is missing or not readable is passed over, as by pip
+            files += parser.read(path, encoding="utf-8")  # missing or unreadable files are skipped, like in pip
         except (configparser.Error, UnicodeDecodeError) as error:
-            # Not the text of the error: it quotes a line, and that may hold a password.
+            # Without the text of the error: it quotes a line, which may contain a password.
             raise ClientError("%s: pip cannot read it: %s" % (path, type(error).__name__)) from None
         for section in parser.sections():
             for key, value in parser.items(section):
@@ -75,7 +75,7 @@ def configured():
             merged[":env:", key[4:].lower().replace("_", "-")] = value
 
     values = {}
-    for wanted in ("global", "install", ":env:"):  # the command's own section wins over a later file's [global]
+    for wanted in ("global", "install", ":env:"):  # the command's section takes precedence over a later file's [global]
         for (section, option), value in merged.items():
             for name, spellings in OPTIONS.items():
                 if section == wanted and option in spellings and value:
@@ -84,7 +84,7 @@ def configured():
 
 
 def defaults():
-    """[(index URL, file host)] of the indexes that pip itself knows, its default first."""
+    """[(index URL, file host)] of pip's built-in indexes, its default first."""
     try:
         from pip._internal.models.index import PyPI as default
         from pip._internal.models import index
@@ -107,7 +107,7 @@ def netrc_hosts():
         try:
             entries = netrc.netrc(path).hosts
         except (netrc.NetrcParseError, OSError, UnicodeDecodeError):
-            return {}  # pip goes on without it too
+            return {}  # pip ignores it too
         return {host.lower(): (entry[0] or entry[1] or "", entry[2] or "") for host, entry in entries.items() if host != "default"}
     return {}
 
@@ -130,13 +130,13 @@ class PipClient:
                 try:
                     host = host.rstrip(".").encode("idna").decode().lower()
                 except UnicodeError:
-                    raise ClientError("%s: its host name cannot be used" % url) from None
+                    raise ClientError("%s: its host name is not valid" % url) from None
             entry = {"host": host, "port": port, "scheme": scheme, "why": why}
             if not any((one["host"], one["port"]) == (host, port) for one in hosts):
                 hosts.append(entry)
 
         def use(text, why):
-            """The location with credentials in it; grants what it needs."""
+            """The location with its credentials; grants what it needs."""
             parts = urlsplit(text)
             shown = text.rpartition("@")[2]  # no password in a message
             if parts.scheme in ("", "file"):
@@ -151,7 +151,7 @@ class PipClient:
             except (KeyError, ValueError):
                 host = ""
             if not host:
-                raise ClientError("%s: %s of pip's configuration is no http, https or file URL" % (shown, why))
+                raise ClientError("%s: %s of pip's configuration is not an http, https or file URL" % (shown, why))
             grant(shown, host, port, parts.scheme, why)
             if why in ("index", "extra_index"):
                 for url, file_host in known:
@@ -179,7 +179,7 @@ class PipClient:
             extra = [use(url, "extra_index") for url in values.get("extra_index_url", "").split()]
         links = [use(link, "find_links") for link in values.get("find_links", "").split()]
         trusted = values.get("trusted_host", "").split()
-        # As `requests` inside pip does when `cert` is not set.
+        # Like `requests` in pip if `cert` is not set.
         if not values.get("cert"):
             values["cert"] = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or ""
         cert, client_cert = path_of("cert"), path_of("client_cert")

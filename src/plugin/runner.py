@@ -1,30 +1,30 @@
 """Runs one method of one plugin class. Reads a call frame from fd 3, answers there, and ends.
 
-Compiled at every call, and `json`, `re`, `inspect`, `traceback`, `asyncio` take longer to import than all else here
-to run: only built-in modules are imported at the start, and what is rare is compiled when it is needed (`RARE`).
+It is compiled in every call, and importing `json`, `re`, `inspect`, `traceback`, `asyncio` takes longer than everything else
+here: only built-in modules are imported at the start, and rarely needed code is compiled on demand (`RARE`).
 
-What the method returned is sent first. Then the process ends as any Python does: exit hooks of threads, the end of all threads
-that are no daemons, `atexit`. None of that can change the answer any more.
+The result is sent first. Then the process ends like any Python process: exit hooks of threads, the end of all non-daemon
+threads, `atexit`. None of that can change the answer.
 """
 import posix
 import sys
 
 RARE = '''
 def failed(error):
-    """The line that tells why there is no result."""
+    """The line that reports a failure."""
     if isinstance(error, Refused):
         return encode({"type": "error", "kind": error.args[0], "message": clean(error.args[1], 8192), "traceback": None})
     try:
         message = str(error)
     except BaseException:
-        message = "(its message cannot be had)"
+        message = "(its message is not available)"
     frame = {"type": "error", "kind": "plugin_raised", "traceback": None, "details": {"type": clean(type(error).__name__, 256)}}
     frame["message"] = clean(type(error).__name__ + (": " if message else "") + message, 8192)
     try:
         if isinstance(error, OSError) and isinstance(error.errno, int):
             frame["details"].update(details_of(error))
         inner = error
-        for _ in range(8):  # what it was raised from, or while handling what
+        for _ in range(8):  # its cause, or the exception that was being handled
             inner = inner.__cause__ or (None if inner.__suppress_context__ else inner.__context__)
             if inner is None:
                 break
@@ -33,12 +33,12 @@ def failed(error):
                 frame["details"]["cause"] = {"type": clean(type(inner).__name__, 256), **(details_of(inner) if is_os else {})}
                 break
         frame["traceback"] = traceback_of(error)
-    except BaseException:  # out of memory, or the plugin's own __str__, __repr__
+    except BaseException:  # out of memory, or an error in the plugin's __str__, __repr__
         pass
     return encode(frame)
 
 def details_of(error):
-    """What a program wants to know of an OSError."""
+    """An OSError's details for programs."""
     import errno, os
     found = {"errno": error.errno, "errno_name": errno.errorcode.get(error.errno)}
     if error.filename is not None:
@@ -47,7 +47,7 @@ def details_of(error):
     return found
 
 def traceback_of(error):
-    """The traceback as Python prints it, from the plugin's first frame on; its two ends when it is long."""
+    """The traceback as Python prints it, from the plugin's first frame; only its start and end if it is long."""
     import traceback
     tb = error.__traceback__
     while tb is not None:
@@ -70,7 +70,7 @@ def wait_for(awaitable):
 
 
 class Refused(Exception):
-    """An end that has its own `kind`."""
+    """A failure with its own `kind`."""
 
 
 def rare(name):
@@ -80,7 +80,7 @@ def rare(name):
 
 
 def codec():
-    """(decode, encode): what `json.loads` and `json.dumps` do, without the import of `json` (6 ms), where `_json` is as expected."""
+    """(decode, encode): like `json.loads` and `json.dumps`, but without importing `json` (6 ms) if `_json` is as expected."""
     try:
         from _json import encode_basestring, make_encoder, make_scanner
 
@@ -103,7 +103,7 @@ def codec():
 
 
 def check(value, depth=100):
-    """Refuses what `encode` would take and a strict reader would not, or would read as another value."""
+    """Refuses values that `encode` accepts but a strict reader would refuse or read as another value."""
     if not depth:
         raise ValueError("nested deeper than 100 levels, or contains itself")
     if isinstance(value, dict):
@@ -112,7 +112,7 @@ def check(value, depth=100):
             for key in value
         }
         if len(names) != len(value):
-            raise ValueError("two keys of an object are the same once they are strings")
+            raise ValueError("two keys of an object are equal as strings")
         value = value.values()
     elif not isinstance(value, (list, tuple)):
         value = (value,)
@@ -124,17 +124,17 @@ def check(value, depth=100):
 
 
 def clean(text, limit=None):
-    """Text that UTF-8 can hold."""
+    """Text that can be encoded as UTF-8."""
     return text[:limit].encode("utf-8", "backslashreplace").decode()
 
 
 def send(line, last=False):
     global ANSWERED
-    if posix.getpid() != OWN_PID:  # a child that the plugin forked has no voice here
+    if posix.getpid() != OWN_PID:  # a child that the plugin forked must not answer
         return
     line = memoryview(line + b"\n")
     with LOCK:
-        if ANSWERED:  # a thread or an exit handler that still tells of its progress
+        if ANSWERED:  # a thread or an exit handler may still report progress
             return
         ANSWERED = last
         while line:
@@ -142,7 +142,7 @@ def send(line, last=False):
 
 
 def progress(message, fraction=None):
-    """`upm.progress`: says how far the method is; `fraction` is 0.0 to 1.0, or None when nobody knows."""
+    """`upm.progress`: reports progress; `fraction` is 0.0 to 1.0, or None if unknown."""
     if fraction is not None:
         fraction = min(1.0, max(0.0, float(fraction)))
     send(encode({"type": "progress", "message": clean(str(message), 4096), "fraction": fraction}))
@@ -152,10 +152,10 @@ def load(plugin, init):
     """The plugin's class."""
     name = init["module"]
     sys.path.insert(0, init["path"])
-    helper = type(sys)("upm", "What a plugin may import of its runner.")
+    helper = type(sys)("upm", "What a plugin may import from its runner.")
     helper.progress = progress
     try:
-        if name.partition(".")[0] == "upm":  # the plugin's own package has that name: it gets the function
+        if name.partition(".")[0] == "upm":  # the plugin's own package has that name: add the function to it
             helper = __import__("upm")
             if not hasattr(helper, "progress"):
                 helper.progress = progress
@@ -167,13 +167,13 @@ def load(plugin, init):
         raise
     found = getattr(sys.modules[name], plugin, None)
     if not isinstance(found, type):
-        what = "has no class of that name" if found is None else "has that name for what is no class"
-        raise Refused("class_not_found", "%s: module %s %s" % (plugin, name, what))
+        what = "no such class" if found is None else "not a class"
+        raise Refused("class_not_found", "%s: %s in module %s" % (plugin, what, name))
     return found
 
 
 def accepted(function, names):
-    """Those of `names` that a Python function takes by keyword."""
+    """Those of `names` that a Python function accepts by keyword."""
     while True:
         inner = getattr(function, "__wrapped__", None)
         if inner is None and not hasattr(function, "__code__"):
@@ -203,17 +203,17 @@ def construct(cls, init):
         try:
             from cryptography import fernet
         except ModuleNotFoundError as error:
-            raise Refused("module_not_found", "cryptography.fernet: not to be had in %s (%s); install it, or set fernet = false" % (sys.executable, error)) from None
+            raise Refused("module_not_found", "cryptography.fernet is not available in %s (%s); install it, or set fernet = false" % (sys.executable, error)) from None
         values["fernet_lib"] = fernet
     return cls(**values)
 
 
 def version_of(plugin, module):
-    """JSON of the plugin's version, `null` when it has none. No failure in here is one of the call."""
+    """JSON of the plugin's version, `null` if it has none. Failures here do not fail the call."""
     try:
         version = getattr(plugin, "version", None)
         code = getattr(version, "__code__", None)
-        if code is not None:  # a method: called when it is plain and needs nothing
+        if code is not None:  # a method: called if it is a plain function without required arguments
             needs = code.co_argcount - len(version.__defaults__ or ()) - hasattr(version, "__self__")
             needs += code.co_kwonlyargcount - len(version.__kwdefaults__ or ())
             version = None if needs > 0 or code.co_flags & 0x2A0 else version()  # generator, coroutine, both
@@ -234,7 +234,7 @@ def run(call):
     """The line that answers the call."""
     name, args, kwargs, init = call["method"], call["args"], call["kwargs"], call["init"]
     cls = load(call["plugin"], init)
-    refused = Refused("method_not_found", "%s: %s has no method of that name" % (name, call["plugin"]))
+    refused = Refused("method_not_found", "%s: %s has no such method" % (name, call["plugin"]))
     if name.startswith("_") and name != "__introspect__":
         raise refused
     plugin = construct(cls, init)
@@ -246,7 +246,7 @@ def run(call):
         value = getattr(plugin, name)
     except AttributeError:
         if declared is not None:
-            raise  # its property raised it
+            raise  # the property raised it
         raise refused from None
     if callable(value):
         if isinstance(value, type) and not describes:
@@ -257,14 +257,14 @@ def run(call):
     elif not describes:
         raise refused
     elif args or kwargs:
-        raise TypeError("%s is not a method and takes no arguments" % name)
+        raise TypeError("%s is an attribute or a property and takes no arguments" % name)
     try:
         check(value)
         text = encode(value)
     except MemoryError:
         raise
     except Exception as error:
-        raise Refused("result_not_serializable", "the result of %s cannot be JSON: %s" % (name, clean(str(error), 1024))) from None
+        raise Refused("result_not_serializable", "the result of %s is not serializable as JSON: %s" % (name, clean(str(error), 1024))) from None
     version = text if name == "version" and not args and not kwargs and len(text) <= 1024 else version_of(plugin, init["module"])
     return b'{"type":"result","result":%b,"plugin_version":%b}' % (text, version)
 
@@ -286,13 +286,13 @@ def main():
             raise
         try:
             line = rare("failed")(error)
-        except MemoryError:  # the plugin's frames hold it
+        except MemoryError:  # the plugin's frames hold the memory
             error.__traceback__ = error.__context__ = error.__cause__ = None
             line = rare("failed")(error)
-    # Sent before the handlers run, so that one of them that hangs or raises cannot take the result away.
+    # Sent before the handlers run: one that hangs or raises cannot lose the result.
     send(line, last=True)
     try:
-        # What Py_FinalizeEx does, in its order. One that raises is told of, and the others run all the same.
+        # Like Py_FinalizeEx, in the same order. An exception is printed, and the others still run.
         leave("threading", "_shutdown")
         leave("atexit", "_run_exitfuncs")
     finally:
@@ -315,7 +315,7 @@ def leave(module, function):
             pass
 
 
-# Also imported, under another name, by the processes that multiprocessing starts.
+# Processes that multiprocessing starts also import this, under another name.
 if __name__ == "__main__":
     from _thread import allocate_lock
     LOCK, ANSWERED = allocate_lock(), False

@@ -1,4 +1,4 @@
-//! Names and arguments: what is no name or does not fit is refused before anything runs.
+//! Names and arguments: invalid ones are refused before anything runs.
 
 mod common;
 
@@ -151,7 +151,7 @@ fn depth_and_size_are_bounded(#[values(Mode::Root, Mode::User)] mode: Mode) {
     f.upm(["Probe", "run", "-"]).stdin(sized(65_537)).run().failed("arguments_invalid", 2);
 }
 
-/// stdin without end is read no further than the bound.
+/// An endless stdin is read only up to the limit.
 #[rstest]
 fn endless_stdin_is_refused(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let Some(f) = Fixture::probe(mode, "") else { return };
@@ -221,7 +221,7 @@ fn a_schema_may_refer_within_its_folder(#[values(Mode::Root, Mode::User)] mode: 
     f.run("echo", json!([7])).failed("arguments_invalid", 2);
 }
 
-/// A Python plugin with every shape of hostile argument: what arrives is what was sent.
+/// A Python plugin gets hostile arguments of every form exactly as they were sent.
 #[rstest]
 fn hostile_values_arrive_as_they_are(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let Some(f) = Fixture::new(mode, "[plugins.Echo]\nmodule = \"echo\"\nallowed_methods = [\"back\"]\n") else {
@@ -248,7 +248,7 @@ fn hostile_values_arrive_as_they_are(#[values(Mode::Root, Mode::User)] mode: Mod
     assert_eq!(result, json!([args, kwargs]));
 }
 
-/// Whoever wrote a plugin wrote its schema too: one that can take for ever is ended, and what is small is not held up.
+/// A plugin's author also wrote its schema: an endless check is ended, and small schemas are not delayed.
 #[rstest]
 fn a_schema_that_takes_for_ever_is_ended(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let Some(f) = Fixture::bare(mode) else { return };
@@ -257,7 +257,7 @@ fn a_schema_that_takes_for_ever_is_ended(#[values(Mode::Root, Mode::User)] mode:
         let table = common::PROBE.replace("[\"run\"]", "[\"run\"]\nschemas = \"schemas\"");
         f.config(&format!("{table}timeout = \"{timeout}\"\n"));
     };
-    // definitions that each name the next one twice
+    // definitions that each refer to the next one twice
     let doubling = |levels: usize| {
         let next = |n: usize| json!({"$ref": format!("#/$defs/d{n}")});
         let mut all: serde_json::Map<String, Value> =
@@ -265,7 +265,7 @@ fn a_schema_that_takes_for_ever_is_ended(#[values(Mode::Root, Mode::User)] mode:
         all.insert(format!("d{levels}"), json!({"properties": {"args": {"items": {"maxLength": 100}}}}));
         json!({"$defs": all, "$ref": "#/$defs/d0"})
     };
-    // repetitions that each compile to nearly as much as a pattern may
+    // repetitions that each compile to almost the limit of a pattern
     let patterns: Vec<Value> = (0..20_000).map(|n| json!({"pattern": format!("(?:[a-z{n}]{{90}}){{30}}")})).collect();
     for (name, schema) in [("references", doubling(60)), ("patterns", json!({"anyOf": patterns}))] {
         let out_of_memory = |data: &Value| data["error"].as_str().unwrap().contains("MiB of memory");
@@ -274,22 +274,22 @@ fn a_schema_that_takes_for_ever_is_ended(#[values(Mode::Root, Mode::User)] mode:
         let start = std::time::Instant::now();
         let answer = f.run("echo", json!(["x"]));
         assert!(start.elapsed() < std::time::Duration::from_secs(8), "{name}: {:?}", start.elapsed());
-        // whichever is met first: that depends on the host
+        // the first limit reached depends on the host
         match answer.exit {
             Some(2) => assert!(out_of_memory(&answer.failed("arguments_invalid", 2)), "{name}"),
             _ => drop(answer.failed("timeout", 124)),
         }
     }
-    // a longer time is not the schema's, and `check` does not wait for ever either
+    // a longer timeout does not apply to the schema, and `check` does not wait forever either
     allowed("60s");
     f.write("schemas/run.json", doubling(60).to_string());
     let data = f.run("echo", json!(["x"])).failed("arguments_invalid", 2);
     assert!(data["error"].as_str().unwrap().contains("10 s of processor time"), "{data:#}");
-    // one that leads to itself at once is answered
+    // a direct recursion gets an answer
     f.write("schemas/run.json", r##"{"$ref": "#"}"##);
     let answer = f.run("echo", json!(["x"]));
     assert!(answer.exit.is_some(), "{answer:#?}");
-    // the controls: few levels, and one that leads to itself through the arguments
+    // the controls: few levels, and recursion through the arguments
     f.write("schemas/run.json", doubling(5).to_string());
     assert_eq!(f.run("echo", json!(["x"])).exit, Some(0));
     f.run("echo", json!(["x".repeat(200)])).failed("arguments_invalid", 2);

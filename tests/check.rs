@@ -1,4 +1,4 @@
-//! `upm check`: each finding has its severity, its line, and a twin: the configuration in which it is not there.
+//! `upm check`: each finding has its severity, its line, and a control: a configuration without it.
 
 mod common;
 
@@ -9,7 +9,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::time::Duration;
 
-/// What the configuration is put in front of: it leaves the first lines to the case.
+/// Appends the rest of the configuration: the first lines are the case's.
 fn written(f: &Fixture, text: &str) {
     f.write(
         "upm_config.toml",
@@ -34,7 +34,7 @@ fn with<'f>(findings: &'f [Value], words: &str) -> Vec<&'f Value> {
     findings.iter().filter(|finding| finding["message"].as_str().unwrap().contains(words)).collect()
 }
 
-/// `bad` has the finding, once, in the line that ends with `#<-`; `good` has it nowhere.
+/// `bad` has the finding once, in the line that ends with `#<-`; `good` does not have it.
 #[track_caller]
 fn finds(f: &Fixture, severity: &str, subject: &str, words: &str, bad: &str, good: &str) {
     let line = 1 + bad.lines().position(|line| line.ends_with("#<-")).expect("a line is marked");
@@ -191,7 +191,7 @@ fn keys_that_have_no_effect(#[values(Mode::Root, Mode::User)] mode: Mode) {
         &format!("plugin_paths = [\"plugins\",\n\"./plugins\"] #<-\n{X}"),
         &format!("plugin_paths = [\"plugins\", \"more\"]\n{X}"),
     );
-    // What the class does not take.
+    // Parameters that the class does not accept.
     f.python("x", "class X:\n    def __init__(self, policy): pass\n    def m(self): return 1\n");
     finds(
         &f,
@@ -250,17 +250,17 @@ fn grants_that_contain_one_another(#[values(Mode::Root, Mode::User)] mode: Mode)
         &format!("{X}read = [\"data/sub\"] #<-\nwrite = [\"data\"]\n"),
         &format!("{X}read = [\"data\"]\nwrite = [\"data/sub\"]\n"),
     );
-    // Once a place, however many methods it holds for; and the grant that counts is looked at, not the table.
+    // Once for each place, for any number of methods; it uses the grant that applies, not the table.
     written(&f, &format!("{}read = [\"data\", \"data/sub\"]\n", X.replace("[\"m\"]", "[\"m\", \"n\"]")));
     assert_eq!(with(&findings(&f).1, "which is granted in line").len(), 1);
-    // What lies between makes the inner one count.
+    // A path between the two makes the inner one have an effect.
     f.mkdir("data/sub/deep");
     written(&f, &format!("{X}write = [\"data\", \"data/sub/deep\"]\nread = [\"data/sub\"]\n"));
     let (_, all) = findings(&f);
     assert!(with(&all, "which is granted in line").is_empty(), "{all:#?}");
 }
 
-/// What `check` says of grants that contain one another is what holds in a call.
+/// `check` reports what happens in a call for grants that contain one another.
 #[rstest]
 fn read_below_write_is_read_only(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let grant = "read = [\"data/sub\", \"more\"]\nwrite = [\"data\", \"more\"]\n";
@@ -288,7 +288,7 @@ fn egress_groups(#[values(Mode::Root, Mode::User)] mode: Mode) {
         &format!("[egress.g]\nhosts = [\n\"*.example:443\", #<-\n]\n{X}"),
         &wild,
     );
-    // The table that grants it is replaced everywhere: nobody has it.
+    // The table that grants it is replaced everywhere: no method has it.
     finds(
         &f,
         "warning",
@@ -374,11 +374,11 @@ fn names_are_resolved(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let unresolved = [None, None, None, Some(6)];
     assert_eq!(check(""), ([Some(3), None, None, None], unresolved));
     assert_eq!(check("allow_private = true"), ([None; 4], unresolved));
-    // Behind a proxy it is the proxy that resolves.
+    // With a proxy, the proxy resolves the names.
     assert_eq!(check("proxy = \"http://127.0.0.1:9\""), ([None; 4], [None; 4]));
 }
 
-/// A resolver that does not answer keeps nobody longer than the five seconds that all names have together.
+/// A resolver that does not answer delays `check` by at most five seconds for all names together.
 #[rstest]
 fn a_silent_resolver_is_not_waited_for(#[values(Mode::Root, Mode::User)] mode: Mode) {
     if !common::is_root() {
@@ -410,7 +410,7 @@ fn clients_are_read_for_real(#[values(Mode::Root, Mode::User)] mode: Mode) {
     f.mkdir("home/.config");
     f.mkdir("home/.config/pip");
     let tables = |mark: &str| format!("[egress.c]\nclient = \"pip\"{mark}\n{X}egress = [\"c\"]\n");
-    // Called by root as well: the file is the caller's. HOME's is not read where XDG_CONFIG_HOME is set, so both hold it.
+    // For root too: the file is the caller's. With XDG_CONFIG_HOME the one in HOME is not read, so both exist.
     let configure = |text: &str| {
         for dir in ["home/.config/pip", "home/config/pip"] {
             f.mkdir(dir);
@@ -457,7 +457,7 @@ fn modules_and_classes(#[values(Mode::Root, Mode::User)] mode: Mode) {
     }
 }
 
-/// What a call says of the same: what `check` calls an error is none that a call would not have.
+/// A call has the same errors: `check` reports only errors that a call would have.
 #[rstest]
 fn a_call_fails_where_check_says_so(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let Some(f) = fixture(mode) else { return };
@@ -482,7 +482,7 @@ fn a_call_fails_where_check_says_so(#[values(Mode::Root, Mode::User)] mode: Mode
     }
 }
 
-/// What cannot be told is no finding, and such a call works.
+/// Unknown is not a finding, and such a call works.
 #[rstest]
 fn what_cannot_be_told_is_no_finding(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let Some(f) = fixture(mode) else { return };
@@ -550,7 +550,7 @@ fn constructors_and_syntax_are_named_in_their_own_file(#[values(Mode::Root, Mode
     }
 }
 
-/// Nothing of the plugin runs: not its module, not its package, and what it says in its source stays data.
+/// The plugin's code does not run: neither its module nor its package. Its source stays data.
 #[rstest]
 fn nothing_of_the_plugin_runs(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let Some(f) = fixture(mode) else { return };
@@ -563,7 +563,7 @@ fn nothing_of_the_plugin_runs(#[values(Mode::Root, Mode::User)] mode: Mode) {
     assert!(!f.path("data/ran").exists());
     assert_eq!(f.upm(["X", "m"]).run().result(), 1);
     assert!(f.path("data/ran").exists(), "the control: a call runs it");
-    // A source that a parser chokes on ends in an answer.
+    // A source that breaks the parser still gives an answer.
     for source in [
         format!("x = {}0{}\n", "(".repeat(5000), ")".repeat(5000)),
         "-".repeat(2_000_000) + "1",
@@ -584,7 +584,7 @@ fn interpreters(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let good = plugin("/usr/bin/python3");
     finds(&f, "error", "X", "interpreter: No such file", &plugin("/usr/bin/python-nope"), &good);
     finds(&f, "error", "X", "runs no plugin", &plugin("/usr/bin/true"), &good);
-    // One that answers as an old one does.
+    // One that reports an old version.
     f.mkdir("old");
     f.mkdir("old/bin");
     let old = |version: &str| {
@@ -600,12 +600,12 @@ fn interpreters(#[values(Mode::Root, Mode::User)] mode: Mode) {
     old("[3, 8, 0]");
     written(&f, &plugin("old/bin/python3"));
     assert_eq!(findings(&f).0, Some(0), "the twin: {:#?}", findings(&f).1);
-    // One that answers anything at all.
+    // One that sends an invalid response.
     old("'x'");
     written(&f, &plugin("old/bin/python3"));
     let (exit, all) = findings(&f);
     assert_eq!((exit, with(&all, "the class reader sent an invalid response").len()), (Some(1), 1), "{all:#?}");
-    // Others can write it.
+    // Others can write to it.
     fs::set_permissions(f.path("old/bin/python3"), fs::Permissions::from_mode(0o777)).unwrap();
     finds(&f, "error", "X", "chmod go-w", &plugin("old/bin/python3"), &good);
 }
@@ -642,7 +642,7 @@ fn executables(#[values(Mode::Root, Mode::User)] mode: Mode) {
     finds(&f, "error", "E", "is not executable", &plugin("plain", ""), &plugin("fine", ""));
     symlink("fine", f.path("link")).unwrap();
     finds(&f, "error", "E", "a symbolic link lies on the way", &plugin("link", ""), &plugin("fine", ""));
-    // A call says the same.
+    // A call has the same error.
     for name in ["plain", "lost", "outside", "link"] {
         written(&f, &plugin(name, ""));
         assert_ne!(f.upm(["E", "run"]).run().exit, Some(0), "{name}");
@@ -671,12 +671,12 @@ fn granted_paths(#[values(Mode::Root, Mode::User)] mode: Mode) {
             written(&f, &grant(path));
             assert_eq!(f.upm(["X", "m"]).run().exit, Some(125), "{key} {path}");
         }
-        // What a call makes itself need not be there.
+        // Directories that a call creates need not exist.
         fs::remove_dir(f.path("project")).unwrap();
         written(&f, &grant("{project_root}"));
         let (exit, all) = findings(&f);
         assert_eq!((exit, with(&all, "is not there").len()), (Some(0), 0), "{all:#?}");
-        assert!(!f.path("project").exists(), "check makes nothing");
+        assert!(!f.path("project").exists(), "check creates nothing");
         f.mkdir_writable("project");
     }
 }
@@ -726,9 +726,9 @@ fn schemas(#[values(Mode::Root, Mode::User)] mode: Mode) {
     ] {
         f.write("s/m.json", schema);
         assert_eq!(found(words), Some((1, "error".to_owned(), 4)), "{schema}");
-        assert_eq!(f.upm(["X", "m"]).run().exit, Some(125), "a call says the same: {schema}");
+        assert_eq!(f.upm(["X", "m"]).run().exit, Some(125), "a call has the same error: {schema}");
     }
-    // A mistake in the file is told with its own line.
+    // An error in the file is reported with its line there.
     f.write("s/m.json", "{\n\"a\": 1,\n\"a\": 2}");
     let (exit, all) = findings(&f);
     let twice = with(&all, "occurs twice");
@@ -753,7 +753,7 @@ fn audit_sinks(#[values(Mode::Root, Mode::User)] mode: Mode) {
         (exit, all.iter().find(|one| one["message"].as_str().unwrap().contains(":3: audit: ")).cloned())
     };
     assert_eq!(check(), (Some(0), None));
-    assert!(!f.path("audit/audit.jsonl").exists(), "check makes nothing");
+    assert!(!f.path("audit/audit.jsonl").exists(), "check creates nothing");
     f.mkdir("audit/audit.jsonl");
     let (exit, found) = check();
     assert_eq!((exit, found.is_some()), (Some(1), true));
@@ -763,7 +763,7 @@ fn audit_sinks(#[values(Mode::Root, Mode::User)] mode: Mode) {
     assert_eq!(exit, Some(1));
     assert!(found.unwrap()["message"].as_str().unwrap().contains("chmod"));
     fs::remove_dir_all(f.path("audit")).unwrap();
-    assert_eq!(check(), (Some(0), None), "a call makes the directory");
+    assert_eq!(check(), (Some(0), None), "a call creates the directory");
     if !std::path::Path::new("/run/systemd/journal/socket").exists() {
         f.write("upm_config.toml", format!("[audit]\njournald = \"required\"\n{X}"));
         let (exit, all) = findings(&f);
@@ -792,7 +792,7 @@ fn what_the_kernel_lacks(#[values(Mode::Root, Mode::User)] mode: Mode) {
             &format!("{X}run_as = 12345\n"),
         );
     }
-    // Where no sandbox can be had nothing can be told of the class, and that is what is said.
+    // Without a sandbox, nothing is known about the class, and this is reported.
     if common::is_root() {
         written(&f, X);
         assert_eq!(findings(&f).0, Some(0), "the control");
@@ -806,7 +806,7 @@ fn what_the_kernel_lacks(#[values(Mode::Root, Mode::User)] mode: Mode) {
     }
 }
 
-/// Names out of the file and out of other people's files are escaped.
+/// Names from the configuration and from other files are escaped.
 #[rstest]
 fn hostile_names_are_escaped(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let Some(f) = fixture(mode) else { return };
@@ -831,7 +831,7 @@ fn a_configuration_that_cannot_be_read_is_told_as_such(#[values(Mode::Root, Mode
     assert!(answer.stderr.contains("upm_config.toml:2:1: "), "{answer:#?}");
 }
 
-/// The overflow user is no user of upm's own: whoever is left without one is told, once.
+/// The overflow user is shared with other services: `check` warns about it once.
 #[test]
 fn the_shared_user_is_warned_of() {
     let Some(f) = Fixture::probe(Mode::Root, "") else { return };
@@ -847,7 +847,7 @@ fn the_shared_user_is_warned_of() {
         found
     };
     assert_eq!((warnings("run_as = \"65534\""), warnings("run_as = \"12345\"")), (1, 0));
-    // without the key it depends on whether the packages have made their user
+    // without the key it depends on whether the packages have created their user
     let made = nix::unistd::User::from_name("upm").unwrap().is_some();
     assert_eq!(warnings(""), usize::from(!made));
     let doctor = f.upm(["doctor"]).run().stdout;

@@ -1,4 +1,4 @@
-//! The configuration: what is not known, does not fit or could be written by others is refused with its place.
+//! The configuration: unknown or invalid content, and files that others could write to, are refused with their place.
 
 mod common;
 
@@ -90,7 +90,7 @@ fn json_is_a_complete_config(#[values(Mode::Root, Mode::User)] mode: Mode) {
     f.python("hello", "class Hello:\n    def greet(self): return 'hello'\n");
     f.write("upm_config.json", r#"{"plugins": {"Hello": {"module": "hello", "allowed_methods": ["greet"]}}}"#);
     let answer = f.upm(["Hello", "greet"]).env("UPM_TEST", "").run();
-    // without plugin_paths the folder next to the configuration is the default
+    // without plugin_paths the default is the folder beside the configuration
     if answer.exit != Some(0) {
         f.write(
             "upm_config.json",
@@ -130,7 +130,7 @@ fn the_search_has_its_order(#[values(Mode::Root, Mode::User)] mode: Mode) {
     }
 }
 
-/// Anything that decides must not be writable by others; the message has the command that mends it.
+/// Files that control calls must not be writable by others; the message has the command that fixes it.
 #[rstest]
 #[case("upm_config.toml", 0o666)]
 #[case("upm_config.toml", 0o664)]
@@ -157,7 +157,7 @@ fn what_others_can_write_is_refused(
     let answer = f.run("echo", Value::Null);
     let data = answer.data();
     assert_eq!(answer.exit, Some(125), "{data:#}");
-    assert!(data["error"].as_str().unwrap().contains("chmod"), "the command that mends it: {data:#}");
+    assert!(data["error"].as_str().unwrap().contains("chmod"), "the command that fixes it: {data:#}");
 }
 
 #[rstest]

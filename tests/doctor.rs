@@ -1,4 +1,4 @@
-//! `upm doctor`: every layer tried both ways, and what is around them. What it says where a layer is missing is in
+//! `upm doctor`: every layer tried both ways, and what is around them. Its output for missing layers is tested in
 //! `missing_layers.rs`.
 
 mod common;
@@ -66,7 +66,7 @@ fn every_layer_is_tried_both_ways(#[values(Mode::Root, Mode::User)] mode: Mode) 
     f.assert_clean();
 }
 
-/// The word is no command: outside of the sandbox nobody asks on descriptor 3, and what it tries does no harm.
+/// `doctor-inside` is not a command: it needs a socket on descriptor 3, and its acts do no harm.
 #[rstest]
 fn the_trial_answers_only_on_a_socket(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let Some(f) = Fixture::bare(mode) else { return };
@@ -90,7 +90,7 @@ fn the_trial_answers_only_on_a_socket(#[values(Mode::Root, Mode::User)] mode: Mo
     assert_eq!(told["result"], json!([format!("{uid}:{gid}"), "ENOENT", "not set", "opens", "ENOENT"]), "{told}");
 }
 
-/// With a configuration its audit sinks and grants are looked at too.
+/// With a configuration, its audit sinks and grants are checked too.
 #[rstest]
 fn the_configuration_is_part_of_it(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let Some(f) = Fixture::probe(mode, "write = [\"{project_root}\"]") else { return };
@@ -107,17 +107,17 @@ fn the_configuration_is_part_of_it(#[values(Mode::Root, Mode::User)] mode: Mode)
         assert!(report(&none)["layers"].as_array().unwrap().iter().all(|line| line["layer"] != "configuration"));
     }
 
-    // an invalid or missing one that was named is not
+    // an invalid or missing one that is named is an error
     f.write("bad.toml", "[plugins.Probe]\nexec = 7\n");
     for name in ["bad.toml", "missing.toml"] {
         let bad = doctor(&["--config", &f.text(name)]);
         assert_eq!(bad.exit, Some(1), "{bad:#?}");
         let found = line(&bad, "configuration");
         assert!(found["holds"] == json!(false) && found["found"].as_str().unwrap().contains(name), "{found:#}");
-        assert_eq!(line(&bad, "namespaces")["holds"], true, "the layers are tried all the same");
+        assert_eq!(line(&bad, "namespaces")["holds"], true, "the layers are still tried");
     }
 
-    // records that nobody takes
+    // a sink that is not available
     let head = f.config_head().replace("\"off\"", "\"required\"");
     f.write("journald.toml", format!("{head}{}", common::PROBE));
     if !std::path::Path::new("/run/systemd/journal/socket").exists() {
@@ -127,7 +127,7 @@ fn the_configuration_is_part_of_it(#[values(Mode::Root, Mode::User)] mode: Mode)
         assert!(audit["holds"] == json!(false) && audit["remedy"].as_str().is_some_and(|r| r.len() > 10), "{audit:#}");
     }
 
-    // more of landlock than there is
+    // a higher landlock ABI than the kernel's
     f.config(&format!("{}landlock_min_abi = 99\n", common::PROBE));
     let landlock = doctor(&[]);
     assert_eq!(landlock.exit, Some(1), "{landlock:#?}");
@@ -137,7 +137,7 @@ fn the_configuration_is_part_of_it(#[values(Mode::Root, Mode::User)] mode: Mode)
     assert!(told["remedy"].as_str().unwrap().contains("landlock_min_abi"), "{told:#}");
 }
 
-/// As root every granted path must be on a file system that can show it as the plugin's. The control is on one that can.
+/// As root every granted path must be on a file system that supports id mapping. The control is on one that does.
 #[test]
 fn file_systems_without_id_mapping_are_named() {
     let Some(f) = Fixture::probe(Mode::Root, "write = [\"{project_root}\"]") else { return };
@@ -146,7 +146,7 @@ fn file_systems_without_id_mapping_are_named() {
     assert_eq!(good["holds"], true, "{good:#}");
     assert!(good["tried"][0]["act"].as_str().unwrap().contains(&f.text("project")), "{good:#}");
 
-    // No file system of a user namespace's own root can be mapped by it.
+    // The root of a user namespace cannot id-map its own file systems.
     let answer = f.upm(["doctor", "--json"]).host("limited", "user=100").run();
     assert_eq!(answer.exit, Some(1), "{answer:#?}");
     let bad = line(&answer, "id mapping");
@@ -155,14 +155,14 @@ fn file_systems_without_id_mapping_are_named() {
     assert!(bad["remedy"].as_str().unwrap().contains("run_as"), "{bad:#}");
     assert_eq!(line(&answer, "namespaces")["holds"], true);
 
-    // what is the plugin's user's own needs no mapping
+    // files of the plugin's user need no mapping
     std::os::unix::fs::chown(f.path("project"), Some(65534), Some(65534)).unwrap();
     f.config(&format!("{}run_as = \"65534\"\nwrite = [\"{{project_root}}\"]\n", common::PROBE));
     let answer = f.upm(["doctor", "--json"]).host("limited", "user=100").run();
     assert_eq!(line(&answer, "id mapping")["holds"], true, "{answer:#?}");
 }
 
-/// A trial that cannot be made is neither yes nor no.
+/// A trial that fails is neither yes nor no.
 #[test]
 fn what_could_not_be_tried_is_125() {
     if !common::is_root() {

@@ -26,7 +26,7 @@ const WAYS: [&str; 10] = [
     "F_SETLK unlock",
 ];
 
-const REMEDY: &str = "nothing: a lock reaches programs of the host: a call can lock only what it may write, which is `write`, /tmp and /dev/shm";
+const REMEDY: &str = "nothing: a lock affects programs of the host, so a call can lock only files that it may write to: `write`, /tmp and /dev/shm";
 
 /// A probe that may read `shared` and write `project`, each with a file of the caller's or their owner's.
 fn fixture(mode: Mode, grant: &str) -> Option<Fixture> {
@@ -367,7 +367,7 @@ fn beside_a_file_system_with_a_server_nothing_is_locked(#[values(Mode::Root, Mod
     }
     assert_errno(&answer.result(), "EPERM");
     let remedy = answer.denials("seccomp", "flock")[0]["remedy"].as_str().unwrap().to_owned();
-    assert!(remedy.starts_with("nothing: the call sees ") && remedy.contains("(fuse"), "{remedy}");
+    assert!(remedy.starts_with("nothing: the call has access to ") && remedy.contains("(fuse"), "{remedy}");
     assert_ok(&call("mount --bind plugins shown").result());
 }
 
@@ -416,7 +416,7 @@ fn few_locks_wait_at_once(#[values(Mode::Root, Mode::User)] mode: Mode) {
     assert!((5..=8).contains(&ended.len()), "{ended:?}");
     ended.iter().for_each(|one| assert_errno(one, "ENOLCK"));
     let denial = answer.denials("seccomp", "flock")[0].clone();
-    assert!(denial["remedy"].as_str().unwrap().starts_with("nothing: 64 locks"), "{denial}");
+    assert!(denial["remedy"].as_str().unwrap().starts_with("nothing: only 64 locks"), "{denial}");
     assert!(host_gets("LOCK_EX", &f.text("project/file")), "a lock has outlived the call");
     // the twin: fewer wait for as long
     let answer = f.run("locks_waiting", json!([f.text("project/file"), 50]));
@@ -438,7 +438,7 @@ fn changes_of_ranges_are_counted(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let denial = answer.denials("seccomp", "fcntl")[0].clone();
     assert_eq!(denial["count"], 1);
     assert!(
-        denial["remedy"].as_str().unwrap().starts_with("nothing: a call may change locks by fcntl 65536"),
+        denial["remedy"].as_str().unwrap().starts_with("nothing: a call may change fcntl locks only 65536 times"),
         "{denial}"
     );
     f.write("project/own", "x");

@@ -1,5 +1,5 @@
-//! `upm explain --may` answers as the sealed root would: each question is also tried inside, and the two must agree. Whatever
-//! it proposes is put into the configuration, which `upm check` then takes, and the act works.
+//! `upm explain --may` gives the sealed root's answer: each question is also tried inside, and the results must agree. Every
+//! change that it proposes is added to the configuration, `upm check` accepts it, and the act works.
 
 mod common;
 
@@ -16,7 +16,7 @@ fn ask(f: &Fixture, act: &str) -> (bool, Value) {
     (value["may"] == true, value)
 }
 
-/// Acts that try to read and to write a path, harmlessly where they may.
+/// Acts that try to read and to write a path, without harm if they are allowed.
 fn tries(path: &str, directory: bool) -> [Value; 2] {
     // O_NONBLOCK, and O_WRONLY | O_CREAT with it
     let (nonblock, write_create) = (0o4000, 0o4101);
@@ -31,7 +31,7 @@ fn chmod(f: &Fixture, below: &str, mode: u32) {
     std::fs::set_permissions(f.path(below), std::fs::Permissions::from_mode(mode)).unwrap();
 }
 
-/// A world of links, modes, missing files and nested grants.
+/// A fixture with links, modes, missing files and nested grants.
 fn world(mode: Mode) -> Option<Fixture> {
     let f = Fixture::probe(
         mode,
@@ -186,7 +186,7 @@ fn the_answer_is_what_comes_of_it_inside(#[values(Mode::Root, Mode::User)] mode:
     asked.push((format!("/{}", "x".repeat(300)), false));
     asked.push((format!("{}/{}", own("data"), "x".repeat(300)), false));
     let acts: Vec<Value> = asked.iter().flat_map(|(path, directory)| tries(path, *directory)).collect();
-    // Asked before, since a try may make what was not there.
+    // Asked first, because a try may create a missing file.
     let questions = asked.iter().flat_map(|(path, _)| [format!("read {path}"), format!("write {path}")]);
     let answers: Vec<(bool, Value)> = questions.map(|question| ask(&f, &question)).collect();
     let came = f.acts(&acts);
@@ -212,12 +212,12 @@ fn the_answer_is_what_comes_of_it_inside(#[values(Mode::Root, Mode::User)] mode:
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
-    // both answers were there to be given
+    // both answers occurred
     let count = |ok: bool| came.iter().filter(|came| came["ok"] == ok).count();
     assert!(count(true) > 30 && count(false) > 60, "{} {}", count(true), count(false));
 }
 
-/// A change that is proposed is one that `upm check` takes and that gives what was asked.
+/// `upm check` accepts a proposed change, and the change grants what was asked.
 #[rstest]
 fn what_is_proposed_gives_it(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let Some(f) = world(mode) else { return };
@@ -231,7 +231,7 @@ fn what_is_proposed_gives_it(#[values(Mode::Root, Mode::User)] mode: Mode) {
         ("write", "data/dir", owned),
         ("write", "data/new", owned),
         ("write", "data/file", owned),
-        // root's, links, what is not there, what permissions refuse, what is policy
+        // root's files, links, missing files, denied by permissions, policy
         ("read", "apart/none", false),
         ("read", "data/secret", false),
         ("read", "data/loop", false),
@@ -248,7 +248,7 @@ fn what_is_proposed_gives_it(#[values(Mode::Root, Mode::User)] mode: Mode) {
         if !proposed {
             continue;
         }
-        // The method's own table: it goes behind the rest.
+        // The method's table: at the end.
         f.write("upm_config.toml", format!("{before}\n{remedy}\n"));
         let check = f.upm(["check", "--json"]).run();
         assert_eq!(check.exit, Some(0), "{act} {path}: {remedy}\n{}", check.stdout);
@@ -260,7 +260,7 @@ fn what_is_proposed_gives_it(#[values(Mode::Root, Mode::User)] mode: Mode) {
     }
 }
 
-/// Places that hold a host's policy or secrets are never proposed, whatever leads there.
+/// Places with a host's policy or secrets are never proposed, whichever path leads there.
 #[rstest]
 fn system_places_are_never_proposed(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let Some(f) = Fixture::probe(mode, "") else { return };
@@ -289,7 +289,7 @@ fn system_places_are_never_proposed(#[values(Mode::Root, Mode::User)] mode: Mode
     }
     let (may, told) = ask(&f, &format!("write {}/x", f.text("project/jobs")));
     assert!(!may && told["remedy"].as_str().unwrap().starts_with("nothing: "), "{told:#}");
-    // the text says why, and what to do instead
+    // the text has the reason, and what to do instead
     let told = f.upm(["explain", "Probe", "run", "--may", "write /etc/cron.d/job"]).run();
     assert!(told.stdout.contains("never proposed") && told.stdout.contains("by hand"), "{}", told.stdout);
     // the control: an ordinary place is proposed
@@ -298,7 +298,7 @@ fn system_places_are_never_proposed(#[values(Mode::Root, Mode::User)] mode: Mode
     assert!(told["remedy"].as_str().unwrap().contains("read = ["), "{told:#}");
 }
 
-/// A name that would end a string, a table or a line of the configuration stays a name.
+/// A name with characters that could end a string, a table or a line of the configuration is quoted.
 #[rstest]
 fn a_name_cannot_add_a_key(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let Some(f) = Fixture::probe(mode, "") else { return };
@@ -349,7 +349,7 @@ fn a_name_cannot_add_a_key(#[values(Mode::Root, Mode::User)] mode: Mode) {
     }
 }
 
-/// Names of hosts and calls that are none.
+/// Invalid names of hosts and system calls.
 #[rstest]
 fn odd_questions_are_answered(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let Some(f) = Fixture::probe(mode, "") else { return };
@@ -371,7 +371,7 @@ fn odd_questions_are_answered(#[values(Mode::Root, Mode::User)] mode: Mode) {
         let (may, told) = ask(&f, act);
         assert!(!may && told["remedy"].as_str().unwrap().starts_with("nothing: "), "{act}: {told:#}");
     }
-    // the control, with what is written into the configuration for it
+    // the control, with its change in the configuration
     let before = std::fs::read_to_string(f.path("upm_config.toml")).unwrap();
     for act in ["connect Files.Example.:443", "connect 9.example:443", "connect _x-y.example:443", "syscall kcmp"] {
         let (may, told) = ask(&f, act);
@@ -397,7 +397,7 @@ fn odd_questions_are_answered(#[values(Mode::Root, Mode::User)] mode: Mode) {
     }
     let told = f.upm(["explain", "Probe", "run", "--may", "syscall no_such_call"]).run();
     assert!(told.exit == Some(125) && told.stderr.contains("no system call of this architecture"), "{told:#?}");
-    // longer than the kernel takes a path
+    // longer than the kernel's limit for a path
     let (may, _) = ask(&f, &format!("read {}", "/x".repeat(4000)));
     assert!(!may);
 }

@@ -1,4 +1,4 @@
-//! As root nothing that a plugin writes is root's.
+//! When root calls, nothing that a plugin writes belongs to root.
 
 mod common;
 
@@ -10,7 +10,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::Path;
 use std::process::Command;
 
-/// What root owns is not writable for a plugin, unless that is said; the answer has the command.
+/// A plugin cannot write to root's files unless a key allows it; the answer has the command.
 #[test]
 fn what_root_owns_is_not_writable() {
     let Some(f) = Fixture::probe(Mode::Root, "#\nwrite = [\"{project_root}\"]\n") else { return };
@@ -32,7 +32,7 @@ fn what_root_owns_is_not_writable() {
     }
     assert_eq!((&data["details"]["key"], &data["details"]["line"]), (&json!("write"), &json!(line)));
     assert!(!Path::new(&made).exists());
-    // a file of root's too, and `explain` and `check` say the same
+    // the same for a file; `explain` and `check` report it too
     f.write("mine", "");
     for grant in ["mine", "project"] {
         f.config(&format!("{PROBE}write = [\"{grant}\"]\n"));
@@ -42,11 +42,11 @@ fn what_root_owns_is_not_writable() {
     let check = f.upm(["check"]).run();
     assert!(check.exit == Some(1) && check.stdout.contains("root owns it"), "{check:#?}");
 
-    // to read it is fine
+    // reading is allowed
     f.config(&format!("{PROBE}read = [\"project\", \"mine\"]\n"));
     assert_ok(&f.act("list", json!([f.text("project")])));
 
-    // the command mends it
+    // the command fixes it
     let command = text.split('`').nth(1).unwrap();
     assert!(command.starts_with("chown ") && command.ends_with(&path), "{command}");
     assert!(Command::new("sh").args(["-c", command]).status().unwrap().success());
@@ -55,7 +55,7 @@ fn what_root_owns_is_not_writable() {
     assert_ne!(owner().0, 0);
     fs::remove_file(&made).unwrap();
 
-    // and so does the key, of which `check` warns and which `explain` shows
+    // and so does the key; `check` warns about it and `explain` shows it
     chown(f.path("project"), Some(0), Some(0)).unwrap();
     f.config(&format!("{PROBE}write = [\"project\"]\nas_root_owner = true\n"));
     assert_ok(&write().result());
@@ -66,7 +66,7 @@ fn what_root_owns_is_not_writable() {
     assert!(explain.stdout.contains("as_root_owner = true"), "{explain:#?}");
 }
 
-/// A directory whose group alone is root's: root's group may read more than the owner.
+/// A directory that only root's group owns: root's group may read more than the owner.
 #[test]
 fn roots_group_is_not_the_plugins() {
     let Some(f) = Fixture::probe(Mode::Root, "write = [\"{project_root}\"]\n") else { return };
@@ -87,7 +87,7 @@ fn roots_group_is_not_the_plugins() {
     assert_ok(&read().result());
 }
 
-/// What upm makes for root's call belongs to the user that the plugin is outside, and so does what the plugin makes in it.
+/// Directories that upm creates for root's call belong to the plugin's user on the host, and so does what the plugin creates.
 #[test]
 fn what_is_made_for_roots_call_is_the_plugins_users() {
     let grant = "write = [\"{project_root}\", \"{cache_dir}\"]\nrun_as = \"54321\"\n";
@@ -112,7 +112,7 @@ fn what_is_made_for_roots_call_is_the_plugins_users() {
     assert_eq!(fs::read_dir(f.path("new")).unwrap().count(), 2, "nothing else is left there");
 }
 
-/// The owner of a directory above puts what root owns, and keeps there, in the place of what is granted for reading.
+/// The owner of a directory above replaces a path that is granted for reading by root's files.
 #[test]
 fn what_root_owns_is_not_lent_where_others_could_have_placed_it() {
     let Some(f) = Fixture::probe(Mode::Root, "read = [\"theirs/data\"]\n") else { return };
@@ -142,13 +142,13 @@ fn what_root_owns_is_not_lent_where_others_could_have_placed_it() {
     let data = read().failed("config_invalid", 125);
     let text = data["error"].as_str().unwrap();
     assert!(text.contains(&f.text("theirs")) && text.contains("chown"), "{text}");
-    // the control: where root alone may write, the same directory is lent
+    // the control: the same directory is granted where only root may write
     root_only("data");
     f.config(&format!("{PROBE}read = [\"data\"]\n"));
     assert_ok(&f.act("read", json!([f.text("data/key")])));
 }
 
-/// While upm makes the project, the owner of the directory above puts another one in its place before it is given away.
+/// While upm creates the project, the owner of the directory above replaces it before it gets its owner.
 #[test]
 fn no_other_directory_is_given_away() {
     use std::sync::atomic::{AtomicBool, Ordering};
@@ -156,10 +156,10 @@ fn no_other_directory_is_given_away() {
     let head = f.config_head().replace("\"project\"", "\"theirs/project\"");
     f.write("upm_config.toml", format!("{head}{PROBE}write = [\"{{project_root}}\"]\nrun_as = \"54321\"\n"));
     f.mkdir("theirs/kept");
-    // not empty: else upm may remove it under the name of its own, and another directory may get its number
+    // not empty: otherwise upm may remove it under its own directory's name, and another directory may get its number
     f.write("theirs/kept/key", "root's own");
     chown(f.path("theirs"), Some(45_678), Some(45_678)).unwrap();
-    // root without capabilities makes something there
+    // root without capabilities creates something there
     fs::set_permissions(f.path("theirs"), fs::Permissions::from_mode(0o777)).unwrap();
     fs::set_permissions(f.path("theirs/kept"), fs::Permissions::from_mode(0o700)).unwrap();
     let kept = fs::metadata(f.path("theirs/kept")).unwrap().ino();
@@ -201,15 +201,15 @@ fn no_other_directory_is_given_away() {
     assert_eq!(owner(&theirs.join("project")), Some(54321), "the control: it is made and given");
 }
 
-/// Into a directory of root's where others may add files they put what is root's: a hard link where `fs.protected_hardlinks` is
-/// 0, a file of root's that lies in a directory of their own anyway.
+/// Others add root's files to a directory of root to which they may write: by a hard link if `fs.protected_hardlinks` is
+/// 0, or by moving root's file from their own directory.
 #[test]
 fn a_directory_of_roots_that_others_add_to_is_not_lent() {
     let Some(f) = Fixture::probe(Mode::Root, "read = [\"data\"]\n") else { return };
     f.mkdir("data");
     f.write("key", "root's own");
     fs::set_permissions(f.path("key"), fs::Permissions::from_mode(0o600)).unwrap();
-    // what a neighbour can do there
+    // what another user can do there
     fs::hard_link(f.path("key"), f.path("data/link")).unwrap();
     let read = || f.run("read", json!([f.text("data/link")]));
     let mode = |mode: u32| fs::set_permissions(f.path("data"), fs::Permissions::from_mode(mode)).unwrap();
@@ -221,11 +221,11 @@ fn a_directory_of_roots_that_others_add_to_is_not_lent() {
         assert!(text.contains(&command) && data["details"]["key"] == "read", "{open:o}: {text}");
         let check = f.upm(["check"]).run();
         assert!(check.exit == Some(1) && check.stdout.contains(&command), "{check:#?}");
-        // the command mends it, and the control: what root alone could have put there is lent
+        // the command fixes it; the control: what only root could have put there is granted
         assert!(Command::new("sh").args(["-c", &command]).status().unwrap().success());
         assert_ok(&read().result());
     }
-    // root's by its group alone: a directory that a neighbour made in one with the set-group-id bit
+    // root's only by its group: a directory that another user created in one with the set-group-id bit
     f.mkdir("drop");
     fs::set_permissions(f.path("drop"), fs::Permissions::from_mode(0o2777)).unwrap();
     let neighbour = ["--reuid", "45678", "--regid", "45678", "--clear-groups", "mkdir"];
@@ -241,7 +241,7 @@ fn a_directory_of_roots_that_others_add_to_is_not_lent() {
     common::assert_errno(&f.act("read", json!([f.text("moved/link")])), "EACCES");
 }
 
-/// A caller moves another user's directory, which lies in one of the caller's own, to where a call is lent that user's rights.
+/// A caller moves another user's directory from the caller's own directory to where a call gets that user's rights.
 #[test]
 fn another_users_directory_is_not_lent_where_its_owner_did_not_put_it() {
     let Some(f) = Fixture::bare(Mode::Root) else { return };
@@ -285,7 +285,7 @@ fn another_users_directory_is_not_lent_where_its_owner_did_not_put_it() {
         let output = as_alice(&[&[f.text("bin/upm").as_str()], &words[..]].concat());
         serde_json::from_slice::<Value>(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}"))
     };
-    // `--via` looks at the directory as its own user, who may enter alice's
+    // `--via` opens the directory as its own user, who may enter alice's
     own("home/alice/projects/bobs", 45_690, 0o711);
     let answer = ask("home/alice/projects/bobs");
     assert_eq!(answer["data"]["code"], "config_invalid", "{answer:#}");

@@ -1,5 +1,5 @@
-//! A path of the configuration or of a caller means one object: links that others could have placed, other names of the
-//! same thing, and what is exchanged while a call starts lead nowhere. Each has its twin that works.
+//! A path in the configuration or from a caller means one object: links that others could have placed, other names of the same
+//! object, and objects that are replaced while a call starts are refused. Each test has a working control.
 
 mod common;
 
@@ -11,10 +11,10 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// A user of the host who is neither root nor the caller.
+/// Another user of the host, neither root nor the caller.
 const OTHER: u32 = 45_678;
 
-/// A fixture with a directory `home` of that user, and with `secret`, a directory of the caller alone.
+/// A fixture with a directory `home` of that user, and with `secret`, a directory that only the caller can read.
 fn neighbour(mode: Mode, head: &str, grant: &str) -> Option<Fixture> {
     if !is_root() {
         skip("needs root to be two users");
@@ -31,7 +31,7 @@ fn neighbour(mode: Mode, head: &str, grant: &str) -> Option<Fixture> {
     Some(f)
 }
 
-/// A directory that belongs to the other user, in which the plugin of each mode can write.
+/// A directory of the other user, to which the plugin can write in each mode.
 fn of_other(f: &Fixture, below: &str) -> PathBuf {
     let path = f.mkdir(below);
     chown(&path, Some(OTHER), Some(OTHER)).unwrap();
@@ -39,7 +39,7 @@ fn of_other(f: &Fixture, below: &str) -> PathBuf {
     path
 }
 
-/// A link that the other user has placed.
+/// A link that the other user placed.
 fn link(f: &Fixture, target: impl AsRef<Path>, below: &str) {
     symlink(target, f.path(below)).unwrap();
     std::os::unix::fs::lchown(f.path(below), Some(OTHER), Some(OTHER)).unwrap();
@@ -55,7 +55,7 @@ fn untouched(f: &Fixture) {
     assert_eq!(names, ["conf", "key"]);
 }
 
-/// The owner of a project's parent puts a link to somebody else's directory in the project's place.
+/// The owner of a project's parent replaces the project by a link to another user's directory.
 #[rstest]
 #[case::whole("theirs/shop", "theirs/shop")]
 #[case::above("theirs/all/*", "theirs/all/conf")]
@@ -84,12 +84,12 @@ fn a_project_behind_its_owners_link(
         }
     }
     untouched(&f);
-    // and the check says it, where it is written
+    // `check` reports it, with the line
     if pattern == project {
         let check = f.upm(["check"]).run();
         assert!(check.exit == Some(1) && check.stdout.contains("symbolic link"), "{check:#?}");
     }
-    // a link that its own directory's owner cannot have placed is followed
+    // a link that the directory's owner cannot have placed is followed
     fs::remove_file(f.path(fixed)).unwrap();
     fs::rename(f.path("theirs/old"), f.path(fixed)).unwrap();
     symlink(f.path(project), f.path("alias")).unwrap();
@@ -99,7 +99,7 @@ fn a_project_behind_its_owners_link(
     assert_ok(&in_project(&f, "alias", &write(&format!("{project}/file"))).run().result());
 }
 
-/// What a plugin may write holds the fixed part of another project: the plugin places the link, as the user that it is.
+/// A plugin may write to a directory with the fixed part of another project's pattern: it places the link, as its user.
 #[rstest]
 fn a_project_behind_a_plugins_link(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let head = "projects = [\"theirs/data/other\"]\n";
@@ -121,7 +121,7 @@ fn a_project_behind_a_plugins_link(#[values(Mode::Root, Mode::User)] mode: Mode)
     assert_ok(&in_project(&f, "theirs/data/other", &list).run().result());
 }
 
-/// The project is exchanged for a link and back while calls start: each call gets the project or nothing.
+/// The project is replaced by a link and back while calls start: each call gets the project or nothing.
 #[rstest]
 fn a_project_exchanged_while_calls_start(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let head = "projects = [\"theirs/shop\"]\n";
@@ -140,7 +140,7 @@ fn a_project_exchanged_while_calls_start(#[values(Mode::Root, Mode::User)] mode:
                 nix::fcntl::renameat2(nix::fcntl::AT_FDCWD, &shop, nix::fcntl::AT_FDCWD, &other, flags).unwrap();
             }
         });
-        // On a busy machine it takes a while until both have happened.
+        // On a busy machine it takes a while until both happen.
         let (end, most) = (Instant::now() + Duration::from_secs(2), Instant::now() + Duration::from_secs(40));
         while Instant::now() < end || (seen.contains(&0) && Instant::now() < most) {
             let answer = in_project(&f, "theirs/shop", &read).run();
@@ -159,7 +159,7 @@ fn a_project_exchanged_while_calls_start(#[values(Mode::Root, Mode::User)] mode:
     untouched(&f);
 }
 
-/// `plugin_paths` through a link of another user would choose whose code runs.
+/// `plugin_paths` through another user's link would let that user choose the code.
 #[rstest]
 fn plugins_behind_anothers_link(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let Some(f) = neighbour(mode, "", "") else { return };
@@ -184,7 +184,7 @@ fn plugins_behind_anothers_link(#[values(Mode::Root, Mode::User)] mode: Mode) {
     assert!(explained.stdout.contains(&format!("{} -> {}", f.text("alias"), f.text("plugins"))), "{explained:#?}");
 }
 
-/// Directories are made where no link leads.
+/// Directories are not created through links.
 #[rstest]
 fn nothing_is_made_behind_a_link(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let Some(f) = neighbour(mode, "", "") else { return };
@@ -202,18 +202,18 @@ fn nothing_is_made_behind_a_link(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let owner = fs::metadata(f.path("made/new/project")).unwrap().uid();
     assert_eq!(fs::metadata(f.path("made/new/project/file")).unwrap().uid(), owner);
     match mode {
-        Mode::Root => assert_ne!(owner, 0, "what a plugin writes is never root's"),
+        Mode::Root => assert_ne!(owner, 0, "a plugin's files never belong to root"),
         Mode::User => assert_eq!(owner, f.uid),
     }
 }
 
-/// With something mounted in the fixture, for this call alone. `what` is shell, run in the fixture's directory by root.
+/// Mounts something in the fixture, only for this call. `what` is shell code, run by root in the fixture's directory.
 fn mounted<'f>(f: &'f Fixture, what: &str, act: &Value) -> Call<'f> {
     let script = format!("cd {} && {what} && exec \"$@\"", f.dir().display());
     f.upm(["Probe", "run", &json!({ "args": act }).to_string()]).mounting_script(&script)
 }
 
-/// A bind mount is another name of the same thing, above it, at it and below it.
+/// A bind mount is another name of the same object: above it, at it and inside it.
 #[rstest]
 #[case::the_directory("mount --bind . alias", "alias", "configuration")]
 #[case::above("mount --bind .. alias", "alias", "configuration")]
@@ -246,7 +246,7 @@ fn an_alias_is_the_same_thing(
     assert!(!f.path("planted").exists());
 }
 
-/// The twin: a bind mount of something else is granted as any directory is.
+/// The control: a bind mount of something else is granted like any directory.
 #[rstest]
 #[case::at_it("mount --bind other alias", "alias/file")]
 #[case::below_it("mkdir -p alias/sub && mount --bind other alias/sub", "alias/sub/file")]
@@ -267,7 +267,7 @@ fn an_alias_of_something_else_works(
     assert!(f.path("other/file").exists());
 }
 
-/// A file system that is another user's process says of itself what that user likes.
+/// A file system that another user's process implements can report anything.
 #[rstest]
 fn a_file_system_of_another_user_is_not_believed(#[values(Mode::Root, Mode::User)] mode: Mode) {
     if !is_root() || !common::has_program("bindfs") {

@@ -1,4 +1,4 @@
-//! What a plugin wrote rules nobody: a configuration that lies where calls may write is not found by a search.
+//! A plugin cannot plant a configuration: a search does not accept one from a place where calls may write.
 
 mod common;
 
@@ -13,12 +13,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// A policy of the plugin's own, and the code that it starts.
+/// A configuration from a plugin, and the code that it starts.
 const POLICY: &str = "plugin_paths = [\".\"]\n[audit]\njournald = \"off\"\nfile = \"AUDIT\"\n\
                       [plugins.Evil]\nmodule = \"evil\"\nallowed_methods = [\"run\"]\n";
 const PROGRAM: &str = "class Evil:\n    def run(self): return 'the planted program'\n";
 
-/// A fixture whose plugin may write the project, as its caller's own: of root only with the key that says so.
+/// A fixture whose plugin may write to the project, which belongs to its caller: for root this needs a key.
 fn writable(mode: Mode, more: &str) -> Option<Fixture> {
     let key = if mode == Mode::Root { "as_root_owner = true\n" } else { "" };
     let f = Fixture::probe(mode, &format!("write = [\"{{project_root}}\"]\n{key}{more}"))?;
@@ -32,7 +32,7 @@ fn policy(f: &Fixture) -> String {
     POLICY.replace("AUDIT", &f.text("audit/audit.jsonl"))
 }
 
-/// The plugin writes its policy and its program into directories.
+/// The plugin writes its configuration and its program into directories.
 fn plant(f: &Fixture, dirs: &[&str]) {
     let mut acts = vec![json!("batch")];
     for dir in dirs {
@@ -60,8 +60,8 @@ fn assert_refused(answer: &Answer, named: &Path) {
     }
 }
 
-/// The attack. Whoever then runs `upm` there, or below, is told; naming the same file is a choice; and the same files where
-/// no call may write are a configuration like any other.
+/// The attack. `upm`, run there or below, then reports it. Naming the same file works, and the same files where no call may
+/// write are a normal configuration.
 #[rstest]
 fn a_planted_policy_is_not_found(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let Some(f) = writable(mode, "") else { return };
@@ -80,7 +80,7 @@ fn a_planted_policy_is_not_found(#[values(Mode::Root, Mode::User)] mode: Mode) {
     }
     let doctor = f.upm(["doctor"]).cwd(f.path("project")).run();
     assert!(doctor.exit == Some(1) && doctor.stdout.contains("was found, not named"), "{doctor:#?}");
-    // JSON too
+    // also as JSON
     fs::remove_file(f.path("project/upm_config.toml")).unwrap();
     let json = r#"{"plugins": {"Evil": {"module": "evil", "allowed_methods": ["run"]}}}"#;
     let words = json!({ "args": ["write", f.text("project/upm_config.json"), json] }).to_string();
@@ -97,11 +97,11 @@ fn a_planted_policy_is_not_found(#[values(Mode::Root, Mode::User)] mode: Mode) {
     f.write("elsewhere/upm_config.toml", policy(&f));
     f.write("elsewhere/evil.py", PROGRAM);
     assert_eq!(evil(&f, "elsewhere").result(), "the planted program");
-    // the configuration beside its project goes on working
+    // the configuration beside its project still works
     assert_ok(&f.act("write", json!([f.text("project/more"), "x"])));
 }
 
-/// root's record is there for everyone: a user is told of what calls of root may write.
+/// All users can look up root's record: a user gets an error for a place where root's calls may write.
 #[test]
 fn a_user_is_told_of_what_roots_calls_may_write() {
     let Some(f) = Fixture::probe(Mode::Root, "write = [\"{project_root}\"]") else { return };
@@ -129,11 +129,11 @@ fn a_user_is_told_of_what_roots_calls_may_write() {
     let told = as_owner("project");
     assert!(told.contains("was found, not named") && told.contains("/var/lib/upm/writable/"), "{told}");
     assert!(as_owner("apart").contains("the planted program"), "the control: {}", as_owner("apart"));
-    // root itself goes by nobody's file but its own
+    // root itself uses only its own files
     assert_eq!(evil(&f, "apart").failed("config_invalid", 125)["details"]["path"], f.text("apart"));
 }
 
-/// Where a link leads to what a plugin may write, or through it, the plugin decides as well.
+/// The same if a link leads to a place where a plugin may write, or through it.
 #[rstest]
 fn no_link_leads_to_a_planted_policy(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let Some(f) = writable(mode, "") else { return };
@@ -154,7 +154,7 @@ fn no_link_leads_to_a_planted_policy(#[values(Mode::Root, Mode::User)] mode: Mod
     assert_eq!(evil(&f, "fine").result(), "the planted program");
 }
 
-/// A single file that may be written, wherever it is found.
+/// A single writable file, wherever it is found.
 #[rstest]
 fn a_writable_file_is_no_policy(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let Some(f) = writable(mode, "") else { return };
@@ -184,7 +184,7 @@ fn a_planted_policy_in_the_configuration_folder_is_not_found() {
     assert_refused(&answer, &f.path("home/config/upm/upm_config.toml"));
 }
 
-/// A mount that shows a part of a writable directory elsewhere, and one that lies in a writable directory.
+/// A mount that shows a part of a writable directory elsewhere, and one inside a writable directory.
 #[rstest]
 fn no_mount_hides_where_a_policy_lies(#[values(Mode::Root, Mode::User)] mode: Mode) {
     if !is_root() {
@@ -211,7 +211,7 @@ fn no_mount_hides_where_a_policy_lies(#[values(Mode::Root, Mode::User)] mode: Mo
     assert_refused(&of_file("project/sub/upm_config.toml"), &f.path("alias/upm_config.toml"));
     assert_eq!(of_file("apart/mounted.toml").result(), "the planted program", "the control");
 
-    // What is mounted below a grant is granted too, and on record by itself.
+    // A mount inside a grant is granted too, and has its own record.
     let (other, below) = (f.text("other"), f.text("project/mounted"));
     f.write("other/upm_config.toml", policy(&f));
     f.write("other/evil.py", PROGRAM);
@@ -223,7 +223,7 @@ fn no_mount_hides_where_a_policy_lies(#[values(Mode::Root, Mode::User)] mode: Mo
     assert_refused(&evil(&f, "other"), &f.path("other/upm_config.toml"));
 }
 
-/// What was removed is not on record under its old name, nor under its old number.
+/// A removed directory has no record under its old name or its old inode number.
 #[rstest]
 fn a_new_directory_is_not_the_old_one(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let Some(f) = writable(mode, "") else { return };
@@ -234,13 +234,13 @@ fn a_new_directory_is_not_the_old_one(#[values(Mode::Root, Mode::User)] mode: Mo
     f.write("project/upm_config.toml", policy(&f));
     f.write("project/evil.py", PROGRAM);
     assert_eq!(evil(&f, "project").result(), "the planted program");
-    // and what was moved is the old one
+    // and a moved directory keeps its record
     plant(&f, &["project/sub"]);
     fs::rename(f.path("project"), f.path("moved")).unwrap();
     assert_refused(&evil(&f, "moved/sub"), &f.path("moved/sub/upm_config.toml"));
 }
 
-/// A grant that cannot be recorded is not given.
+/// Without a record there is no grant.
 #[rstest]
 fn without_a_record_there_is_no_call(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let Some(f) = writable(mode, "") else { return };
@@ -262,7 +262,7 @@ fn without_a_record_there_is_no_call(#[values(Mode::Root, Mode::User)] mode: Mod
     assert!(data["details"]["remedy"].as_str().unwrap().len() > 10, "{data:#}");
     assert!(!f.path("project/made").exists());
     if mode == Mode::User {
-        // `check` and `doctor` say so beforehand
+        // `check` and `doctor` report it beforehand
         let (check, doctor) = (f.upm(["check"]).run(), f.upm(["doctor"]).run());
         assert!(
             check.exit == Some(1) && check.stdout.contains("cannot record which paths plugins may write to"),
@@ -285,7 +285,7 @@ fn without_a_record_there_is_no_call(#[values(Mode::Root, Mode::User)] mode: Mod
     f.assert_clean();
 }
 
-/// The record itself is nothing that a plugin may write.
+/// A plugin may not write to the record itself.
 #[rstest]
 fn no_plugin_may_write_the_record(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let state = if mode == Mode::Root { "/var/lib/upm/writable" } else { "{home}/state/upm/writable" };
@@ -300,7 +300,7 @@ fn no_plugin_may_write_the_record(#[values(Mode::Root, Mode::User)] mode: Mode) 
     }
 }
 
-/// Overlayfs copies a directory when something is first written there, and the copy was born later.
+/// Overlayfs copies a directory at the first write to it, and the copy has a later birth time.
 #[test]
 fn a_copy_made_by_overlayfs_is_on_record() {
     if !is_root() {
@@ -317,7 +317,7 @@ fn a_copy_made_by_overlayfs_is_on_record() {
     for file in ["low/apart/upm_config.toml", "low/apart/evil.py"] {
         chown(f.path(file), Some(f.uid), Some(f.uid)).unwrap();
     }
-    // the kernel's clock for files goes by ticks
+    // file times have the resolution of the kernel's tick
     std::thread::sleep(std::time::Duration::from_millis(20));
     f.config(&format!("{PROBE}write = [\"project/sub\"]\n"));
     let overlay = |words: &[&str], cwd: &str| {
@@ -338,7 +338,7 @@ fn a_copy_made_by_overlayfs_is_on_record() {
     assert_eq!(control.result(), "the planted program", "the control: not granted");
 }
 
-/// A file of the caller's, with what somebody else likes in it, is moved to where everybody may add files.
+/// Another user moves the caller's file, with contents of that user's choice, to a directory where all users may add files.
 #[rstest]
 fn a_policy_in_a_shared_directory_is_not_found(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let Some(f) = writable(mode, "") else { return };
@@ -353,7 +353,7 @@ fn a_policy_in_a_shared_directory_is_not_found(#[values(Mode::Root, Mode::User)]
     chown(f.path("shared"), Some(0), Some(0)).unwrap();
     fs::set_permissions(f.path("shared"), sticky).unwrap();
     f.write("shared/own/upm_config.toml", policy(&f));
-    // Of the caller, in a directory of the neighbour, who moves it.
+    // It belongs to the caller, but is in a directory of the other user, who moves it.
     let theirs = f.mkdir("theirs");
     f.write("theirs/left", policy(&f));
     chown(f.path("theirs/left"), Some(f.uid), Some(f.uid)).unwrap();
@@ -379,7 +379,7 @@ fn a_policy_in_a_shared_directory_is_not_found(#[values(Mode::Root, Mode::User)]
     assert_eq!(named.result(), "the planted program");
 }
 
-/// A login has `XDG_STATE_HOME`, a timer `HOME` alone: what calls of the one may write is known to the other.
+/// A login has `XDG_STATE_HOME`, a timer only `HOME`: each knows where the other's calls may write.
 #[rstest]
 fn other_variables_find_the_record() {
     let Some(f) = writable(Mode::User, "") else { return };
@@ -393,7 +393,7 @@ fn other_variables_find_the_record() {
     assert_eq!(found.result(), "the planted program");
 }
 
-/// Until `stop`, one state of names after the other.
+/// Switches between states of names until `stop`.
 fn exchange(steps: &[(PathBuf, PathBuf)], stop: &AtomicBool) -> u32 {
     let mut rounds = 0;
     while !stop.load(Ordering::Relaxed) {
@@ -405,7 +405,7 @@ fn exchange(steps: &[(PathBuf, PathBuf)], stop: &AtomicBool) -> u32 {
     rounds
 }
 
-/// Ends the exchange also where an assertion fails meanwhile.
+/// Ends the switching even if an assertion fails.
 struct Stop<'a>(&'a AtomicBool);
 
 impl Drop for Stop<'_> {
@@ -414,7 +414,7 @@ impl Drop for Stop<'_> {
     }
 }
 
-/// `make`s answers while what a plugin may write is moved about, as a plugin of a call that runs can.
+/// Makes calls while directories that a plugin may write to are moved, as a running call's plugin can do.
 fn while_moved(steps: &[(PathBuf, PathBuf)], mut make: impl FnMut()) {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -426,12 +426,12 @@ fn while_moved(steps: &[(PathBuf, PathBuf)], mut make: impl FnMut()) {
     });
 }
 
-/// A plugin exchanges the directory that somebody works in with the one above: who goes up from there comes to where it began,
-/// and has not seen the directory that is on record.
+/// A plugin swaps the working directory of a caller with the one above: the way up from there returns to its start,
+/// without passing the recorded directory.
 #[rstest]
 fn a_directory_that_is_moved_meanwhile_is_still_below(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let Some(f) = writable(mode, "") else { return };
-    // many between the two, so that there is time for it
+    // many levels between the two, so that there is time for it
     let deep = "x/1/2/3/4/5/6/7/8";
     f.mkdir_writable("project/x");
     fs::create_dir_all(f.path("project").join(deep)).unwrap();
@@ -453,12 +453,12 @@ fn a_directory_that_is_moved_meanwhile_is_still_below(#[values(Mode::Root, Mode:
             assert!(data["error"].as_str().unwrap().contains("was found, not named"), "{data:#}");
         }
     });
-    // the control: the same directory once it is out of there
+    // the control: the same directory after it was moved out
     fs::rename(&below_x, f.path("out")).unwrap();
     assert_eq!(evil(&f, "out").result(), "the planted program");
 }
 
-/// The same of a mount that shows a part of it: its path in there is another one at every look.
+/// The same for a mount that shows a part of it: its path in there changes all the time.
 #[rstest]
 fn a_part_that_is_moved_meanwhile_is_still_a_part(#[values(Mode::Root, Mode::User)] mode: Mode) {
     if !is_root() {
@@ -478,8 +478,8 @@ fn a_part_that_is_moved_meanwhile_is_still_a_part(#[values(Mode::Root, Mode::Use
     });
 }
 
-/// A call that is recorded after the records were looked at, and writes before the configuration is read. The program that has
-/// the last word about opening the file (fanotify(7)) lets the call be made just then.
+/// A call that is recorded after the records were checked, and writes before the configuration is read. A program that approves
+/// the opening of the file (fanotify(7)) makes the call at that moment.
 #[rstest]
 fn a_policy_written_while_it_is_looked_at_is_not_found(#[values(Mode::Root, Mode::User)] mode: Mode) {
     const HOLD: &str = "import ctypes, os, struct, sys\n\
@@ -531,8 +531,8 @@ fn a_policy_written_while_it_is_looked_at_is_not_found(#[values(Mode::Root, Mode
     assert!(hold.wait().unwrap().success());
 }
 
-/// A file system that keeps no time of birth has another device number after each mount: it is known by what is mounted, or by
-/// where.
+/// A file system without birth times gets another device number at each mount: its objects are identified by the mounted source
+/// or by their path.
 #[rstest]
 fn without_a_time_of_birth_it_is_known_after_another_mount(#[values(Mode::Root, Mode::User)] mode: Mode) {
     if !is_root() {
@@ -543,14 +543,14 @@ fn without_a_time_of_birth_it_is_known_after_another_mount(#[values(Mode::Root, 
     let owner = fs::metadata(f.path("project")).unwrap().uid();
     let disk = f.write("disk", "");
     fs::File::options().write(true).open(&disk).unwrap().set_len(4 << 20).unwrap();
-    // inodes of 128 bytes have no room for it
+    // inodes of 128 bytes have no room for a birth time
     let made = Command::new("mke2fs")
         .args(["-q", "-t", "ext4", "-I", "128", "-O", "^metadata_csum", "-E", &format!("root_owner={owner}:{owner}")])
         .arg(&disk)
         .output()
         .unwrap();
     assert!(made.status.success(), "{made:?}");
-    // mounted by a name of its own, with `more` loop devices taken before
+    // mounted under another name, with `more` loop devices already in use
     let mounted = |words: &[&str], name: &str, more: usize, at: &str, cwd: &str| {
         let script = format!(
             "cd {dir} && for n in $(seq {more}); do cp disk other$n; TAKEN=\"$TAKEN $(losetup -f --show other$n)\"; done; \
@@ -574,10 +574,10 @@ fn without_a_time_of_birth_it_is_known_after_another_mount(#[values(Mode::Root, 
     found(&mounted(&search, "two", 1, "project", "project"), "project");
     found(&mounted(&search, "one", 1, "elsewhere", "elsewhere"), "elsewhere");
     let control = mounted(&search, "two", 1, "elsewhere", "elsewhere");
-    assert_eq!(control.result(), "the planted program", "the control: neither what is mounted nor where is on record");
+    assert_eq!(control.result(), "the planted program", "the control: neither its source nor its path is recorded");
 }
 
-/// Where root's record cannot be looked at, nobody knows what root's calls may write.
+/// If root's record is not accessible, users do not know where root's calls may write.
 #[test]
 fn a_record_that_is_shut_is_told() {
     if !is_root() {
@@ -598,12 +598,12 @@ fn a_record_that_is_shut_is_told() {
     assert_refused(&shut, &f.path("elsewhere/upm_config.toml"));
     let text = shut.data()["error"].as_str().unwrap().to_owned();
     assert!(text.contains("chmod a+x /var/lib/upm"), "{text}");
-    // the controls: named, and with the record open
+    // the controls: named, and with an accessible record
     assert_eq!(run(&["--config", "upm_config.toml", "Evil", "run"], "700").result(), "the planted program");
     assert_eq!(run(&["Evil", "run"], "755").result(), "the planted program");
 }
 
-/// Everyone may look up what root's calls may write, but not list it: whatever the umask is. `check` and `doctor` say where it is shut.
+/// All users can look up root's records but not list them, with any umask. `check` and `doctor` report a closed directory.
 #[test]
 fn roots_record_is_for_looking_up() {
     let Some(f) = Fixture::probe(Mode::Root, "write = [\"{project_root}\"]") else { return };

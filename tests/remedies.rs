@@ -1,4 +1,4 @@
-//! Whatever an answer prints as a remedy is put into the configuration, in TOML and in JSON, and `upm check` takes it.
+//! Every remedy in an answer is added to the configuration, in TOML and in JSON, and `upm check` accepts it.
 
 mod common;
 
@@ -50,7 +50,7 @@ class Tries:
 
 const METHODS: [&str; 8] = ["paths", "names", "dial", "memory", "files", "big", "out", "sleep"];
 
-/// The configuration of this test as a document, so that a remedy can be merged into it.
+/// The configuration of this test as a document, to merge a remedy into it.
 fn base(f: &Fixture, port: u16) -> Value {
     json!({
         "project_root": "project", "cache_dir": "cache", "plugin_paths": ["plugins"],
@@ -80,7 +80,7 @@ fn merge(into: &mut Value, from: &Value) {
     }
 }
 
-/// Every string under a key `remedy`, wherever it is in an answer.
+/// Every string with the key `remedy`, anywhere in an answer.
 fn remedies(value: &Value, found: &mut BTreeSet<String>) {
     match value {
         Value::Object(object) => object.iter().for_each(|(key, value)| match (key.as_str(), value) {
@@ -241,7 +241,7 @@ fn every_remedy_is_one_that_check_takes(
         let told = check();
         assert_eq!(told.exit, Some(0), "{remedy}\n{}", told.stdout);
     }
-    // Both kinds came, of each layer.
+    // Both kinds occurred, for each layer.
     let all = lines.join("\n");
     for key in [
         "syscalls",
@@ -265,7 +265,7 @@ fn every_remedy_is_one_that_check_takes(
     }
 }
 
-/// Who calls for themselves is told of what they alone can look into.
+/// A caller without the service gets remedies for paths that only this caller can access.
 #[rstest]
 fn ones_own_directories_are_told_of(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let Some(f) = Fixture::bare(mode) else { return };

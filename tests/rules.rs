@@ -1,8 +1,7 @@
 //! Each rule of `seccomp/default.json`, both ways, by real calls in the sandbox of a real run of `upm`.
 //!
-//! What a rule allows is not answered by the filter: no denial names it, and it goes as it goes outside. What its `when`
-//! does not cover is refused, and so is every call that the profile does not name. The probe knows how to try each call
-//! without harm (`tests/probe/src/rules.rs`).
+//! A call that a rule allows is not denied, and has the same result as outside. A call that its `when` does not cover, or that
+//! the profile does not name, is denied. The probe knows how to try each call without harm (`tests/probe/src/rules.rs`).
 
 mod common;
 
@@ -13,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 const ARCH: &str = std::env::consts::ARCH;
 
-/// The supervisor keeps 100 denials of a call: so many tries can each be found again.
+/// The supervisor keeps 100 denials of a call: up to this many tries can be found again.
 const TRIES_A_CALL: usize = 90;
 
 /// One comparison of a `when`, of the low half of an argument.
@@ -41,8 +40,8 @@ impl Condition {
         (low & self.mask == self.value) == self.equal
     }
 
-    /// Values of the argument for which this does not hold, as near to it as can be: one bit away each, the last one with
-    /// the high half set too, which the kernel does not look at.
+    /// The nearest values of the argument that do not meet this: one bit away each, the last one also with the high half set,
+    /// which the kernel ignores.
     fn nearly(&self) -> Vec<u64> {
         if !self.equal {
             return vec![self.value.into(), u64::from(self.value) | 0xffff_ffff << 32];
@@ -63,7 +62,7 @@ fn number(value: &Value) -> u32 {
     parsed.unwrap_or_else(|| panic!("{value} is no number of 32 bits"))
 }
 
-/// What the profile says of one call on this architecture.
+/// The profile's rules for one call on this architecture.
 #[derive(Default)]
 struct Call {
     nr: u32,
@@ -78,14 +77,14 @@ impl Call {
         self.when.iter().any(|(list, _)| list.iter().all(|c| c.holds(args)))
     }
 
-    /// Arguments that rule `at` allows and no other rule does, so that it is this one that lets them through.
+    /// Arguments that only rule `at` allows.
     fn only(&self, at: usize) -> [u64; 6] {
         let own = &self.when[at].0;
         let places: BTreeSet<usize> = self.when.iter().flat_map(|(list, _)| list).map(|c| c.arg).collect();
         let mut found = vec![[0_u64; 6]];
         for place in places {
             let here = self.when.iter().flat_map(|(list, _)| list).filter(|c| c.arg == place);
-            // what the rule itself wants first; then what another one does not want
+            // first meet this rule, then fail the others
             let mut values: Vec<u64> =
                 own.iter().filter(|c| c.arg == place && c.equal).map(|c| c.value.into()).collect();
             values.extend(here.flat_map(|c| [0, u64::from(c.mask & 0o7777), u64::from(c.value) ^ 1, c.value.into()]));
@@ -111,7 +110,7 @@ impl Call {
         })
     }
 
-    /// The arguments that rules look at.
+    /// The arguments that rules use.
     fn looked_at(&self, args: &[u64; 6]) -> Map<String, Value> {
         let places: BTreeSet<usize> = self.when.iter().flat_map(|(list, _)| list).map(|c| c.arg).collect();
         places.into_iter().map(|at| (at.to_string(), json!(args[at]))).collect()
@@ -122,9 +121,9 @@ impl Call {
 struct Try {
     name: String,
     act: Value,
-    /// The arguments that tell it from the other tries of this call.
+    /// The arguments that distinguish it from the other tries of this call.
     args: Map<String, Value>,
-    /// Which rule it is about.
+    /// The rule that is tested.
     rule: String,
 }
 
@@ -132,7 +131,7 @@ fn attempt(name: &str, call: &Call, args: Map<String, Value>, rule: &str) -> Try
     Try { name: name.to_owned(), act: json!(["rule", name, call.nr, args]), args, rule: rule.to_owned() }
 }
 
-/// The profile's head, and its calls by name; and all names and numbers of this architecture.
+/// The profile's head, its calls by name, and all names and numbers of this architecture.
 fn profile() -> (Value, BTreeMap<String, Call>, BTreeMap<String, u32>) {
     let read = |name: &str| std::fs::read_to_string(common::repository().join("seccomp").join(name)).unwrap();
     let numbers: BTreeMap<String, u32> = upm::sys::syscalls::all().map(|(nr, name)| (name.to_owned(), nr)).collect();
@@ -159,7 +158,7 @@ fn profile() -> (Value, BTreeMap<String, Call>, BTreeMap<String, u32>) {
     (head, calls, numbers)
 }
 
-/// The tries' answers inside, each with the denials of its own call of `upm`.
+/// The tries' answers in the sandbox, each with the denials of its call of `upm`.
 fn inside(f: &Fixture, tries: &[Try]) -> Vec<(Value, Value)> {
     let mut all = Vec::new();
     for some in tries.chunks(TRIES_A_CALL) {
@@ -202,12 +201,12 @@ fn assert_tried(one: &Try, answer: &Value) {
     );
 }
 
-/// How it went, in one word: `EBADF`, `worked`, `signal 11`.
+/// The result in one word: `EBADF`, `worked`, `signal 11`.
 fn how(answer: &Value) -> String {
     answer["errno_name"].as_str().or(answer["how"].as_str()).map_or_else(|| answer.to_string(), str::to_owned)
 }
 
-/// Whether it goes inside as it goes outside. Which signal a call ends by that reads its stack as a signal's frame is chance.
+/// Whether the result is the same inside and outside. A call that reads its stack as a signal frame ends by a random signal.
 fn alike(inside: &Value, outside: &Value) -> bool {
     let signal = |how: &str| how.starts_with("signal") && how != "signal 31";
     let (inside, outside) = (how(inside), how(outside));
@@ -224,8 +223,8 @@ fn counts(denials: &Value) -> BTreeMap<String, u64> {
     counts
 }
 
-/// Every answer is what the filter gives for `refusal` of the try's call: the error by name, or `EPERM` and a denial that
-/// names the call and the arguments that were looked at. Nothing else is denied.
+/// Checks that every answer is the filter's `refusal` of the try's call: the error by name, or `EPERM` and a denial with
+/// the call and the arguments that rules use. Nothing else is denied.
 #[track_caller]
 fn assert_refused(tries: &[Try], answers: &[(Value, Value)], refusal: impl Fn(&str) -> String) {
     for (some, answers) in tries.chunks(TRIES_A_CALL).zip(answers.chunks(TRIES_A_CALL)) {
@@ -262,9 +261,9 @@ fn what_a_rule_allows_is_let_through(#[values(Mode::Root, Mode::User)] mode: Mod
         for (at, (list, rule)) in call.when.iter().enumerate() {
             let args = call.only(at);
             tries.push(attempt(name, call, call.looked_at(&args), rule));
-            // the kernel takes none of these arguments for more than 32 bits
+            // the kernel uses only 32 bits of these arguments
             tries.push(attempt(name, call, call.looked_at(&args.map(|arg| arg | 0xffff_ffff << 32)), rule));
-            // and a rule with a mask wants nothing of the other bits
+            // and a rule with a mask ignores the other bits
             let mut others = args;
             for c in list.iter().filter(|c| c.equal) {
                 others[c.arg] |= u64::from(!c.mask);
@@ -306,7 +305,7 @@ fn what_a_rule_does_not_cover_is_refused(#[values(Mode::Root, Mode::User)] mode:
             for condition in conditions {
                 for near in condition.nearly() {
                     let mut args = args;
-                    // what this condition does not look at stays: another one may
+                    // bits that this condition ignores stay unchanged: another one may use them
                     args[condition.arg] = near | args[condition.arg] & !u64::from(condition.mask);
                     if !call.allows(&args) {
                         tries.push(attempt(name, call, call.looked_at(&args), rule));
@@ -316,27 +315,27 @@ fn what_a_rule_does_not_cover_is_refused(#[values(Mode::Root, Mode::User)] mode:
             assert!(tries.len() > before, "{name}, rule {rule:?}: nothing near it is refused");
         }
     }
-    // alternatives of one call have neighbours in common
+    // alternatives of one call can have the same neighbours
     let mut seen = BTreeSet::new();
     tries.retain(|one| seen.insert(one.act.to_string()));
     let refusal =
         |name: &str| calls[name].plain.clone().unwrap_or_else(|| head["otherwise"].as_str().unwrap().to_owned());
     let answers = inside(&f, &tries);
     assert_refused(&tries, &answers, refusal);
-    // the kernel itself refuses some of it with the same error: no more than these
+    // the kernel itself denies only these with the same error
     for ((one, (answer, _)), control) in tries.iter().zip(&answers).zip(outside(&f, &tries)) {
         let arg = |at: &str| one.args[at].as_u64().unwrap();
         let kernels_own = match one.name.as_str() {
             // S_IFDIR
             "mknod" => arg("1") == 0o040_000,
             "mknodat" => arg("2") == 0o040_000,
-            // families that this kernel does not have: never AF_UNIX or AF_INET, of which only types and protocols differ
+            // families that this kernel does not support; not AF_UNIX or AF_INET, where only types and protocols differ
             "socket" => ![1, 2].contains(&(arg("0") & 0xffff_ffff)),
-            // PR_CAPBSET_DROP, SET_SECUREBITS, SET_MM, SET_IO_FLUSHER, GET_IO_FLUSHER want a capability
+            // PR_CAPBSET_DROP, SET_SECUREBITS, SET_MM, SET_IO_FLUSHER, GET_IO_FLUSHER need a capability
             "prctl" => [24, 28, 35, 57, 58].contains(&arg("0")),
-            // so does each name space but that of users, and that one the host may withhold
+            // so does each namespace except that of users, which the host may deny
             "clone" => mode == Mode::User,
-            // of root's processes, as the host's pid 1 is one
+            // for root's processes, such as the host's pid 1
             "setpriority" | "ioprio_set" | "prlimit64" => mode == Mode::User,
             name if name.starts_with("sched_set") => mode == Mode::User,
             _ => false,
@@ -370,7 +369,7 @@ fn what_is_refused_whatever_its_arguments(#[values(Mode::Root, Mode::User)] mode
             differ.insert(one.name.as_str());
         }
     }
-    // this kernel may not have the rest; it has these
+    // this kernel supports at least these
     for name in ["clone3", "openat2", "io_uring_enter", "landlock_add_rule", "socketpair"] {
         assert!(differ.contains(name), "{name} is refused outside too");
     }
@@ -390,7 +389,7 @@ fn what_no_rule_names_is_refused(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let tries: Vec<Try> = (0..=newest).filter(|nr| !ruled.contains(nr)).map(unnamed).collect();
     let answers = inside(&f, &tries);
     assert_refused(&tries, &answers, |_| head["otherwise"].as_str().unwrap().to_owned());
-    // outside, as a user that can break nothing by it; no capability is wanted for these
+    // outside, as a user who can do no harm; these need no capability
     if mode == Mode::User {
         let control = outside(&f, &tries);
         for wanted in ["shmget", "memfd_create", "setuid", "keyctl", "add_key", "unshare", "setns", "process_vm_readv"]

@@ -123,7 +123,7 @@ impl View<'_> {
         } else {
             match grant.raised(key) {
                 Some(value) => self.set(key, value),
-                None => Remedy::Nothing(format!("`{key}` is as large as a configuration takes it")),
+                None => Remedy::Nothing(format!("`{key}` already has its largest valid value")),
             }
         };
         (self.rule(key), remedy)
@@ -134,21 +134,21 @@ impl View<'_> {
 fn no_lock(why: &NoLock) -> String {
     match why {
         NoLock::ReadOnly => {
-            "a lock reaches programs of the host: a call can lock only what it may write, which is `write`, /tmp and /dev/shm"
+            "a lock affects programs of the host, so a call can lock only files that it may write to: `write`, /tmp and /dev/shm"
                 .to_owned()
         }
         NoLock::Unseen(error) => format!(
-            "the call's pid 1 cannot look which file it is (pidfd_getfd, statx: {error}). The kernel must let a process look at its \
-             children (`sysctl kernel.yama.ptrace_scope` is 0 or 1, no security module or filter refuses it), and the program must \
-             not have hidden itself (PR_SET_DUMPABLE)"
+            "the call's pid 1 cannot determine the file (pidfd_getfd, statx: {error}). The kernel must allow processes to access \
+             their children (`sysctl kernel.yama.ptrace_scope` is 0 or 1, no security module or filter denies it), and the program \
+             must not have hidden itself (PR_SET_DUMPABLE)"
         ),
         NoLock::Distant(mount) => format!(
-            "the call sees {mount}, a file system whose server may not answer, and has no cgroup of its own that would end it then"
+            "the call has access to {mount}, a file system whose server may not answer: without a cgroup it could not be ended then"
         ),
-        NoLock::Engine(error) => format!("upm itself could not ask for the lock: {error}"),
+        NoLock::Engine(error) => format!("upm failed to request the lock: {error}"),
         NoLock::Ranges(most) => {
-            format!("a call may change locks by fcntl {most} times: nothing else counts the kernel's memory for them")
+            format!("a call may change fcntl locks only {most} times, because no other limit counts their kernel memory")
         }
-        NoLock::Waiting(most) => format!("{most} locks of a call may wait at once"),
+        NoLock::Waiting(most) => format!("only {most} locks of a call may wait at once"),
     }
 }

@@ -73,7 +73,7 @@ pub fn answer() -> Option<i32> {
             return Some(1);
         }
     };
-    let answers: Vec<String> = asks.iter().map(|ask| tell(ask, &frames)).collect();
+    let answers: Vec<String> = asks.iter().map(|ask| answer_one(ask, &frames)).collect();
     let frame = format!("{}\n", json!({ "type": "result", "result": answers }));
     Some(i32::from(frames.write_all(frame.as_bytes()).is_err()))
 }
@@ -91,7 +91,7 @@ fn read(frames: &mut impl Read) -> io::Result<Vec<Ask>> {
     Ok(serde_json::from_value(call["args"].take())?)
 }
 
-fn tell(ask: &Ask, frames: &File) -> String {
+fn answer_one(ask: &Ask, frames: &File) -> String {
     match ask {
         Ask::Open(path) => went(open(path), "opens"),
         Ask::Create(directory) => went(create(directory), "works"),
@@ -235,7 +235,7 @@ mod tests {
     #[test]
     fn the_acts_report_what_is_so() {
         let frames = File::open("/dev/null").unwrap();
-        let result = |ask: Ask| tell(&ask, &frames);
+        let result = |ask: Ask| answer_one(&ask, &frames);
         assert_eq!(result(Ask::Open("/usr".into())), "opens");
         assert_eq!(result(Ask::Open("/no/such/file".into())), "ENOENT");
         assert_eq!(result(Ask::Create("/tmp".into())), "works");

@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_object_is_recorded_once_whoever_asks() {
+    fn concurrent_calls_record_the_same_object_once() {
         let dir = tempfile::tempdir().unwrap();
         let (records, object) = (dir.path().join("records"), dir.path().join("object"));
         std::fs::create_dir(&records).unwrap();

@@ -66,7 +66,7 @@ fn denied() -> Vec<(Value, &'static str)> {
         (json!(["privileged", "bpf"]), "EPERM"),
         (json!(["privileged", "perf_event_open"]), "EPERM"),
         (json!(["ptrace_attach", 0]), "EPERM"),
-        (json!(["socket", "AF_NETLINK", "SOCK_RAW"]), "EAFNOSUPPORT"),
+        (json!(["socket", "AF_NETLINK", "SOCK_RAW", 15]), "EAFNOSUPPORT"),
         (json!(["set_id", "openat", "/srv/upm/project/set-id"]), "EPERM"),
         (json!(["mknod", "whiteout", "/srv/upm/project/whiteout"]), "EPERM"),
         (json!(["write", "/srv/upm/escaped", "x"]), "EROFS|ENOENT|EACCES"),

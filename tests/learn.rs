@@ -191,7 +191,7 @@ fn the_confinement_is_the_same(#[values(Mode::Root, Mode::User)] mode: Mode) {
         ["mount", "none", "/tmp", "tmpfs"],
         ["read", "/etc/shadow"],
         ["write", "/usr/x", "x"],
-        ["socket", "AF_NETLINK", "SOCK_RAW"],
+        ["socket", "AF_NETLINK", "SOCK_RAW", 15],
         ["privileged", "openat2"],
         ["unix_connect", "/run/systemd/journal/socket"],
         ["write", f.text("project/allowed"), "x"],

@@ -14,7 +14,7 @@ use std::process::{Command, Stdio};
 fn acts_work_where_nothing_is_denied(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let Some(f) = Fixture::bare(mode) else { return };
     for (act, args) in [
-        ("socket", json!(["AF_NETLINK", "SOCK_RAW"])),
+        ("socket", json!(["AF_NETLINK", "SOCK_RAW", 15])),
         ("socket", json!(["AF_UNIX", "SOCK_STREAM"])),
         ("ptrace_attach", json!([0])),
         ("process_vm_readv", json!([0])),

@@ -392,7 +392,7 @@ fn what_no_rule_names_is_refused(#[values(Mode::Root, Mode::User)] mode: Mode) {
     // outside, as a user who can do no harm; these need no capability
     if mode == Mode::User {
         let control = outside(&f, &tries);
-        for wanted in ["shmget", "memfd_create", "setuid", "keyctl", "add_key", "unshare", "setns", "process_vm_readv"]
+        for wanted in ["shmget", "memfd_create", "syncfs", "keyctl", "add_key", "unshare", "setns", "process_vm_readv"]
         {
             let at = tries.iter().position(|one| one.name == wanted).unwrap_or_else(|| panic!("{wanted} has a rule"));
             assert_ne!(how(&control[at]), "EPERM", "{wanted} outside");

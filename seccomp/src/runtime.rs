@@ -12,6 +12,9 @@ pub(crate) const COUNT: u32 = Action::Notify.value() | 1;
 /// Passed to the listener as a file lock: see [`Handed::Lock`].
 pub(crate) const LOCK: u32 = Action::Notify.value() | 2;
 
+/// Handed to the listener to be put on record and refused: see [`Handed::UnixSocket`].
+pub(crate) const UNIX_SOCKET: u32 = Action::Notify.value() | 3;
+
 // linux/eventpoll.h, asm-generic/socket.h, linux/socket.h, linux/net.h: all are compared with an `int`.
 pub(crate) const EPOLL_CTL_ADD: u32 = 1;
 pub(crate) const SOL_SOCKET: u32 = 1;
@@ -65,6 +68,8 @@ pub fn deaf(program: &[Instruction], silent: Action) -> Vec<Instruction> {
             instruction.k = Action::Allow.value();
         } else if instruction.k == LOCK {
             instruction.k = Action::EOPNOTSUPP.value();
+        } else if instruction.k == UNIX_SOCKET {
+            instruction.k = Action::EAFNOSUPPORT.value();
         }
     }
     program
@@ -94,6 +99,8 @@ pub enum Handed {
     Addition,
     /// A file lock, to be taken if the call may write to the file.
     Lock(LockAct),
+    /// A UNIX socket that could be connected to a path, to be refused.
+    UnixSocket,
 }
 
 /// The kind of lock.
@@ -117,6 +124,10 @@ pub fn handed(name: &str, args: &[u64; 6]) -> Option<Handed> {
             Some(Handed::Lock(LockAct::Description(operation & !LOCK_NB, operation & LOCK_NB == 0)))
         }
         ("fcntl", F_SETLK | F_SETLKW) => Some(Handed::Lock(LockAct::Process)),
+        ("socket", _) if args[0] as u32 == AF_UNIX => Some(Handed::UnixSocket),
+        ("socketpair", _) if args[0] as u32 == AF_UNIX && operation & SOCK_TYPE_MASK == SOCK_DGRAM => {
+            Some(Handed::UnixSocket)
+        }
         ("fcntl", F_OFD_SETLK | F_OFD_SETLKW) => Some(Handed::Lock(LockAct::Range(operation == F_OFD_SETLKW))),
         _ => None,
     }
@@ -170,16 +181,18 @@ const fn without_larger_buffers(setsockopt: u32) -> [Instruction; 8] {
     ]
 }
 
-/// `socket(AF_UNIX, …)` and `socketpair(…, SOCK_DGRAM, …)`, whose ends can still be connected to a path, are not supported.
-const fn without_named_unix(socket: u32, socketpair: u32) -> [Instruction; 11] {
-    let refuse = ret(Action::EAFNOSUPPORT.value());
+/// `socket(AF_UNIX, …)` and `socketpair(AF_UNIX, SOCK_DGRAM, …)`, whose ends can still be connected to a path, go to the listener.
+const fn without_named_unix(socket: u32, socketpair: u32) -> [Instruction; 13] {
+    let refuse = ret(UNIX_SOCKET);
     [
         equal(socket, 0, 4),
         load(offset(0)),
         equal(AF_UNIX, 0, 1),
         refuse,
         load(OFF_NR),
-        equal(socketpair, 0, 5),
+        equal(socketpair, 0, 7),
+        load(offset(0)),
+        equal(AF_UNIX, 0, 4),
         load(offset(1)),
         and(SOCK_TYPE_MASK),
         equal(SOCK_DGRAM, 0, 1),

@@ -50,12 +50,11 @@ fn rights(abi: ABI, mount: &Mount, directory: bool) -> BitFlags<AccessFs> {
     if directory { rights } else { rights & AccessFs::from_file(abi) }
 }
 
-/// The rights that an ABI has and that are handled, by their names in landlock(7).
+/// The rights that an ABI has and that are handled for a plugin, by their names in landlock(7).
 #[must_use]
 pub fn rights_of(number: u32) -> Vec<String> {
     let abi = abi(number);
     let mut names: Vec<String> = AccessFs::from_all(abi).iter().map(|right| snake("fs", &right)).collect();
-    names.extend(AccessNet::from_all(abi).iter().map(|right| snake("net", &right)));
     names.extend(Scope::from_all(abi).iter().map(|scope| snake("scope", &scope)));
     names
 }
@@ -71,23 +70,26 @@ fn snake(of: &str, right: &impl std::fmt::Debug) -> String {
     })
 }
 
-/// A ruleset that handles everything `abi` has, as a hard requirement: the crate's default is best effort.
+/// The plugin's ruleset: it handles all paths and scopes that `abi` has, as a hard requirement (the crate's default is best
+/// effort). It has no ports: the call's network namespace holds nothing but the call, so a program finds the same loopback
+/// with every ABI.
 ///
 /// # Errors
 /// When the kernel lacks what its ABI number says.
 pub fn ruleset(number: u32) -> Result<RulesetCreated, StepError> {
-    create(number, Scope::from_all(abi(number)))
+    create(number, BitFlags::EMPTY, Scope::from_all(abi(number)))
 }
 
-/// The same without scopes: for the engine's own processes, which signal the call's and are signalled by the caller.
+/// The ruleset of the engine's own processes, which are in the host's network: with ports, and without scopes, because they
+/// signal the call's processes and the caller signals them.
 ///
 /// # Errors
 /// As [`ruleset`].
 pub fn unscoped(number: u32) -> Result<RulesetCreated, StepError> {
-    create(number, BitFlags::EMPTY)
+    create(number, AccessNet::from_all(abi(number)), BitFlags::EMPTY)
 }
 
-fn create(number: u32, scopes: BitFlags<Scope>) -> Result<RulesetCreated, StepError> {
+fn create(number: u32, net: BitFlags<AccessNet>, scopes: BitFlags<Scope>) -> Result<RulesetCreated, StepError> {
     let abi = abi(number);
     if abi == ABI::Unsupported {
         let error = crate::sys::process::landlock_version().err().unwrap_or(nix::Error::EOPNOTSUPP.into());
@@ -97,7 +99,6 @@ fn create(number: u32, scopes: BitFlags<Scope>) -> Result<RulesetCreated, StepEr
         let mut ruleset = Ruleset::default()
             .set_compatibility(CompatLevel::HardRequirement)
             .handle_access(AccessFs::from_all(abi))?;
-        let net = AccessNet::from_all(abi);
         if !net.is_empty() {
             ruleset = ruleset.handle_access(net)?;
         }
@@ -109,7 +110,7 @@ fn create(number: u32, scopes: BitFlags<Scope>) -> Result<RulesetCreated, StepEr
     build().map_err(|error| fail("landlock ruleset", error))
 }
 
-/// Parent side: the ruleset with the rules of all host paths and ports.
+/// Parent side: the ruleset with the rules of all host paths.
 ///
 /// # Errors
 /// A rule that the kernel refuses; never skipped.
@@ -122,7 +123,7 @@ pub fn prepare(plan: &Plan, trees: &[Tree]) -> Result<RulesetCreated, StepError>
             .add_rule(PathBeneath::new(tree.object.fd(), rights(abi, mount, tree.directory)))
             .map_err(|error| fail(&mount.path.display().to_string(), error))?;
     }
-    dialling(rules, abi, plan.tcp_ports.iter().copied().chain([53]))
+    Ok(rules)
 }
 
 /// Adds the rules of ports that may be dialled, as far as the ABI has rights for that.

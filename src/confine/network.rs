@@ -2,7 +2,7 @@
 
 use super::channels::{self, Tag};
 use super::step::{Step, StepError};
-use crate::decide::plan::{Plan, STUB_ADDRESS};
+use crate::decide::plan::{HOST_NAME, Plan, STUB_ADDRESS};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, listen, setsockopt, socket, sockopt,
 };
@@ -10,16 +10,13 @@ use rustix::fs::{Mode, OFlags};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-/// The host's name inside: the real one tells a plugin where it runs.
-pub const HOSTNAME: &str = "sandbox";
-
 /// Binds in the sandbox's network namespace and hands the sockets out: the stub's two, then one a granted port.
 ///
 /// # Errors
 /// `EPERM` where the namespace gives no rights, `EADDRINUSE`.
 pub fn step(plan: &Plan, status: BorrowedFd<'_>) -> Result<(), StepError> {
     let fail = |what: String| move |error: nix::Error| StepError::new(Step::Network, what, error);
-    nix::unistd::sethostname(HOSTNAME).map_err(fail("sethostname".to_owned()))?;
+    nix::unistd::sethostname(HOST_NAME).map_err(fail("sethostname".to_owned()))?;
     // Before any socket is made: a socket starts with what there is then.
     super::buffers::bound()?;
     let udp = listener(SockType::Datagram, STUB_ADDRESS, 53).map_err(fail("name stub".to_owned()))?;

@@ -1,5 +1,6 @@
 //! Host names: their normal form, and the comparison with granted names.
 
+use super::plan::HOST_NAME;
 use crate::types::{EgressRule, HostPattern};
 
 /// Longest name without its trailing dot (RFC 1035 §2.3.4: 255 octets on the wire).
@@ -21,6 +22,13 @@ pub fn normalize(name: &str) -> Option<String> {
         !l.is_empty() && l.len() <= MAX_LABEL && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
     };
     name.split('.').all(label).then(|| name.to_ascii_lowercase())
+}
+
+/// Whether it names the sandbox itself, inside (RFC 6761 §6.3 for `localhost`).
+#[must_use]
+pub fn is_own(name: &str) -> bool {
+    let last = name.rsplit('.').next().unwrap_or(name);
+    last.eq_ignore_ascii_case("localhost") || name.eq_ignore_ascii_case(HOST_NAME)
 }
 
 /// Whether `pattern` covers `name`, normalized by [`normalize`]. `*.x.y` covers one or more labels before `.x.y`, never

@@ -15,6 +15,8 @@ use std::path::{Path, PathBuf};
 pub const INSIDE_ID: u32 = 1000;
 /// The address that the name stub listens on, on the sandbox's own loopback.
 pub const STUB_ADDRESS: std::net::Ipv4Addr = std::net::Ipv4Addr::new(127, 0, 0, 53);
+/// The host name inside. The real one would tell a plugin where it runs.
+pub const HOST_NAME: &str = "sandbox";
 /// The runner's path in the sandbox.
 pub const RUNNER_PATH: &str = "/run/upm/runner.py";
 
@@ -351,7 +353,7 @@ pub fn plan(
         egress,
         syscalls: syscalls(grant),
         // Since ABI 9, Landlock can deny connections to the sockets of host services in granted directories.
-        named_unix: facts.landlock_abi >= 9 || (grant.read.is_empty() && grant.write.is_empty()),
+        named_unix: grant.unix_sockets || facts.landlock_abi >= 9 || (grant.read.is_empty() && grant.write.is_empty()),
         on_violation: grant.on_violation,
         limits: Limits { timeout_ms: millis(environment.timeout), ..Limits::from(grant) },
         digest: OnceCell::new(),
@@ -410,7 +412,7 @@ fn base_mounts(grant: &Grant, facts: &Facts) -> Vec<Mount> {
     mounts.extend([
         file("/etc/passwd", format!("plugin:x:{id}:{id}:plugin:/tmp:/usr/sbin/nologin\n")),
         file("/etc/group", format!("plugin:x:{id}:\n")),
-        file("/etc/hosts", "127.0.0.1 localhost\n::1 localhost\n".to_owned()),
+        file("/etc/hosts", format!("127.0.0.1 localhost\n::1 localhost\n127.0.0.1 {HOST_NAME}\n::1 {HOST_NAME}\n")),
         file("/etc/resolv.conf", format!("nameserver {STUB_ADDRESS}\noptions timeout:2 attempts:1\n")),
         file("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n".to_owned()),
         entry("/proc", Source::Proc, false, false, Why::System),

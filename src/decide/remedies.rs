@@ -30,6 +30,7 @@ impl View<'_> {
                     (self.rule(Key::Syscalls), nothing(why))
                 }
                 Refused::Lock(why) => (self.rule(Key::Write), Remedy::Nothing(no_lock(why))),
+                Refused::UnixSocket => (self.rule(Key::UnixSockets), self.set(Key::UnixSockets, true.into())),
                 Refused::Filter => {
                     let verdict = self.syscall(&call.name);
                     let kernel = || nothing("the plan allows it; the kernel denied it");

@@ -118,7 +118,7 @@ fn capabilities() -> Finding {
     })
 }
 
-/// Only a path with a rule can be opened; since ABI 4 the same for ports.
+/// Only a path with a rule can be opened; since ABI 4 the same for ports, which the gateway's rules name.
 fn landlock() -> Finding {
     let abi = crate::sys::process::landlock_abi();
     let mut acts =
@@ -137,7 +137,7 @@ fn landlock() -> Finding {
         crate::sys::process::landlock_version().map_err(|error| StepError::new(Step::Landlock, "landlock", error))?;
         let list = |path: &str| went(fs::read_dir(path), "opens");
         let usr = PathFd::new("/usr").map_err(|error| fail(&error))?;
-        let mut rules = landlock::ruleset(abi)?
+        let mut rules = landlock::unscoped(abi)?
             .add_rule(PathBeneath::new(usr, AccessFs::ReadDir))
             .map_err(|error| landlock::fail("a rule of the trial", error))?;
         let connect = |address: &SocketAddr| went(TcpStream::connect(address), "connects");

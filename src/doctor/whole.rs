@@ -203,15 +203,8 @@ fn acts(program: &Path, plan: &Plan, outside: &Outside) -> Vec<Act> {
         act(Layer::Egress, "connect to its own loopback", "connects", Ask::Connect((STUB_ADDRESS, 53).into())),
     ]);
     if let Some((_, address)) = &outside.tcp {
-        // If Landlock supports ports, it denies the connection first.
-        let (layer, expected) =
-            if plan.landlock_abi >= 4 { (Layer::Landlock, "EACCES") } else { (Layer::Egress, "ECONNREFUSED") };
-        acts.push(act(
-            layer,
-            &format!("connect to {address}, where upm listens on the host"),
-            expected,
-            Ask::Connect(*address),
-        ));
+        let text = format!("connect to {address}, where upm listens on the host");
+        acts.push(act(Layer::Egress, &text, "ECONNREFUSED", Ask::Connect(*address)));
     }
     if let Some((_, name)) = &outside.unix {
         let text = "connect to an abstract socket, where upm listens on the host";

@@ -5,10 +5,11 @@
 //! with `NXDOMAIN` glibc 2.36 and musl 1.2.3 end after one query each family, in 1 ms, with `EAI_NONAME`; with
 //! `REFUSED` both ask twice and end with `EAI_AGAIN`, which programs take as a reason to retry, musl after 5 s.
 
-use simple_dns::rdata::{A, OPT, RData};
+use crate::decide::names;
+use simple_dns::rdata::{A, AAAA, OPT, RData};
 use simple_dns::{CLASS, OPCODE, Packet, PacketFlag, QCLASS, QTYPE, RCODE, ResourceRecord, TYPE};
 use std::fmt::Write;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// Longest query over UDP, in bytes (RFC 1035 §4.2.1). Queries do not grow with EDNS, only replies do.
 pub const MAX_UDP_QUERY: usize = 512;
@@ -26,7 +27,7 @@ const HEADER: usize = 12;
 /// `decide` gets the name asked for in its presentation form (`\DDD` for every byte but letters, digits, `-` and `_`,
 /// so a NUL, a newline or a dot inside a label cannot pass for anything else), in the case it was asked, without the
 /// trailing dot; it answers with the address of a granted name and `None` for a refused one. It is called at most once,
-/// and only for a well-formed query.
+/// and only for a well-formed query for another name than the sandbox's own.
 pub fn answer(query: &[u8], decide: impl FnMut(&str) -> Option<Ipv4Addr>) -> Option<Vec<u8>> {
     if query.len() < HEADER || query.len() > MAX_TCP_QUERY || query[2] & 0x80 != 0 {
         return None;
@@ -76,7 +77,10 @@ fn well_formed(query: &[u8], mut decide: impl FnMut(&str) -> Option<Ipv4Addr>) -
     }
     let packet = Packet::parse(&readable).ok()?;
     let question = packet.questions.first()?;
-    let address = decide(&presentation(question.qname.as_bytes()));
+    let name = presentation(question.qname.as_bytes());
+    // Programs with a resolver of their own may ask here what `/etc/hosts` says.
+    let own = names::is_own(&name);
+    let address = if own { Some(Ipv4Addr::LOCALHOST) } else { decide(&name) };
 
     let mut reply = Packet::new_reply(packet.id());
     *reply.opcode_mut() = OPCODE::StandardQuery;
@@ -89,6 +93,10 @@ fn well_formed(query: &[u8], mut decide: impl FnMut(&str) -> Option<Ipv4Addr>) -
         None => *reply.rcode_mut() = RCODE::NameError,
         Some(address) if asked_type == u16::from(TYPE::A) || asked_type == 255 => {
             let data = RData::A(A { address: address.into() });
+            reply.answers.push(ResourceRecord::new(question.qname.clone(), CLASS::IN, TTL, data));
+        }
+        Some(_) if own && asked_type == u16::from(TYPE::AAAA) => {
+            let data = RData::AAAA(AAAA { address: Ipv6Addr::LOCALHOST.into() });
             reply.answers.push(ResourceRecord::new(question.qname.clone(), CLASS::IN, TTL, data));
         }
         Some(_) => {}
@@ -182,6 +190,25 @@ mod tests {
         assert_eq!(&reply[..12], &[0xab, 0xcd, 0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0]);
         assert_eq!(&reply[12..q.len()], &q[12..], "the question comes back in the case it was asked");
         assert_eq!(&reply[q.len()..], &[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 127, 64, 0, 1]);
+    }
+
+    #[test]
+    fn the_sandbox_itself_is_never_asked_about() {
+        for (labels, qtype, data) in [
+            (&[&b"sandbox"[..]][..], 1, &[127, 0, 0, 1][..]),
+            (&[b"LocalHost"], 1, &[127, 0, 0, 1]),
+            (&[b"www", b"localhost"], 1, &[127, 0, 0, 1]),
+            (&[b"sandbox"], 28, &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]),
+            (&[b"sandbox"], 15, &[]),
+        ] {
+            let (reply, seen) = ask(&query(labels, qtype), None);
+            let reply = reply.unwrap();
+            assert!(seen.is_empty() && reply[3] & 0xf == 0, "{labels:?}");
+            assert_eq!((reply[7] == 1, reply.ends_with(data)), (!data.is_empty(), true), "{labels:?}");
+        }
+        for other in [&[&b"sandbox"[..], b"example"][..], &[b"localhost", b"example"]] {
+            assert_eq!(ask(&query(other, 1), None).1.len(), 1, "{other:?}");
+        }
     }
 
     #[test]

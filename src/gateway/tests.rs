@@ -666,7 +666,7 @@ fn run_in_this_process() {
         thread::sleep(WAIT);
         drop(events);
     });
-    run(sockets, vec![rule("localhost", port)], 1 << 20, theirs);
+    run(sockets, vec![rule("example.test", port)], 1 << 20, theirs);
 }
 
 #[test]
@@ -683,10 +683,10 @@ fn run_ends_the_process() {
     let dns = ready.split(' ').next().unwrap();
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.set_read_timeout(Some(WAIT)).unwrap();
-    socket.send_to(&Gate::query(&[b"localhost"], 1), dns).unwrap();
+    socket.send_to(&Gate::query(&[b"sandbox"], 1), dns).unwrap();
     let mut buffer = [0; 512];
     let n = socket.recv(&mut buffer).unwrap();
-    assert_eq!(buffer[..n].last_chunk::<4>(), Some(&[127, 64, 0, 1]));
+    assert_eq!(buffer[..n].last_chunk::<4>(), Some(&[127, 0, 0, 1]));
     drop(child.stdin.take());
     let before = Instant::now();
     assert_eq!(child.wait().unwrap().code(), Some(0));

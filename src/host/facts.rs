@@ -12,8 +12,9 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-/// The entries of `/etc` that programs need to start. They contain nothing about the host's users or secrets.
-const ETC: [&str; 11] = [
+/// The entries of `/etc` that programs read, often through links from `/usr`: files of the distribution that every user of the host
+/// may read. They contain nothing about the host's users, and no secrets.
+const ETC: [&str; 20] = [
     "ld.so.cache",
     // Not all of `ssl`: it also contains private keys, which a user's supplementary group may be able to read.
     "ssl/certs",
@@ -24,9 +25,24 @@ const ETC: [&str; 11] = [
     "pki/tls/openssl.cnf",
     "pki/ca-trust",
     "ca-certificates",
+    // Debian's openssl.cnf is complete; Fedora's includes this.
+    "crypto-policies",
     "localtime",
     "alternatives",
+    // getservbyname(3), getprotobyname(3), Python's mimetypes.
+    "services",
+    "protocols",
+    "mime.types",
+    // Links to /usr and /proc.
+    "os-release",
+    "mtab",
+    // fontconfig; a JVM's settings, on Fedora and (below) on Debian.
+    "fonts",
+    "java",
+    "R",
 ];
+/// Debian's directories of a JVM's settings in `/etc`, to which `/usr/lib/jvm` links, begin so.
+const JAVA: &str = "java-";
 /// Names of the root that are `/usr` or links into it (file-hierarchy(7)); older systems have real directories.
 const ROOT: [&str; 7] = ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32"];
 /// The default user for plugins when root calls. If it does not exist, the kernel's overflow user is used.
@@ -86,7 +102,7 @@ pub fn around(grant: &Grant, code: PluginCode) -> Result<Facts, Failure> {
         outside_gid,
         landlock_abi: landlock_abi(grant.landlock_min_abi)?,
         root_entries: entries(Path::new("/"), &ROOT),
-        etc_entries: entries(Path::new("/etc"), &ETC),
+        etc_entries: etc_entries(),
         interpreter_prefixes: Vec::new(),
         code,
         links: BTreeMap::new(),
@@ -110,6 +126,17 @@ pub(crate) fn landlock_abi(least: u32) -> Result<u32, Failure> {
         }));
     }
     Ok(abi)
+}
+
+fn etc_entries() -> BTreeMap<String, Option<PathBuf>> {
+    let etc = Path::new("/etc");
+    let mut found = entries(etc, &ETC);
+    if Path::new("/usr/lib/jvm").exists() {
+        let all = fs::read_dir(etc).into_iter().flatten().flatten();
+        let java = all.filter_map(|entry| entry.file_name().into_string().ok()).filter(|name| name.starts_with(JAVA));
+        found.extend(java.map(|name| (name, None)));
+    }
+    found
 }
 
 /// Those of `names` that exist in `directory`; links with their targets.

@@ -50,11 +50,22 @@ impl Denials {
         self.dropped = self.dropped.saturating_add(count);
     }
 
-    /// The entries, and how many acts had no room.
+    /// The entries, and how many acts had no room. What a C library only probes for is left out if the call `succeeded`, and else
+    /// comes last.
     #[must_use]
-    pub(crate) fn finish(self) -> (Vec<Denial>, u64) {
+    pub(crate) fn finish(mut self, succeeded: bool) -> (Vec<Denial>, u64) {
+        self.entries.retain(|entry| !(succeeded && is_probe(&entry.denied)));
+        self.entries.sort_by_key(|entry| is_probe(&entry.denied));
         (self.entries, self.dropped)
     }
+}
+
+/// Whether glibc asks for nscd in the same way when it looks up a user (nscd/nscd_helper.c). It then goes on without.
+fn is_probe(denied: &Denied) -> bool {
+    use nix::sys::socket::{SockFlag, SockType};
+    let stream = SockType::Stream as i32 | (SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK).bits();
+    matches!(denied, Denied::Syscall(Syscall { refused: Refused::UnixSocket, values, .. })
+        if values.contains(&("type", stream.unsigned_abs().into())))
 }
 
 /// A system call that the filter refused.

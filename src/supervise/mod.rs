@@ -728,6 +728,13 @@ impl Supervision<'_> {
             let step = self.locks.want(listener.as_fd(), notification, act, distant);
             return self.settle(step);
         }
+        if handed == Some(Handed::UnixSocket) && !self.plan.named_unix {
+            // Programs ask a name service cache so, and go on without: not even `on_violation = "kill"` ends the call.
+            let call = denials::syscall(notification.nr, &notification.args, Refused::UnixSocket);
+            let still = || sys::seccomp::notif_id_valid(listener.as_fd(), notification.id).unwrap_or(false);
+            self.denials.add_of(call, notification.pid, still);
+            return self.answer(notification.id, Errno::AFNOSUPPORT);
+        }
         let counted = handed == Some(Handed::Addition);
         if counted
             && self

@@ -124,7 +124,7 @@ pub(super) fn conclude(
             denials.add(Denied::Limit(met), 1);
         }
     }
-    let (denials, denials_dropped) = denials.finish();
+    let (denials, denials_dropped) = denials.finish(failure.is_none());
     Ok(Outcome {
         result,
         afterwards,

@@ -292,7 +292,7 @@ mod tests {
         let cases: &[Case] = &[
             ("getppid", libc::SYS_getppid, [0; 6], 0),
             ("ptrace(PTRACE_TRACEME)", libc::SYS_ptrace, [0; 6], libc::EPERM),
-            ("socket NETLINK", libc::SYS_socket, [16, 3, 0, 0, 0, 0], libc::EAFNOSUPPORT),
+            ("socket NETLINK_AUDIT", libc::SYS_socket, [16, 3, 9, 0, 0, 0], libc::EAFNOSUPPORT),
             ("socket VSOCK", libc::SYS_socket, [40, 1, 0, 0, 0, 0], libc::EAFNOSUPPORT),
             ("socket MPTCP", libc::SYS_socket, [2, 1, 262, 0, 0, 0], libc::EAFNOSUPPORT),
             ("socket TCP", libc::SYS_socket, [2, 1 | libc::SOCK_CLOEXEC as u64, 0, 0, 0, 0], 0),

@@ -169,6 +169,8 @@ pub enum Refused {
     Count,
     /// A file lock that is not allowed.
     Lock(NoLock),
+    /// A UNIX socket that could be connected to a path.
+    UnixSocket,
 }
 
 /// Why a file lock was denied.

@@ -59,8 +59,9 @@ fn socket_families_types_and_protocols() {
     const NONBLOCK_CLOEXEC: u64 = 0o2_004_000;
     both(|f| {
         let unix = [1, 2, 5].map(|kind| [1, kind, 0]);
+        let route = [2, 3].map(|kind| [16, kind, 0]);
         let internet = [2, 10].map(|family| [[family, 1, 0], [family, 1, 6], [family, 2, 0], [family, 2, 17]]);
-        for [family, kind, protocol] in [&unix[..], &internet.concat()].concat() {
+        for [family, kind, protocol] in [&unix[..], &route, &internet.concat()].concat() {
             f.expect(Action::Allow, "socket", &[family, kind, protocol]);
             f.expect(Action::Allow, "socket", &[family, kind | NONBLOCK_CLOEXEC, protocol]);
         }
@@ -72,8 +73,9 @@ fn socket_families_types_and_protocols() {
             (2, 3, 255),
             (2, 2, 1),   // ping
             (2, 2, 136), // UDP-Lite
-            (16, 3, 0),  // NETLINK
-            (16, 2, 0),
+            (16, 3, 15), // NETLINK: only NETLINK_ROUTE, above
+            (16, 2, 9),
+            (16, 5, 0),
             (17, 3, 0), // PACKET
             (38, 5, 0), // ALG
             (40, 1, 0), // VSOCK
@@ -163,7 +165,7 @@ fn what_no_plugin_may_call() {
             init_module finit_module delete_module swapon swapoff reboot quotactl quotactl_fd acct syslog \
             seccomp open_by_handle_at name_to_handle_at fanotify_init inotify_add_watch inotify_init \
             inotify_init1 inotify_rm_watch lookup_dcookie vhangup clock_settime settimeofday adjtimex \
-            clock_adjtime setuid setresuid setgroups capset iopl ioperm modify_ldt uselib sethostname sync \
+            clock_adjtime setgroups capset iopl ioperm modify_ldt uselib sethostname sync \
             syncfs";
         for name in calls.split(' ') {
             assert!(Arch::ALL.iter().any(|a| f.table.number(name, *a).is_some()), "{name}");

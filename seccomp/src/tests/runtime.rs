@@ -1,7 +1,7 @@
 //! A call's additions to the plugin's program.
 
 use super::*;
-use crate::runtime::{COUNT, Handed, LOCK, LockAct, deaf, handed, plugin, watching};
+use crate::runtime::{COUNT, Handed, LOCK, LockAct, UNIX_SOCKET, deaf, handed, plugin, watching};
 
 /// The plugin's filter in a call.
 fn filter(f: &Asked, added: &[&str], named_unix: bool) -> Asked {
@@ -64,7 +64,12 @@ fn named_unix_sockets_go_where_directories_are_granted() {
             ("read", &[1, 2], false),
         ] {
             with.expect(Action::Allow, name, args);
-            without.expect(if refused { Action::EAFNOSUPPORT } else { Action::Allow }, name, args);
+            without.returns(if refused { UNIX_SOCKET } else { Action::Allow.value() }, name, args);
+            let mut all = [0; 6];
+            all[..args.len()].copy_from_slice(args);
+            assert!(!refused || handed(name, &all) == Some(Handed::UnixSocket), "{name} {args:?}");
+            let silent = f.with(deaf(&without.program, Action::EPERM));
+            silent.expect(if refused { Action::EAFNOSUPPORT } else { Action::Allow }, name, args);
         }
         without.expect(Action::Notify, "ptrace", &[0]);
     });
@@ -177,7 +182,7 @@ fn a_watched_call_is_decided_by_one_program_and_handed_over_by_the_other() {
             ("openat", &[0, 0, 0, 0][..], Action::Allow),
             ("openat", &[0, 0, 0x40, 0o4755], Action::EPERM),
             ("execve", &[], Action::Allow),
-            ("socket", &[16, 3, 0], Action::EAFNOSUPPORT),
+            ("socket", &[17, 3, 0], Action::EAFNOSUPPORT),
             ("statx", &[], Action::Allow),
             ("mount_setattr", &[], Action::EPERM),
             ("clone3", &[], ENOSYS),

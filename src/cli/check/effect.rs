@@ -4,6 +4,7 @@ use super::{Report, Severity};
 use crate::config::{Base, Level};
 use crate::confine::filter;
 use crate::decide::grant::Decision;
+use crate::decide::names;
 use crate::decide::plan::WATCH_CALLS;
 use crate::keys::Key;
 use crate::types::{EgressGroup, EgressSource, Entry, HostPattern, Proxy, Standing};
@@ -228,6 +229,19 @@ fn groups(report: &mut Report<'_>, decisions: &[Decision]) {
             format!("{}{}:{}", if host.wildcard { "*." } else { "" }, host.name, host.port)
         };
         for (at, line) in lines.iter().enumerate() {
+            if names::is_own(&hosts[at].name) {
+                report.add(
+                    Severity::Warning,
+                    subject.as_str(),
+                    *line,
+                    format!(
+                        "{} is the sandbox itself: a plugin reaches its own loopback by this name, never the host's; remove it, or give \
+                         the host another name",
+                        shown(at)
+                    ),
+                );
+                continue;
+            }
             if !granted.contains(name.as_str()) {
                 report.add(
                     Severity::Warning,

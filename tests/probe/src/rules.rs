@@ -62,6 +62,8 @@ const TRIES: &[(&str, &[i64])] = &[
     ("rt_sigtimedwait", &[0, 0, 0, 8]), ("sigaltstack", &[0]), ("restart_syscall", &[]), ("signalfd4", &[-1, 0, 8]),
     ("pause", &[]), ("alarm", &[0]), ("signalfd", &[-1, 0, 8]),
     ("getpid", &[]), ("gettid", &[]), ("getppid", &[]), ("getuid", &[]), ("geteuid", &[]), ("getgid", &[]), ("getegid", &[]),
+    ("setuid", &[-1]), ("setgid", &[-1]), ("setreuid", &[-1, -1]), ("setregid", &[-1, -1]), ("setresuid", &[-1, -1, -1]),
+    ("setresgid", &[-1, -1, -1]), ("setfsuid", &[-1]), ("setfsgid", &[-1]),
     ("getresuid", &[0]), ("getresgid", &[0]), ("getgroups", &[0]), ("getpgid", &[-1]), ("getsid", &[-1]), ("capget", &[0]),
     ("getpgrp", &[]), ("setpgid", &[-1, -1]), ("setsid", &[]),
     ("set_tid_address", &[0]), ("set_robust_list", &[0]), ("get_robust_list", &[-1]), ("futex", &[0, 1]),

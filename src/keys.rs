@@ -81,7 +81,7 @@ macro_rules! table {
             "files and directories that all processes of the call together may watch with inotify(7); `0` disables inotify. A watch reports [what all programs of the host](SECURITY.md#what-is-not-contained) do to the file, not just the call",
             limit file_watches, held "user.max_inotify_watches of the call's user namespace";
         UnixSockets unix_sockets: bool = false, bool(),
-            "whether programs may make UNIX sockets that have a path, in a call that is granted paths. Landlock before ABI 9 (Linux 7.2) cannot keep them from the sockets of the host's servers in these paths; from ABI 9 on, and without granted paths, they always may";
+            "whether programs may make UNIX sockets that have a path, in a call that is granted paths. Landlock before ABI 9 cannot keep them from the sockets of the host's servers in these paths; from ABI 9 on, and without granted paths, they always may";
         FileSize file_size: u64 = GIB, size(MAX_SIZE),
             "size of each file written",
             unit Bytes, limit file_size, held "RLIMIT_FSIZE a file";

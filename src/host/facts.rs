@@ -41,8 +41,8 @@ const ETC: [&str; 20] = [
     "java",
     "R",
 ];
-/// Debian's directories of a JVM's settings in `/etc`, to which `/usr/lib/jvm` links, begin so.
-const JAVA: &str = "java-";
+/// Where JVMs are: Debian's `java-17-openjdk-amd64` there has its settings in `/etc/java-17-openjdk`.
+const JVMS: &str = "/usr/lib/jvm";
 /// Names of the root that are `/usr` or links into it (file-hierarchy(7)); older systems have real directories.
 const ROOT: [&str; 7] = ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32"];
 /// The default user for plugins when root calls. If it does not exist, the kernel's overflow user is used.
@@ -130,12 +130,11 @@ pub(crate) fn landlock_abi(least: u32) -> Result<u32, Failure> {
 
 fn etc_entries() -> BTreeMap<String, Option<PathBuf>> {
     let etc = Path::new("/etc");
+    let jvms = fs::read_dir(JVMS).into_iter().flatten().flatten().filter_map(|jvm| jvm.file_name().into_string().ok());
+    let jvms = jvms.filter(|jvm| jvm.starts_with("java-"));
+    let settings: Vec<String> = jvms.filter_map(|jvm| Some(jvm.rsplit_once('-')?.0.to_owned())).collect();
     let mut found = entries(etc, &ETC);
-    if Path::new("/usr/lib/jvm").exists() {
-        let all = fs::read_dir(etc).into_iter().flatten().flatten();
-        let java = all.filter_map(|entry| entry.file_name().into_string().ok()).filter(|name| name.starts_with(JAVA));
-        found.extend(java.map(|name| (name, None)));
-    }
+    found.extend(entries(etc, &settings.iter().map(String::as_str).collect::<Vec<_>>()));
     found
 }
 

@@ -299,3 +299,49 @@ fn a_schema_that_takes_for_ever_is_ended(#[values(Mode::Root, Mode::User)] mode:
     assert_eq!(f.run("echo", json!([[["x"], "y"]])).exit, Some(0));
     f.run("echo", json!([["x", "y", "z"]])).failed("arguments_invalid", 2);
 }
+
+/// A compiled schema can be large, and so can the errors of arguments that do not match: below `anyOf` there is one for each part and
+/// each value, with the path to both. Neither is kept in the caller's process.
+#[rstest]
+fn a_schema_takes_little_of_its_callers_memory(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let Some(f) = with_schema(mode, "{}") else { return };
+    let call = |schema: &Value, arguments: &Value| {
+        f.write("schemas/run.json", schema.to_string());
+        let call = f.upm(["Probe", "run", "-"]).stdin(arguments.to_string());
+        call.through(["prlimit", "--data=400000000", "--"]).run()
+    };
+    let (long, never) = ("k".repeat(200_000), json!({"anyOf": [false, false]}));
+    let strings = json!({"allOf": vec![json!({"type": "string"}); 10_000]});
+    let copies = (0..90).fold(
+        json!({"enum": (0..20_000).map(|n| json!({n.to_string(): n})).collect::<Vec<_>>()}),
+        |of, _| json!({"not": of}),
+    );
+    for (name, schema, arguments) in [
+        (
+            "errors",
+            json!({"anyOf": [{"properties": {"args": {"items": {"anyOf": vec![false; 20]}}}}, false]}),
+            json!({"args": vec![1; 80_000]}),
+        ),
+        (
+            "paths of errors",
+            json!({"anyOf": [{"properties": {"kwargs": {"additionalProperties": {"items": never}}}}, false]}),
+            json!({"kwargs": {long.clone(): vec![1; 20_000]}}),
+        ),
+        ("places", json!({"properties": {long.clone(): strings}}), json!({})),
+        ("places behind a reference", json!({"$ref": format!("#/$defs/{long}"), "$defs": {long: strings}}), json!({})),
+        ("copies", copies, json!({"args": ["echo"]})),
+    ] {
+        let data = call(&schema, &arguments).failed("arguments_invalid", 2);
+        assert!(data["error"].as_str().unwrap().contains("MiB of memory"), "{name}: {data:#}");
+    }
+    // the controls: a few errors below `anyOf` are reported, and arguments that match are passed on
+    let few = json!({"properties": {"args": {"items": {"anyOf": [{"type": "integer"}, {"const": "echo"}]}}}});
+    let data = call(&few, &json!({"args": ["echo", "x"]})).failed("arguments_invalid", 2);
+    assert!(data["error"].as_str().unwrap().starts_with("/args/1: "), "{data:#}");
+    assert_eq!(call(&few, &json!({"args": ["echo", 1]})).result()["value"], json!([1]));
+    // `check` looks at the schema alone
+    f.write("schemas/run.json", json!({"properties": {"k".repeat(200_000): strings}}).to_string());
+    let answer = f.upm(["check"]).run();
+    let said = format!("{}{}", answer.stdout, answer.stderr);
+    assert!(answer.exit != Some(0) && said.contains("and 512 MiB of memory"), "{answer:#?}");
+}

@@ -1,6 +1,6 @@
 //! What a caller sent, read and checked. As root: over the socket in a process that has no right at all, which costs some
 //! 0.6 ms; else here, with no capability in effect meanwhile. For a user here, who has nothing to give up. What may take
-//! long, by its schema, for everyone in that process: it has a limit of processor time.
+//! long or much memory, by its schema, for everyone in that process: it has limits of both.
 
 use super::packed::{Packer, Unpacker, torn};
 use crate::config::Schema;
@@ -9,9 +9,9 @@ use crate::confine::reader::Bounds;
 use crate::decide::arguments::{self, Checked};
 use crate::decide::cost;
 use crate::supervise::signals::{self, Signals};
-use crate::supervise::{self, apart, reader};
+use crate::supervise::{self, reader};
 use crate::types::{Code, Failure};
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rustix::event::{PollFd, PollFlags, poll};
 use std::time::{Duration, Instant};
 
@@ -32,12 +32,16 @@ pub enum From {
     Socket,
     /// Whoever started the engine, or what that user passes on.
     Here,
-    /// Anyone, with a schema that can make much work.
-    Costly,
 }
 
-/// Reads `length` bytes by `act`: of the socket as root, and what is costly, in another process, whose `pack`ed answer is
-/// `unpack`ed.
+impl From {
+    /// Whether it is read in another process.
+    fn is_apart(self) -> bool {
+        self == From::Socket && nix::unistd::geteuid().is_root()
+    }
+}
+
+/// Reads `length` bytes by `act`: of the socket as root in another process, whose `pack`ed answer is `unpack`ed.
 ///
 /// # Errors
 /// What `act` fails with, and what [`reader::run`] does.
@@ -50,11 +54,22 @@ pub(crate) fn read<T>(
     pack: impl FnOnce(&T, &mut Packer),
     unpack: impl FnOnce(&mut Unpacker<'_>) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    match (from, nix::unistd::geteuid().is_root()) {
-        (From::Costly, _) | (From::Socket, true) => {}
-        (From::Here, true) => return privileges::without(act)?,
-        (From::Here | From::Socket, false) => return act(),
-    }
+    if from.is_apart() { apart(length, until, signals, act, pack, unpack) } else { here(act) }
+}
+
+/// In this process, without capabilities.
+fn here<T>(act: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+    if nix::unistd::geteuid().is_root() { privileges::without(act)? } else { act() }
+}
+
+fn apart<T>(
+    length: usize,
+    until: Instant,
+    signals: &Signals,
+    act: impl FnOnce() -> Result<T, Failure>,
+    pack: impl FnOnce(&T, &mut Packer),
+    unpack: impl FnOnce(&mut Unpacker<'_>) -> Result<T, Failure>,
+) -> Result<T, Failure> {
     let bounds = Bounds { memory: MEMORY + COPIES * length as u64, cpu_s: CPU_S };
     let bytes = reader::run(bounds, ANSWER + 6 * length, until, signals, || {
         let mut packer = Packer::default();
@@ -103,8 +118,18 @@ pub fn check(
         // Not worth a process.
         return act();
     }
-    let costly = schema.is_some_and(|schema| !cost::is_light(schema, text.len()));
-    let from = if costly { From::Costly } else { from };
+    if !from.is_apart() && schema.is_none_or(|schema| cost::is_light(schema, text.len())) {
+        // Only whether they match. To find out why they do not can take any amount of memory: below `anyOf` each part that fails
+        // keeps an error with its path, for each value. The other process does that.
+        let fitting = here(|| {
+            let arguments = arguments::parse(text, limit)?;
+            let fit = schema.map_or(Ok(true), |schema| arguments::fit(&arguments, schema))?;
+            Ok(fit.then(|| Checked::of(&arguments)))
+        })?;
+        if let Some(checked) = fitting {
+            return Ok(checked);
+        }
+    }
     let until = until.unwrap_or_else(|| Instant::now() + Duration::from_secs(2 * CPU_S));
     let pack = |checked: &Checked, packer: &mut Packer| {
         for (name, text) in checked.members() {
@@ -113,7 +138,7 @@ pub fn check(
         }
         packer.text(None);
     };
-    read(from, text.len(), until, signals, act, pack, |unpacker| {
+    apart(text.len(), until, signals, act, pack, |unpacker| {
         let mut members = Vec::new();
         while let Some(name) = unpacker.text()? {
             members.push((name, unpacker.some()?));
@@ -134,10 +159,13 @@ pub fn check_schema(schema: &Schema) -> Result<(), String> {
     if cost::is_light(schema, 0) {
         return act();
     }
-    let told = apart::run(ANSWER as u64, None, || {
-        let limited = setrlimit(Resource::RLIMIT_CPU, CPU_S, CPU_S + 1);
-        limited
-            .map_err(|errno| format!("its processor time cannot be limited: {errno}"))
+    let told = supervise::apart::run(ANSWER as u64, None, || {
+        let limited = |(resource, most)| {
+            let (_, hard) = getrlimit(resource)?;
+            setrlimit(resource, hard.min(most), hard.min(most + 1))
+        };
+        let all = [(Resource::RLIMIT_CPU, CPU_S), (Resource::RLIMIT_DATA, MEMORY)].into_iter().try_for_each(limited);
+        all.map_err(|errno| format!("its processor time and memory cannot be limited: {errno}"))
             .and_then(|()| act())
             .err()
             .unwrap_or_default()
@@ -147,8 +175,9 @@ pub fn check_schema(schema: &Schema) -> Result<(), String> {
         Ok(told) if told.bytes.is_empty() => Ok(()),
         Ok(told) => Err(String::from_utf8_lossy(&told.bytes).into_owned()),
         Err(error) => Err(format!(
-            "{}: the schema cannot be checked within {CPU_S} s of processor time: {error}; simplify it",
-            schema.path.display()
+            "{}: the schema cannot be checked within {CPU_S} s of processor time and {} MiB of memory: {error}; simplify it",
+            schema.path.display(),
+            MEMORY >> 20
         )),
     }
 }

@@ -221,6 +221,11 @@ fn kind(value: &Value) -> &'static str {
     }
 }
 
+/// Whether `args` match the method's schema. Unlike [`validate`] it keeps no errors, which can take any amount of memory.
+pub fn fit(args: &Arguments, schema: &Schema) -> Result<bool, ArgumentsError> {
+    with_validator(schema, |validator| validator.is_valid(&args.document))
+}
+
 /// Checks `args` against the method's schema (2020-12). Patterns run in linear time, without look-around and
 /// back-references, because the caller controls their input. The schema itself is checked against its meta-schema.
 pub fn validate(args: &Arguments, schema: &Schema) -> Result<(), ArgumentsError> {

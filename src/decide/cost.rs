@@ -2,7 +2,8 @@
 //!
 //! A plugin's author may have written its schema. Each part of a schema is checked once against each value, but references
 //! multiply: fifty definitions that each refer to the next one twice are 2^50 parts. Light schemas are checked in this
-//! process, all others in a separate process with a limit of processor time.
+//! process, all others in a separate process with limits of processor time and memory. That process also finds out why
+//! arguments do not match a light schema: the memory for errors is not estimated here.
 #![forbid(unsafe_code)]
 
 use crate::config::Schema;
@@ -20,9 +21,19 @@ const PATTERN: u64 = 256;
 /// The same for a pattern with a counted repetition or a named character class, which compile to many states.
 const LARGE_PATTERN: u64 = 4096;
 
-/// Whether checking arguments of `length` bytes against `schema` is certainly cheap.
+/// Limit for the bytes of a compiled schema, without patterns.
+const COMPILED: u64 = 32 << 20;
+/// Bytes of a compiled part, as measured, in addition to [`PLACES`] times the length of its JSON pointer.
+const PART: u64 = 1024;
+/// See [`PART`].
+const PLACES: u64 = 3;
+
+/// Whether checking arguments of `length` bytes against `schema` is certainly cheap: in time, and if they match, in memory.
 pub fn is_light(schema: &Schema, length: usize) -> bool {
     let Some(root) = schema.files.get(&schema.root).filter(|_| schema.files.len() == 1) else { return false };
+    if compiled(root, 0) > COMPILED {
+        return false;
+    }
     let mut scale = Scale { root, known: HashMap::new(), open: HashSet::new() };
     let weight = scale.value(root, 0);
     weight.is_some_and(|weight| weight.saturating_mul(length.max(LEAST) as u64) <= LIGHT)
@@ -78,6 +89,21 @@ impl<'s> Scale<'s> {
     }
 }
 
+/// Bytes of the compiled schema, without patterns; `place` is the length of the JSON pointer to `value`. References to the same
+/// target share it.
+fn compiled(value: &Value, place: u64) -> u64 {
+    let parts = match value {
+        Value::Array(items) => items.iter().map(|item| compiled(item, place + 2)).fold(0, u64::saturating_add),
+        Value::Object(object) => object.iter().fold(0u64, |sum, (key, value)| {
+            // `not` also keeps a copy of its schema.
+            let copies = if key == "not" { 2 } else { 1 };
+            sum.saturating_add(compiled(value, place + 1 + key.len() as u64).saturating_mul(copies))
+        }),
+        _ => 0,
+    };
+    parts.saturating_add(PART + PLACES * place)
+}
+
 fn pattern(pattern: &str) -> u64 {
     let large = pattern.contains('{') || pattern.contains("(?") && pattern.contains('i') || {
         let escaped = pattern.as_bytes().windows(2).filter(|pair| pair[0] == b'\\');
@@ -119,6 +145,48 @@ mod tests {
             }
         }
         assert!(seen > 5);
+    }
+
+    /// Twenty options, and objects of five kinds.
+    #[test]
+    fn what_plugins_usually_have_is_light() {
+        let options: serde_json::Map<String, Value> = (0..20)
+            .map(|n| match n % 4 {
+                0 => {
+                    (format!("name_{n}"), json!({"type": "string", "pattern": "^[a-z][a-z0-9_-]*$", "maxLength": 200}))
+                }
+                1 => (format!("mode_{n}"), json!({"enum": ["never", "always", "auto", null]})),
+                2 => (format!("count_{n}"), json!({"type": "integer", "minimum": 0, "maximum": 65535})),
+                _ => (format!("tags_{n}"), json!({"type": "array", "maxItems": 50, "items": {"$ref": "#/$defs/tag"}})),
+            })
+            .collect();
+        let kinds: Vec<Value> = (0..5)
+            .map(|n| {
+                let own = json!({"kind": {"const": format!("kind_{n}")}, "at": {"$ref": "#/$defs/tag"}, "with": {"type": "string"}});
+                json!({"type": "object", "properties": own, "required": ["kind"], "additionalProperties": false})
+            })
+            .collect();
+        let document = json!({
+            "type": "object",
+            "properties": {
+                "args": {"type": "array", "maxItems": 8, "items": {"oneOf": kinds}},
+                "kwargs": {"type": "object", "properties": options, "additionalProperties": false},
+            },
+            "$defs": {"tag": {"type": "string", "pattern": "^\\d{4}-\\d{2}-\\d{2}$"}},
+        });
+        assert!(is_light(&schema(document), 200));
+    }
+
+    #[test]
+    fn what_takes_much_memory_when_it_is_compiled_is_not() {
+        let strings = |count: usize| json!({"allOf": vec![json!({"type": "string"}); count]});
+        let behind = |name: usize, count: usize| schema(json!({"properties": {"k".repeat(name): strings(count)}}));
+        assert!(is_light(&behind(10, 1000), 100) && is_light(&behind(100_000, 10), 100));
+        assert!(!is_light(&behind(100_000, 1000), 100), "each part stores its JSON pointer");
+        let not =
+            |levels: usize| schema((0..levels).fold(json!({"enum": vec![7; 1000]}), |inner, _| json!({"not": inner})));
+        assert!(is_light(&not(2), 100));
+        assert!(!is_light(&not(90), 100), "`not` stores a copy");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use crate::json;
 use serde_json::{Value, json as value};
 use std::sync::LazyLock;
 use upm::config::Schema;
-use upm::decide::arguments::{Arguments, ArgumentsError, parse, validate};
+use upm::decide::arguments::{Arguments, ArgumentsError, fit, parse, validate};
 use upm::types::{Code, Failure};
 
 const TOKENS: &[&[u8]] = &[
@@ -242,6 +242,7 @@ pub fn check(input: &[u8], rng: &mut Rng) -> bool {
 fn schemas(rng: &mut Rng, arguments: &Arguments) {
     let rules = &RULES[rng.below(RULES.len())];
     let fits = (rules.fits)(arguments);
+    assert_eq!(fit(arguments, &rules.schema), Ok(fits));
     match validate(arguments, &rules.schema) {
         Ok(()) => assert!(fits, "the schema let it pass"),
         Err(ArgumentsError::Mismatch { instance_path, schema_path, value, reason }) => {

@@ -612,6 +612,7 @@ const MEMORY: &[Tests] = &[
 ];
 
 const FILES: &[Tests] = &[
+    Tests { file: "locks", place: Place::Top, only: &["threads_that_outlive_the_first"], without: &[] },
     Tests { file: "nested", place: Place::Top, only: &["it_stays_where_it_is", "what_is_granted"], without: &[] },
     Tests {
         file: "owners",

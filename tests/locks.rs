@@ -407,6 +407,48 @@ fn where_nobody_listens_nothing_is_locked(
     assert_eq!(answer.data()["denials"], json!([]));
 }
 
+/// Threads can go on after the first one of their process has ended. Before Linux 6.9 the kernel shows only the descriptors of the first one.
+#[rstest]
+fn threads_that_outlive_the_first_lock_too(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let Some(f) = fixture(mode, "") else { return };
+    let (own, shared, probe) = (f.text("project/file"), f.text("shared/file"), f.text("plugins/upm-probe"));
+    let call = |words: &Value, old: bool| {
+        let words = json!({ "args": words }).to_string();
+        let call = f.upm(["Probe", "run", &words]);
+        // PIDFD_THREAD, and what a kernel says that does not know it
+        let old_kernel = [probe.as_str(), "without", "pidfd_open(128@1)=EINVAL", "--"];
+        if old { call.through(old_kernel).run() } else { call.run() }
+    };
+    let ways = |file: &str| ["LOCK_EX", "F_SETLK", "F_OFD_SETLK"].map(|way| json!(["lock", way, file])).to_vec();
+    let none = json!(["syscall", libc::SYS_flock, 99, 1]);
+    let by = |act: &str| json!([vec![json!(act)], ways(&own), ways(&shared), vec![none.clone()]].concat());
+    let as_usual = |answer: &common::Answer| {
+        let inside = answers(&answer.result());
+        inside[..3].iter().for_each(assert_ok);
+        inside[3..6].iter().for_each(|one| assert_errno(one, "EPERM"));
+        assert_errno(&inside[6], "EBADF");
+        let denials = answer.data()["denials"].clone();
+        let all = denials.as_array().unwrap();
+        assert!(!all.is_empty() && all.iter().all(|denial| denial["remedy"] == REMEDY), "{denials:#}");
+    };
+    use rustix::process::{PidfdFlags, getpid, pidfd_open};
+    if pidfd_open(getpid(), PidfdFlags::from_bits_retain(128)).is_ok() {
+        as_usual(&call(&by("leaderless"), false));
+    }
+    let answer = call(&by("leaderless"), true);
+    let inside = answers(&answer.result());
+    assert_eq!(inside.len(), 7);
+    inside.iter().for_each(|one| assert_errno(one, "EPERM"));
+    let denials = answer.data()["denials"].clone();
+    let all = denials.as_array().unwrap();
+    let told = |denial: &Value| denial["remedy"].as_str().unwrap().contains("first thread of the program has ended");
+    assert!(!all.is_empty() && all.iter().all(told), "{denials:#}");
+    // the twins: while the first thread is there, by itself and by others
+    as_usual(&call(&by("batch"), true));
+    let answer = call(&json!(["locks_waiting", own, 2]), true);
+    assert_eq!((answer.result()["ended"].clone(), answer.data()["denials"].clone()), (json!([]), json!([])));
+}
+
 /// Those that wait hold a descriptor of the supervisor's each.
 #[rstest]
 fn few_locks_wait_at_once(#[values(Mode::Root, Mode::User)] mode: Mode) {

@@ -143,6 +143,7 @@ fn no_lock(why: &NoLock) -> String {
              their children (`sysctl kernel.yama.ptrace_scope` is 0 or 1, no security module or filter denies it), and the program \
              must not have hidden itself (PR_SET_DUMPABLE)"
         ),
+        NoLock::FirstThread => "the first thread of the program has ended: then the file cannot be determined before Linux 6.9".to_owned(),
         NoLock::Distant(mount) => format!(
             "the call has access to {mount}, a file system whose server may not answer: without a cgroup it could not be ended then"
         ),

@@ -73,6 +73,7 @@ fn no_lock(refused: &Refused) -> Option<(String, Value)> {
     let (name, value) = match why {
         NoLock::ReadOnly => return None,
         NoLock::Unseen(error) => ("pidfd_getfd", error.as_str().into()),
+        NoLock::FirstThread => ("first_thread", "ended".into()),
         NoLock::Distant(mount) => ("distant", mount.as_str().into()),
         NoLock::Engine(error) => ("engine", error.as_str().into()),
         NoLock::Ranges(most) => ("ranges", (*most).into()),

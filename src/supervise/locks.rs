@@ -48,7 +48,7 @@ pub struct Locks {
 struct Wanted {
     notification: Notification,
     request: Request,
-    process: OwnedFd,
+    asker: Asker,
     /// Whether it is tried until it can be had.
     waits: bool,
     /// Not before; `None` for the first try.
@@ -113,11 +113,11 @@ impl Locks {
             return refused(Errno::NOLCK, NoLock::Waiting(MOST_WAITING));
         }
         // It may have ended meanwhile, and its number may be another process's: asked after the descriptor is there.
-        let found = process(notification.pid, matches!(act, LockAct::Range(_)));
+        let found = asker(notification.pid, matches!(act, LockAct::Range(_)));
         if !seccomp::notif_id_valid(listener, notification.id).unwrap_or(false) {
             return Step::Settled;
         }
-        let (process, inside) = match found {
+        let asker = match found {
             Ok(found) => found,
             Err(error) => return refused(Errno::NOLCK, NoLock::Engine(error.to_string())),
         };
@@ -125,7 +125,7 @@ impl Locks {
             LockAct::Description(1, _) => What::Shared,
             LockAct::Description(..) => What::Exclusive,
             LockAct::Process => What::Look,
-            LockAct::Range(_) => What::Range { process: inside, address: notification.args[2] },
+            LockAct::Range(_) => What::Range { process: asker.inside, address: notification.args[2] },
         };
         if range {
             self.ranges -= 1;
@@ -133,7 +133,7 @@ impl Locks {
         // The kernel takes an `unsigned int`.
         let fd = (notification.args[0] & 0xffff_ffff) as u32;
         let request = Request { what, fd: fd.cast_signed() };
-        self.waiting.push_back(Wanted { notification, request, process, waits, due: None });
+        self.waiting.push_back(Wanted { notification, request, asker, waits, due: None });
         Step::Settled
     }
 
@@ -169,7 +169,7 @@ impl Locks {
                     continue;
                 }
             }
-            match channels::send(status, Tag::Lock, &one.request.encode(), &[one.process.as_fd()]) {
+            match channels::send(status, Tag::Lock, &one.request.encode(), &[one.asker.thread.as_fd()]) {
                 Ok(()) => self.asked = Some(one),
                 // Pid 1 has ended, and with it whoever asked.
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
@@ -209,6 +209,8 @@ impl Locks {
             }
             Verdict::Failed(errno) => Step::Failed(id, Errno::from_raw_os_error(errno)),
             Verdict::Unseen(errno) => match Errno::from_raw_os_error(errno) {
+                // Its descriptors are gone, those of other threads are not.
+                Errno::BADF | Errno::SRCH if one.asker.first.is_some_and(has_ended) => refused(NoLock::FirstThread),
                 // It has no such descriptor; or it is ending.
                 Errno::BADF | Errno::SRCH => Step::Failed(id, Errno::BADF),
                 errno => refused(NoLock::Unseen(errno.to_string())),
@@ -217,26 +219,45 @@ impl Locks {
     }
 }
 
-/// The process of a thread, and, where `inside` is asked for, the thread's number in its own pid name space.
-fn process(thread: u32, inside: bool) -> io::Result<(OwnedFd, i32)> {
-    let open = |number: i32| {
-        let pid = Pid::from_raw(number).ok_or(Errno::SRCH)?;
-        pidfd_open(pid, PidfdFlags::empty())
-    };
-    let number = i32::try_from(thread).map_err(|_| Errno::SRCH)?;
-    let first = open(number);
-    // EINVAL, from Linux 6.9 on ENOENT: it is not the first thread of its process.
-    if first.is_ok() && !inside {
-        return Ok((first?, 0));
+/// `PIDFD_THREAD` of pidfd_open(2).
+const THREAD: PidfdFlags = PidfdFlags::from_bits_retain(libc::O_EXCL.cast_unsigned());
+
+/// The thread that asks for a lock.
+#[derive(Debug)]
+struct Asker {
+    /// For pid 1. Before Linux 6.9 this is the first thread of the process, which has the same descriptors until it ends.
+    thread: OwnedFd,
+    /// The number of that first thread, if `thread` is it.
+    first: Option<i32>,
+    /// The thread's number in its own pid namespace, or 0 if it is not needed.
+    inside: i32,
+}
+
+fn asker(thread: u32, inside: bool) -> io::Result<Asker> {
+    let open = |number: i32, flags| pidfd_open(Pid::from_raw(number).ok_or(Errno::SRCH)?, flags);
+    let own = open(i32::try_from(thread).map_err(|_| Errno::SRCH)?, THREAD);
+    if own.is_ok() && !inside {
+        return Ok(Asker { thread: own?, first: None, inside: 0 });
     }
     let status = memory::shown(format!("/proc/{thread}/status")).ok_or(Errno::SRCH)?;
     let last = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name));
         line.and_then(|line| line.split_ascii_whitespace().last()).and_then(|number| number.parse::<i32>().ok())
     };
-    let process = match first {
-        Ok(process) => process,
-        Err(_) => open(last("Tgid:").ok_or(Errno::SRCH)?)?,
+    let (thread, first) = match own {
+        // The kernel does not have the flag.
+        Err(Errno::INVAL) => {
+            let first = last("Tgid:").ok_or(Errno::SRCH)?;
+            (open(first, PidfdFlags::empty())?, Some(first))
+        }
+        own => (own?, None),
     };
-    Ok((process, last("NSpid:").ok_or(Errno::SRCH)?))
+    Ok(Asker { thread, first, inside: last("NSpid:").ok_or(Errno::SRCH)? })
+}
+
+/// Whether the first thread of a process has ended. Its other threads may go on.
+fn has_ended(first: i32) -> bool {
+    let status = memory::shown(format!("/proc/{first}/status")).unwrap_or_default();
+    let state = status.lines().find_map(|line| line.strip_prefix("State:"));
+    state.is_some_and(|state| state.trim_ascii_start().starts_with(['Z', 'X']))
 }

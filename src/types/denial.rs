@@ -180,6 +180,8 @@ pub enum NoLock {
     ReadOnly,
     /// Pid 1 cannot determine the file; the kernel's error.
     Unseen(String),
+    /// The first thread of the process has ended, and this kernel shows only that thread's descriptors.
+    FirstThread,
     /// The file is on a mount whose server may not answer.
     Distant(String),
     /// The supervisor failed to check; its error.

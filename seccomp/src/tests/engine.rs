@@ -71,6 +71,9 @@ fn the_engines_own_filters() {
         for call in ["pidfd_open", "pidfd_getfd", "process_madvise", "dup", "dup2", "dup3", "signalfd4"] {
             supervisor.expect(no, call, &[1, 9]);
         }
+        for (flags, action) in [(0, Action::Allow), (1 << 7, Action::Allow), (1 << 11, no)] {
+            supervisor.expect(action, "pidfd_open", &[5, flags]);
+        }
         supervisor.expect(Action::Allow, "accept4", &[]);
         supervisor.expect(Action::Allow, "ioctl", &[9, libc::SECCOMP_IOCTL_NOTIF_RECV]);
         supervisor.expect(Action::Allow, "ioctl", &[9, libc::SECCOMP_IOCTL_NOTIF_SEND]);

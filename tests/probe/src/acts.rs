@@ -5,6 +5,8 @@ use crate::args::Args;
 use crate::sys::{self, Ended};
 use crate::{bombs, counted, files, foreign, hold, inside, ipc, kernel, locks, modes, net, processes, rules};
 use serde_json::{Value, json};
+use std::io::Read;
+use std::os::fd::FromRawFd;
 use std::time::Duration;
 
 type Act = fn(Args) -> Answer;
@@ -102,6 +104,7 @@ const ACTS: &[(&str, Act)] = &[
     ("unlock", locks::unlock),
     ("locks", locks::many),
     ("locks_timed", locks::timed),
+    ("leaderless", leaderless),
     ("locks_swapped", locks::swapped),
     ("locks_waiting", locks::waiting),
     ("lock_hidden", locks::hidden),
@@ -156,6 +159,30 @@ fn batch(args: Args) -> Answer {
         })
         .collect();
     Ok(json!({ "answers": answers }))
+}
+
+/// As `batch`, by a thread of a process whose first thread has ended.
+fn leaderless(args: Args) -> Answer {
+    let (reader, writer) = sys::pipe()?;
+    let acts = args.0.to_vec();
+    let pid = sys::fork(|| {
+        let own = format!("/proc/{}/stat", std::process::id());
+        std::thread::spawn(move || {
+            while !std::fs::read_to_string(&own).is_ok_and(|stat| stat.contains(") Z ")) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            let written = sys::write_all(writer, run("batch", &acts).to_string().as_bytes());
+            std::process::exit(i32::from(written.is_err()));
+        });
+        // of this thread alone
+        i32::from(sys::call(libc::SYS_exit, &[0]).is_err())
+    })?;
+    sys::close(i64::from(writer));
+    let mut text = String::new();
+    // SAFETY: the descriptor is this function's own.
+    unsafe { std::fs::File::from_raw_fd(reader) }.read_to_string(&mut text)?;
+    sys::wait(pid, Duration::from_secs(10));
+    serde_json::from_str(&text).map_err(|error| Trouble::usage(format!("{error}: {text}")))
 }
 
 /// The same act in a forked child, for acts that the kernel may answer with a signal: `{"exit":n}` or `{"signal":n}`

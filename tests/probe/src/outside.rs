@@ -1,7 +1,8 @@
 //! Modes of the probe outside the sandbox: hosts that lack something. Each takes it away from itself and becomes the
 //! program behind `--`, which is then told no as such a host would tell it.
 //!
-//! - `without CALL=ERRNO[,…] -- PROGRAM…`: a filter lets the call fail so. `CALL(N)` means only calls whose first argument is N.
+//! - `without CALL=ERRNO[,…] -- PROGRAM…`: a filter lets the call fail so. `CALL(N)` means only calls whose first argument is N,
+//!   `CALL(N@I)` those whose argument I, counted from 0, is.
 //! - `covered PATH[,…] -- PROGRAM…`: other mounts lie over the paths, as a container's do over parts of `/proc`. Needs root.
 //! - `limited KIND=N[,…] -- PROGRAM…`: in a user and mount namespace of its own, `user.max_KIND_namespaces` is N there. The
 //!   host's own setting is not touched. Needs root.
@@ -55,21 +56,23 @@ fn without(text: &str) -> Result<(), Trouble> {
     let insn = |code: u64, if_not: u64, operand: u64| code | (if_not << 24) | (operand << 32);
     let mut program = Vec::new();
     for (call, errno) in pairs(text)? {
-        let (name, first) = match call.strip_suffix(')').and_then(|call| call.split_once('(')) {
-            Some((name, first)) => {
-                let first = number(&Value::from(first)).ok_or_else(|| Trouble::usage(format!("{first}: no number")))?;
-                (name, Some(first.cast_unsigned()))
+        let (name, argument) = match call.strip_suffix(')').and_then(|call| call.split_once('(')) {
+            Some((name, value)) => {
+                let (value, at) = value.split_once('@').unwrap_or((value, "0"));
+                let as_number = |text: &str| number(&Value::from(text)).map(i64::cast_unsigned);
+                let both = as_number(value).zip(as_number(at));
+                (name, Some(both.ok_or_else(|| Trouble::usage(format!("{value}@{at}: no numbers")))?))
             }
             None => (call, None),
         };
         let nr = number(&Value::from(name)).ok_or_else(|| Trouble::usage(format!("no call is called {name}")))?;
         program.push(insn(LOAD, 0, NR));
-        match first {
+        match argument {
             None => program.push(insn(EQUAL, 1, nr.cast_unsigned())),
-            Some(first) => program.extend([
+            Some((value, at)) => program.extend([
                 insn(EQUAL, 3, nr.cast_unsigned()),
-                insn(LOAD, 0, FIRST),
-                insn(EQUAL, 1, first & 0xFFFF_FFFF),
+                insn(LOAD, 0, FIRST + 8 * at),
+                insn(EQUAL, 1, value & 0xFFFF_FFFF),
             ]),
         }
         program.push(insn(RETURN, 0, ERRNO | errno.cast_unsigned()));

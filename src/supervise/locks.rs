@@ -220,7 +220,7 @@ impl Locks {
 }
 
 /// `PIDFD_THREAD` of pidfd_open(2).
-const THREAD: PidfdFlags = PidfdFlags::from_bits_retain(libc::O_EXCL.cast_unsigned());
+const THREAD: PidfdFlags = PidfdFlags::from_bits_retain(rustix::fs::OFlags::EXCL.bits());
 
 /// The thread that asks for a lock.
 #[derive(Debug)]

@@ -6,6 +6,7 @@ use super::limits::Cgroup;
 use super::step::{Step, StepError};
 use crate::decide::plan::{INSIDE_ID, Plan, Source};
 use crate::mounts::Table;
+use rustix::fs::{AtFlags, Mode, OFlags, statat};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io;
@@ -64,32 +65,33 @@ pub(super) fn unreadable(what: &str, error: impl std::error::Error + Send + Sync
 pub fn step(plan: &Plan, as_root: bool, cgroup: Cgroup, counters: &Counters) -> Result<Report, StepError> {
     counted(plan, counters)?;
     let myself = procfs::process::Process::myself().map_err(|error| unreadable("/proc/self", error))?;
-    let status = myself.status().map_err(|error| unreadable("/proc/self/status", error))?;
-    if status.nonewprivs != Some(1) {
+    let status =
+        std::fs::read_to_string("/proc/self/status").map_err(|error| unreadable("/proc/self/status", error))?;
+    // proc_pid_status(5). A field that is missing differs.
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.map(str::trim).ok_or_else(|| differs(name))
+    };
+    if field("NoNewPrivs")? != "1" {
         return Err(differs("NoNewPrivs"));
     }
-    let sets = [
-        ("CapInh", status.capinh),
-        ("CapPrm", status.capprm),
-        ("CapEff", status.capeff),
-        ("CapBnd", status.capbnd.unwrap_or(u64::MAX)),
-        ("CapAmb", status.capamb.unwrap_or(u64::MAX)),
-    ];
-    if let Some((name, _)) = sets.iter().find(|(_, set)| *set != 0) {
-        return Err(differs(*name));
+    let sets = ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"];
+    for name in sets {
+        if u64::from_str_radix(field(name)?, 16) != Ok(0) {
+            return Err(differs(name));
+        }
     }
-    let uid = [status.ruid, status.euid, status.suid];
-    let gid = [status.rgid, status.egid, status.sgid];
-    if uid != [INSIDE_ID; 3] || gid != [INSIDE_ID; 3] {
-        return Err(differs(format!("uid {uid:?}, gid {gid:?}")));
+    // Real, effective, saved, and of the file system.
+    for name in ["Uid", "Gid"] {
+        if !field(name)?.split_ascii_whitespace().eq(vec![INSIDE_ID.to_string(); 4]) {
+            return Err(differs(format!("{name} {}", field(name)?)));
+        }
     }
-    if as_root && !status.groups.is_empty() {
+    let groups = field("Groups")?.split_ascii_whitespace().count();
+    if as_root && groups > 0 {
         return Err(differs("supplementary groups"));
     }
-    let mut namespaces = BTreeMap::new();
-    for name in NAMESPACES {
-        namespaces.insert(name.to_owned(), namespace(name).map_err(|error| unreadable("/proc/self/ns", error))?);
-    }
+    let namespaces = namespaces().map_err(|error| unreadable("/proc/self/ns", error))?;
     let Mounts { count, lockable, distant } = mounts(plan)?;
     enforced::check(&myself, &plan.limits, cgroup)?;
     let uid_map =
@@ -97,10 +99,10 @@ pub fn step(plan: &Plan, as_root: bool, cgroup: Cgroup, counters: &Counters) -> 
     Ok(Report {
         namespaces,
         no_new_privs: true,
-        capabilities: sets.into_iter().map(|(name, set)| (name.to_owned(), set)).collect(),
-        uid,
-        gid,
-        groups: status.groups.len(),
+        capabilities: sets.map(|name| (name.to_owned(), 0)).into(),
+        uid: [INSIDE_ID; 3],
+        gid: [INSIDE_ID; 3],
+        groups,
         mounts: count,
         uid_map: uid_map.split_whitespace().collect::<Vec<_>>().join(" "),
         lockable,
@@ -116,13 +118,15 @@ fn counted(plan: &Plan, counters: &Counters) -> Result<(), StepError> {
     }
 }
 
-/// Inode number of one of this process's namespaces.
+/// Inode numbers of this process's [`NAMESPACES`].
 ///
 /// # Errors
 /// When `/proc` cannot be read.
-pub fn namespace(name: &str) -> io::Result<u64> {
-    use std::os::unix::fs::MetadataExt;
-    Ok(std::fs::metadata(Path::new("/proc/self/ns").join(name))?.ino())
+pub fn namespaces() -> io::Result<BTreeMap<String, u64>> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = rustix::fs::open("/proc/self/ns", flags, Mode::empty())?;
+    let number = |name: &&str| Ok(((*name).to_owned(), statat(&directory, *name, AtFlags::empty())?.st_ino));
+    NAMESPACES.iter().map(number).collect()
 }
 
 /// What the mounts are.

@@ -584,16 +584,12 @@ impl Supervision<'_> {
             tag if tag == Tag::Verified as u8 && !fds.is_empty() => {
                 let report: verify::Report = serde_json::from_slice(&packet[1..])
                     .map_err(|error| Failure::new(Code::Internal, format!("verification report: {error}")))?;
-                for name in verify::NAMESPACES {
-                    let own = verify::namespace(name).map_err(|error| StepError::new(Step::Verify, name, error))?;
-                    if report.namespaces.get(name).is_none_or(|inside| *inside == own) {
-                        return Err(StepError::new(
-                            Step::Verify,
-                            format!("{name} namespace"),
-                            io::Error::other("is the supervisor's"),
-                        )
-                        .into());
-                    }
+                let own = verify::namespaces().map_err(|error| StepError::new(Step::Verify, "/proc/self/ns", error))?;
+                let shared =
+                    |(name, own): &(&String, &u64)| report.namespaces.get(*name).is_none_or(|inside| inside == *own);
+                if let Some((name, _)) = own.iter().find(shared) {
+                    let error = io::Error::other("is the supervisor's");
+                    return Err(StepError::new(Step::Verify, format!("{name} namespace"), error).into());
                 }
                 self.report = Some(report);
                 let mut fds = fds.into_iter();

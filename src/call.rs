@@ -415,7 +415,7 @@ fn explain(view: &View<'_>, learn: String, outcome: Outcome<Denial>) -> Outcome 
         }
     }
     outcome.denials_complete.learn = learn;
-    outcome.sandbox["config_sha256"] = view.config.sha256.clone().into();
+    outcome.sandbox.config_sha256 = Some(view.config.sha256.clone());
     outcome
 }
 

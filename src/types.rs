@@ -4,12 +4,14 @@
 mod denial;
 mod failure;
 mod outcome;
+mod sandbox;
 mod step;
 
 pub use denial::{Class, Denial, Denied, Explained, Layer, Met, NoHello, NoLock, Refused, Stream, Syscall};
 pub(crate) use failure::{Cause, CountedBy, Details, Exception, Note, Said, Sought};
 pub use failure::{Code, Failure};
 pub use outcome::{Completeness, EgressRecord, Look, LookFor, Observed, Outcome, Output, Usage};
+pub use sandbox::Sandbox;
 pub use step::Step;
 
 use serde::Serialize;

@@ -5,4 +5,5 @@ pub(crate) mod denial;
 mod details;
 pub mod envelope;
 pub mod render;
+mod sandbox;
 pub mod text;

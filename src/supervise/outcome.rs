@@ -5,19 +5,22 @@ use super::cgroup::{self, Cgroup, Told};
 use super::denials::{Denials, met};
 use super::frames::Frame;
 use super::limits::Peaks;
+use super::memory::Seen;
 use super::sockets::Held;
 use crate::confine::filter::Filter;
+use crate::confine::landlock::rights_of;
 use crate::confine::step::{Step, StepError};
+use crate::confine::verify::{NAMESPACES, Report};
 use crate::decide::plan::{Limits, Plan};
 use crate::json::raw::Raw;
 use crate::keys::Key;
 use crate::sys::process::{Ended, Spent};
 use crate::types::{
-    Code, Completeness, CountedBy, Denial, Denied, Details, Failure, Met, Note, Outcome, Output, Said, Stream, Syscall,
-    Usage,
+    Code, Completeness, CountedBy, Denial, Denied, Details, Failure, Met, Note, Outcome, Output, Said, Sandbox, Stream,
+    Syscall, Usage,
 };
 use nix::sys::signal::Signal;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::time::Duration;
 
 /// Why the supervisor ended a call.
@@ -58,7 +61,7 @@ pub(super) fn conclude(
         max_rss_bytes: reaped.max_rss_bytes.max(call.spent_before.max_rss_bytes),
     };
     let step_error = StepError::decode(&call.step_error);
-    if !call.running {
+    let Some(report) = call.report.filter(|_| call.running) else {
         return Err(match (call.ending, step_error) {
             (Some(Ending::Timeout), _) => {
                 Failure::new(Code::Timeout, "the time was over before the plugin could start")
@@ -77,7 +80,7 @@ pub(super) fn conclude(
             )
             .into(),
         });
-    }
+    };
     let version = match &call.answer {
         Some(Frame::Result { version, .. } | Frame::Error { version, .. }) => version.clone(),
         _ => None,
@@ -113,8 +116,8 @@ pub(super) fn conclude(
     if let Some((denied, count)) = cgroup::refused(call.plan, &told) {
         denials.add(denied, count);
     }
-    let serving = served(cgroup::serving(call.cgroup.as_ref()));
-    let sandbox = sandbox(call.plan, call.report.as_ref(), &call.seen, (&call.filter, complete.seccomp), serving);
+    let serving = cgroup::serving(call.cgroup.as_ref());
+    let sandbox = sandbox(call.plan, report, &call.seen, (&call.filter, complete.seccomp), serving);
     let (stdout, stdout_dropped) = call.stdout.finish();
     let (stderr, stderr_dropped) = call.stderr.finish();
     for (dropped, stream) in [(stdout_dropped, Stream::Stdout), (stderr_dropped, Stream::Stderr)] {
@@ -289,50 +292,36 @@ fn seconds(ms: u64) -> String {
     if ms.is_multiple_of(1000) { format!("{} s", ms / 1000) } else { format!("{ms} ms") }
 }
 
-/// Each layer as asked and as read back.
+/// Each layer as requested and as read back.
 fn sandbox(
     plan: &Plan,
-    report: Option<&crate::confine::verify::Report>,
-    seen: &super::memory::Seen,
-    (filter, told): (&Filter, bool),
-    limits: Value,
-) -> Value {
-    let Some(report) = report else { return Value::Object(Map::new()) };
-    let layer = |asked: Value, active: Value| json!({ "asked": asked, "active": active });
-    let by_mount: Vec<_> = plan.read_only_by_mount().map(|mount| &mount.path).collect();
-    json!({
-        "plan_sha256": plan.sha256(),
-        "layers": {
-            "namespaces": layer(json!(crate::confine::verify::NAMESPACES), json!(report.namespaces)),
-            "root": layer(json!(plan.mounts.iter().filter(|mount| mount.is_mount()).count() + 1), json!(report.mounts)),
-            "landlock": layer(
-                json!({ "abi": plan.landlock_abi, "rights": crate::confine::landlock::rights_of(plan.landlock_abi) }),
-                json!({ "abi": plan.landlock_abi, "status": "fully enforced", "read_only_by_mount_alone": by_mount }),
-            ),
-            "seccomp": layer(
-                json!({ "filter": filter.name, "instructions": filter.len(), "sha256": filter.sha256() }),
-                json!({
-                    "listener": told,
-                    "mode": seen.seccomp,
-                    "filters": seen.seccomp_filters,
-                    "note": (!told).then_some("upm runs under a filter that has a listener, and there can be only one: what is refused is not reported"),
-                }),
-            ),
-            "capabilities": layer(json!(0), json!(report.capabilities)),
-            "no_new_privs": layer(json!(true), json!(report.no_new_privs)),
-            "limits": layer(json!(plan.limits), limits),
-            "egress": layer(json!(plan.egress), json!(if plan.egress.is_empty() { "none: an empty network namespace" } else { "gateway" })),
-        },
-        "ids": { "inside": [report.uid[0], report.gid[0]], "outside": [plan.outside.0, plan.outside.1], "uid_map": report.uid_map, "supplementary_groups": report.groups },
-    })
-}
-
-/// What holds each limit, besides those that a cgroup may hold.
-fn served(mut by: Value) -> Value {
-    for key in Key::ALL {
-        if let Some(what) = key.held() {
-            by[key.limit().unwrap_or(key.name())] = what.into();
-        }
+    report: Report,
+    seen: &Seen,
+    (filter, listener): (&Filter, bool),
+    limits_active: Value,
+) -> Sandbox {
+    let inode = |name: &'static str| (name, report.namespaces.get(name).copied().unwrap_or_default());
+    Sandbox {
+        plan_sha256: plan.sha256().to_owned(),
+        config_sha256: None,
+        namespaces: NAMESPACES.map(inode).to_vec(),
+        mounts_planned: plan.mounts.iter().filter(|mount| mount.is_mount()).count() + 1,
+        mounts: report.mounts,
+        landlock_abi: plan.landlock_abi,
+        landlock_rights: rights_of(plan.landlock_abi),
+        read_only_by_mount: plan.read_only_by_mount().map(|mount| mount.path.clone()).collect(),
+        filter: (filter.name, filter.len(), filter.sha256()),
+        listener,
+        seccomp_mode: seen.seccomp,
+        seccomp_filters: seen.seccomp_filters,
+        capabilities: report.capabilities,
+        no_new_privs: report.no_new_privs,
+        limits: json!(plan.limits),
+        limits_active,
+        egress: plan.egress.clone(),
+        inside: (report.uid[0], report.gid[0]),
+        outside: plan.outside,
+        uid_map: report.uid_map,
+        groups: report.groups,
     }
-    by
 }

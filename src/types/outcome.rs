@@ -1,6 +1,6 @@
 //! The results of a call whose plugin was started.
 
-use super::{Denial, Explained, Failure};
+use super::{Denial, Explained, Failure, Sandbox};
 use crate::json::raw::Raw;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -134,7 +134,7 @@ pub struct Outcome<D = Explained> {
     /// What was looked for and not granted, if the call was observed.
     pub observed: Option<Observed>,
     /// Each layer as requested and as read back.
-    pub sandbox: Value,
+    pub sandbox: Sandbox,
 }
 
 impl Outcome<Denial> {

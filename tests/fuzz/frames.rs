@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use upm::json::raw::Raw;
 use upm::report::envelope::{Metadata, success};
 use upm::supervise::frames::{Frame, Reader};
-use upm::types::{Code, Outcome, Output, Usage};
+use upm::types::{Code, Outcome, Output, Sandbox, Usage};
 
 const TOKENS: &[&[u8]] = &[
     b"\n",
@@ -285,7 +285,7 @@ fn outcome(result: Raw, plugin_version: Option<Value>) -> Outcome {
         denials_complete: Default::default(),
         egress: Vec::new(),
         observed: None,
-        sandbox: Value::Null,
+        sandbox: Sandbox::default(),
     }
 }
 

@@ -216,7 +216,7 @@ fn go(
         plan: &plan,
         frame,
         runner: plugin::RUNNER,
-        signals,
+        signals: &signals,
         deadline: started + timeout,
         observe,
     };

@@ -183,7 +183,7 @@ fn start_alone(view: &View<'_>, facts: &Facts, signals: &Signals) -> std::io::Re
                 plan: &plan,
                 frame,
                 runner: plugin::RUNNER,
-                signals,
+                signals: &signals,
                 deadline,
                 observe: true,
             };

@@ -113,7 +113,7 @@ fn attempt(outside: &Outside) -> Report {
         plan: &plan,
         frame: frame.into_bytes(),
         runner: crate::plugin::RUNNER,
-        signals,
+        signals: &signals,
         deadline: Instant::now() + TIMEOUT,
         observe: false,
     };

@@ -319,7 +319,7 @@ fn answer(plan: &plan::Plan, frame: Vec<u8>, deadline: Instant) -> Vec<u8> {
                 plan,
                 frame,
                 runner: super::RUNNER,
-                signals,
+                signals: &signals,
                 deadline,
                 observe: false,
             };

@@ -1,157 +1,124 @@
 //! How a call ended, from what the supervisor did and what the kernel and the plugin said.
 
-use super::Supervision;
 use super::cgroup::{self, Cgroup, Told};
+use super::child::{Child, Ending, Gone};
 use super::denials::{Denials, met};
 use super::frames::Frame;
-use super::limits::Peaks;
 use super::memory::Seen;
-use super::sockets::Held;
-use crate::confine::filter::Filter;
+use super::notifications::Notifications;
+use super::observe::Observer;
+use super::turns::Supervision;
 use crate::confine::landlock::rights_of;
 use crate::confine::step::{Step, StepError};
 use crate::confine::verify::{NAMESPACES, Report};
 use crate::decide::plan::{Limits, Plan};
 use crate::json::raw::Raw;
 use crate::keys::Key;
-use crate::sys::process::{Ended, Spent};
+use crate::sys::process::Ended;
 use crate::types::{
-    Code, Completeness, CountedBy, Denial, Denied, Details, Failure, Met, Note, Outcome, Output, Said, Sandbox, Stream,
-    Syscall, Usage,
+    Code, Completeness, CountedBy, Denial, Details, Failure, Note, Outcome, Said, Sandbox, Syscall, Usage,
 };
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// Why the supervisor ended a call.
-pub(super) enum Ending {
-    /// The deadline passed.
-    Timeout,
-    /// The caller sent a signal.
-    Cancelled {
-        /// Which.
-        signal: i32,
-    },
-    /// The call's processes together used more than `memory`.
-    Memory {
-        /// Bytes when it was seen.
-        used: u64,
-        /// What of them is for sockets.
-        sockets: Held,
-    },
-    /// `on_violation = "kill"`.
-    Violation(Syscall),
-    /// The frame protocol was broken.
-    Frames(Failure),
-    /// The engine or a step failed.
-    Engine(Failure),
-}
-
-/// The outcome; or, when the plugin never ran, the failure alone.
-pub(super) fn conclude(
-    call: Supervision<'_>,
-    ended: Option<(i32, Spent)>,
-    wall: Duration,
-) -> Result<Outcome<Denial>, Failure> {
-    let told = call.cgroup.as_ref().map(Cgroup::told).unwrap_or_default();
-    let (init_status, reaped) = ended.unwrap_or_default();
-    let usage = Spent {
-        user_us: reaped.user_us.max(call.spent_before.user_us),
-        system_us: reaped.system_us.max(call.spent_before.system_us),
-        max_rss_bytes: reaped.max_rss_bytes.max(call.spent_before.max_rss_bytes),
+/// The outcome; or, if the plugin was never started, the failure alone.
+pub(super) fn conclude(left: Supervision<'_>, gone: Gone) -> Result<Outcome<Denial>, Failure> {
+    let Supervision { plan, child, status, exchange, notifications, egress, mut denials, .. } = left;
+    let Child { ending, cgroup, .. } = child;
+    let (answer, wait_status) = (exchange.answer, status.wait_status);
+    let (started, step_error) = status.finish();
+    let told = cgroup.as_ref().map(Cgroup::told).unwrap_or_default();
+    let Some((report, seen)) = started else {
+        return Err(not_started(plan, ending, step_error, &told, gone.status));
     };
-    let step_error = StepError::decode(&call.step_error);
-    let Some(report) = call.report.filter(|_| call.running) else {
-        return Err(match (call.ending, step_error) {
-            (Some(Ending::Timeout), _) => {
-                Failure::new(Code::Timeout, "the time was over before the plugin could start")
-            }
-            (Some(Ending::Cancelled { signal }), _) => cancelled(signal),
-            // Less than the steps themselves need.
-            (None | Some(Ending::Engine(_)), _) if told.memory_exceeded() => {
-                memory_exceeded(call.plan.limits.memory, told.memory_peak, CountedBy::Cgroup, None)
-            }
-            (_, Some(error)) => error.into(),
-            (Some(Ending::Engine(failure)), None) => failure,
-            _ => StepError::new(
-                Step::Init,
-                format!("the sandbox's first process (wait status {init_status:#x})"),
-                std::io::Error::other("ended before the plugin was started"),
-            )
-            .into(),
-        });
-    };
-    let version = match &call.answer {
+    let version = match &answer {
         Some(Frame::Result { version, .. } | Frame::Error { version, .. }) => version.clone(),
         _ => None,
     };
-    let cpu = Duration::from_micros(usage.user_us + usage.system_us);
-    let limits = &call.plan.limits;
-    let end = forced(call.plan, call.ending, step_error, &told);
-    let end = end.or_else(|| own_end(call.wait_status, cpu, limits, &told)).map(|failure| match ended {
+    let cpu = Duration::from_micros(gone.usage.user_us + gone.usage.system_us);
+    let end = forced(plan, ending, step_error, &told);
+    let end = end.or_else(|| own_end(wait_status, cpu, &plan.limits, &told)).map(|failure| match gone.status {
         Some(_) => failure,
         None => Failure { note: Some(Note::Unreaped), ..failure },
     });
-    let (result, afterwards) = answered(call.answer, end, call.wait_status);
-    let complete = Completeness {
-        seccomp: call.told,
-        egress: true,
-        // What an rlimit refuses to a process the kernel tells nobody else; the same holds for landlock and for mounts.
-        limits: false,
-        landlock: false,
-        paths: false,
-        learn: String::new(),
-    };
-    let mut denials = call.denials;
-    match call.unroutable.count() {
-        0 => {}
-        count => denials.add(Denied::Unroutable, count),
-    }
+    let (result, afterwards) = answered(answer, end, wait_status);
     let failure = afterwards.as_ref().or(result.as_ref().err());
-    limits_met(&call.plan.limits, failure, wall, cpu, &mut denials);
-    // A cgroup that counts processes tells of each that it refused.
-    let counted = call.cgroup.as_ref().is_ok_and(|cgroup| cgroup.pids);
-    let peaks = if counted { Peaks { processes: 0, ..call.peaks } } else { call.peaks };
-    super::limits::met(call.plan, &peaks, &call.tmp, failure, &mut denials);
-    if let Some((denied, count)) = cgroup::refused(call.plan, &told) {
+    let (mut peaks, tmp) = left.watch.finish(&mut denials);
+    limits_met(&plan.limits, failure, gone.wall, cpu, &mut denials);
+    if cgroup.as_ref().is_ok_and(|cgroup| cgroup.pids) {
+        // The cgroup counts each process that was refused.
+        peaks.processes = 0;
+    }
+    super::limits::met(plan, &peaks, &tmp, failure, &mut denials);
+    if let Some((denied, count)) = cgroup::refused(plan, &told) {
         denials.add(denied, count);
     }
-    let serving = cgroup::serving(call.cgroup.as_ref());
-    let sandbox = sandbox(call.plan, report, &call.seen, (&call.filter, complete.seccomp), serving);
-    let (stdout, stdout_dropped) = call.stdout.finish();
-    let (stderr, stderr_dropped) = call.stderr.finish();
-    for (dropped, stream) in [(stdout_dropped, Stream::Stdout), (stderr_dropped, Stream::Stderr)] {
-        if dropped > 0 {
-            let value = call.plan.limits.output;
-            let met = Met { key: Key::Output, value, used: Some(value + dropped), stream: Some(stream) };
-            denials.add(Denied::Limit(met), 1);
-        }
-    }
+    let output = left.streams.finish(&mut denials);
     let (denials, denials_dropped) = denials.finish(failure.is_none());
+    let sandbox = sandbox(plan, report, &seen, &notifications, cgroup::serving(cgroup.as_ref()));
     Ok(Outcome {
         result,
         afterwards,
         plugin_version: version,
-        output: Output { stdout, stderr, stdout_dropped, stderr_dropped },
-        usage: Usage {
-            wall_us: u64::try_from(wall.as_micros()).unwrap_or(u64::MAX),
-            // A cgroup has counted those that nobody waited for too.
-            cpu_user_us: told.cpu.map_or(usage.user_us, |(user, _)| user),
-            cpu_system_us: told.cpu.map_or(usage.system_us, |(_, system)| system),
-            max_rss_bytes: usage.max_rss_bytes,
-            memory_peak_bytes: told.memory_peak,
-            pids_peak: told.pids_peak,
-            cpu_throttled_us: told.cpu_throttled,
-            egress_bytes_sent: call.egress_bytes.0,
-            egress_bytes_received: call.egress_bytes.1,
-        },
+        output,
+        usage: usage(&gone, &told, egress.bytes),
         denials,
         denials_dropped,
-        denials_complete: complete,
-        egress: call.egress,
-        observed: call.observer.map(super::observe::Observer::finish),
+        denials_complete: Completeness {
+            seccomp: notifications.heard,
+            egress: true,
+            // The kernel reports what an rlimit, Landlock or a missing mount denies to the process alone.
+            limits: false,
+            landlock: false,
+            paths: false,
+            learn: String::new(),
+        },
+        egress: egress.records,
+        observed: notifications.observer.map(Observer::finish),
         sandbox,
     })
+}
+
+/// What ended a sandbox before exec.
+fn not_started(
+    plan: &Plan,
+    ending: Option<Ending>,
+    step: Option<StepError>,
+    told: &Told,
+    status: Option<i32>,
+) -> Failure {
+    match (ending, step) {
+        (Some(Ending::Timeout), _) => Failure::new(Code::Timeout, "the time was over before the plugin could start"),
+        (Some(Ending::Cancelled(signal)), _) => cancelled(signal),
+        // Less than the steps themselves need.
+        (None | Some(Ending::Engine(_)), _) if told.memory_exceeded() => {
+            memory_exceeded(plan.limits.memory, told.memory_peak, CountedBy::Cgroup, None)
+        }
+        (_, Some(error)) => error.into(),
+        (Some(Ending::Engine(failure)), None) => failure,
+        _ => StepError::new(
+            Step::Init,
+            format!("the sandbox's first process (wait status {:#x})", status.unwrap_or_default()),
+            std::io::Error::other("ended before the plugin was started"),
+        )
+        .into(),
+    }
+}
+
+fn usage(gone: &Gone, told: &Told, (egress_bytes_sent, egress_bytes_received): (u64, u64)) -> Usage {
+    Usage {
+        wall_us: u64::try_from(gone.wall.as_micros()).unwrap_or(u64::MAX),
+        // A cgroup has also counted the processes that nothing waited for.
+        cpu_user_us: told.cpu.map_or(gone.usage.user_us, |(user, _)| user),
+        cpu_system_us: told.cpu.map_or(gone.usage.system_us, |(_, system)| system),
+        max_rss_bytes: gone.usage.max_rss_bytes,
+        memory_peak_bytes: told.memory_peak,
+        pids_peak: told.pids_peak,
+        cpu_throttled_us: told.cpu_throttled,
+        egress_bytes_sent,
+        egress_bytes_received,
+    }
 }
 
 /// The limits that ended the call, as denials.
@@ -185,8 +152,8 @@ fn forced(plan: &Plan, ending: Option<Ending>, step: Option<StepError>, told: &T
             ),
         )
         .with(Details::Timeout { ms: limits.timeout_ms }),
-        (Some(Ending::Cancelled { signal }), _) => cancelled(signal),
-        (Some(Ending::Memory { used, sockets }), _) => {
+        (Some(Ending::Cancelled(signal)), _) => cancelled(signal),
+        (Some(Ending::Memory(used, sockets)), _) => {
             memory_exceeded(limits.memory, Some(used), CountedBy::Sum, Some((sockets.sockets, sockets.bytes)))
         }
         // Whatever the kernel's kill has cut short: a frame, a packet.
@@ -297,7 +264,7 @@ fn sandbox(
     plan: &Plan,
     report: Report,
     seen: &Seen,
-    (filter, listener): (&Filter, bool),
+    Notifications { filter, heard, .. }: &Notifications<'_>,
     limits_active: Value,
 ) -> Sandbox {
     let inode = |name: &'static str| (name, report.namespaces.get(name).copied().unwrap_or_default());
@@ -311,7 +278,7 @@ fn sandbox(
         landlock_rights: rights_of(plan.landlock_abi),
         read_only_by_mount: plan.read_only_by_mount().map(|mount| mount.path.clone()).collect(),
         filter: (filter.name, filter.len(), filter.sha256()),
-        listener,
+        listener: *heard,
         seccomp_mode: seen.seccomp,
         seccomp_filters: seen.seccomp_filters,
         capabilities: report.capabilities,

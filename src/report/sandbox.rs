@@ -11,7 +11,7 @@ pub(super) fn json(sandbox: &Sandbox) -> Value {
     let layer = |asked: Value, active: Value| json!({ "asked": asked, "active": active });
     let (filter, instructions, sha256) = &sandbox.filter;
     let deaf =
-        "upm runs under a filter that has a listener, and there can be only one: what is refused is not reported";
+        "upm runs under a filter that has a listener, and there can be only one: denied system calls are not reported";
     let egress = if sandbox.egress.is_empty() { "none: an empty network namespace" } else { "gateway" };
     let mut limits = sandbox.limits_active.clone();
     for (key, what) in Key::ALL.iter().filter_map(|key| Some((key, key.held()?))) {
@@ -96,8 +96,7 @@ pub(super) mod tests {
         let mut shown = json(&sandbox());
         let limits = shown["layers"]["limits"]["active"].take();
         assert_eq!((&limits["memory"], &limits["cpu_time_s"]), (&json!("cgroup"), &json!("RLIMIT_CPU a process")));
-        let note =
-            "upm runs under a filter that has a listener, and there can be only one: what is refused is not reported";
+        let note = "upm runs under a filter that has a listener, and there can be only one: denied system calls are not reported";
         assert_eq!(shown["layers"]["seccomp"]["active"]["note"].take(), note);
         assert_eq!(
             shown.to_string(),

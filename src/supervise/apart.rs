@@ -1,4 +1,4 @@
-//! A child that does something which binds its process for good, such as a supervised call, and tells what came of it.
+//! A child process for acts that change their process for good, such as a supervised call. It reports its result.
 
 use super::signals::{self, Signals};
 use crate::confine::session;
@@ -9,20 +9,19 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// What came of it.
+/// The result of a child.
 pub struct Told {
-    /// The bytes that it returned.
+    /// The bytes that `act` returned.
     pub bytes: Vec<u8>,
-    /// The last signal that this process was asked to end by meanwhile, and which was handed on.
+    /// The last cancelling signal that was passed on to the child.
     pub signal: Option<i32>,
 }
 
-/// Runs `act` in a forked child, which may return `limit` bytes at most. `signals`, which ask this process to end, are handed
-/// to the child, and that answers to them; when it has to be done is the child's business too. The child dies with this
-/// process.
+/// Runs `act` in a forked child, which may return at most `limit` bytes. Cancelling `signals` are passed on to the child. It is
+/// responsible for its own deadline, and dies with this process.
 ///
 /// # Errors
-/// Processes or descriptors at their limit; a child that ended otherwise than by returning; more bytes than `limit`.
+/// No more processes or descriptors; a child that ended without returning; more bytes than `limit`.
 pub fn run(limit: u64, signals: Option<&Signals>, act: impl FnOnce() -> Vec<u8>) -> io::Result<Told> {
     let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     let own = crate::sys::process::own_pidfd()?;
@@ -30,20 +29,20 @@ pub fn run(limit: u64, signals: Option<&Signals>, act: impl FnOnce() -> Vec<u8>)
         Forked::Child => {
             drop(read);
             let outlived = session::die_with(own.as_fd(), Step::Prepare).is_err();
-            let told = !outlived && File::from(write).write_all(&act()).is_ok();
-            crate::sys::process::exit_now(i32::from(!told));
+            let sent = !outlived && File::from(write).write_all(&act()).is_ok();
+            crate::sys::process::exit_now(i32::from(!sent));
         }
         Forked::Parent { pid, pidfd } => {
             drop(write);
             let collected = collect(&read, signals, pidfd.as_fd(), limit);
             if collected.is_err() {
-                // Whatever it runs dies with it. ESRCH: it has ended.
+                // What it runs dies with it. ESRCH: it has ended.
                 rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL).ok();
             }
             let (status, _) = crate::sys::process::wait_usage(pid)?;
-            let told = collected?;
+            let collected = collected?;
             match status {
-                0 => Ok(told),
+                0 => Ok(collected),
                 status => Err(io::Error::other(format!("its process ended with wait status {status:#x}"))),
             }
         }
@@ -64,7 +63,7 @@ fn collect(pipe: &OwnedFd, signals: Option<&Signals>, child: BorrowedFd<'_>, lim
         if let Some(signal) = signals.and_then(signals::pending) {
             came = Some(signal);
             if let Some(signal) = rustix::process::Signal::from_named_raw(signal) {
-                // ESRCH: it has ended by itself.
+                // ESRCH: it has ended.
                 rustix::process::pidfd_send_signal(child, signal).ok();
             }
         }

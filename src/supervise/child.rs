@@ -20,7 +20,7 @@ pub(super) enum Ending {
     Timeout,
     /// The caller cancelled the call by this signal.
     Cancelled(i32),
-    /// The processes together used more than `memory`: so many bytes when it was seen, with the sockets.
+    /// The processes together used more than `memory`: their use in bytes when it was seen, and the sockets.
     Memory(u64, Held),
     /// `on_violation = "kill"`.
     Violation(Syscall),

@@ -1,4 +1,4 @@
-//! A caller on a socket, while its call runs: hanging up cancels the call, and so does one line that says so.
+//! A caller on a socket, while its call runs: closing the connection cancels the call, and so does one line ([`cancel_line`]).
 #![forbid(unsafe_code)]
 
 use crate::json::parse_strict;
@@ -9,14 +9,14 @@ use serde_json::{Value, json};
 use std::cell::RefCell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// Bytes that the line may have; the longest that is understood has 37.
+/// The limit for the bytes of the line; the longest valid one has 37.
 const MAX_LINE: usize = 64;
 
 /// The signals that a caller may cancel by.
 const SIGNALS: [Signal; 3] = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM];
 
-/// The connection of a caller. Only its end and one line, [`cancel_line`], are looked for; whatever else comes ends the call
-/// as hanging up does. A caller that has shut down its own direction alone is still there, and waits for the answer.
+/// The connection of a caller. Its end and one line, [`cancel_line`], are expected; anything else cancels the call, as closing
+/// the connection does. A caller that has shut down only its own direction still waits for the answer.
 #[derive(Debug)]
 pub struct Client {
     socket: OwnedFd,
@@ -28,35 +28,35 @@ struct State {
     line: Vec<u8>,
     /// More may come.
     reads: bool,
-    /// It has cancelled, or hung up: that was told.
-    told: bool,
+    /// It has cancelled or closed the connection, and that was reported.
+    reported: bool,
 }
 
 impl Client {
-    /// A connection of which the request has been read, and what came with it: see [`may_follow`].
+    /// A connection whose request has been read, and the bytes that followed it: see [`may_follow`].
     ///
     /// # Errors
-    /// When it cannot be made non-blocking.
+    /// It cannot be made non-blocking.
     pub fn new(socket: OwnedFd, line: Vec<u8>) -> std::io::Result<Self> {
         rustix::io::ioctl_fionbio(&socket, true)?;
-        Ok(Client { socket, state: RefCell::new(State { line, reads: true, told: false }) })
+        Ok(Client { socket, state: RefCell::new(State { line, reads: true, reported: false }) })
     }
 
-    /// What to poll, as long as there is something to be told. The end of a connection is always told by `poll(2)`.
+    /// What to poll, until it has cancelled. poll(2) always reports the end of a connection.
     pub fn poll(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
         let state = self.state.borrow();
         let flags = if state.reads { PollFlags::IN } else { PollFlags::empty() };
-        (!state.told).then_some((self.socket.as_fd(), flags))
+        (!state.reported).then_some((self.socket.as_fd(), flags))
     }
 
-    /// The signal that the caller cancels by, once. Does not wait.
+    /// The signal by which the caller cancels, once. Does not wait.
     pub fn cancelled(&self) -> Option<i32> {
         let mut state = self.state.borrow_mut();
-        if state.told {
+        if state.reported {
             return None;
         }
         let signal = state.look(self.socket.as_fd());
-        state.told = signal.is_some();
+        state.reported = signal.is_some();
         signal.map(|signal| signal as i32)
     }
 }
@@ -86,7 +86,7 @@ impl State {
         let mut fds = [PollFd::from_borrowed_fd(socket, PollFlags::empty())];
         match poll(&mut fds, Some(&Timespec::default())) {
             Ok(0) | Err(Errno::INTR) => None,
-            // Closed by the other side. An error to look at it cannot be told from that.
+            // Closed by the other side. An error of poll(2) counts as that.
             Ok(_) | Err(_) => Some(Signal::SIGHUP),
         }
     }
@@ -99,7 +99,7 @@ pub fn cancel_line(signal: i32) -> Option<Vec<u8>> {
     Some(format!("{}\n", json!({ "type": "cancel", "signal": signal.as_str() })).into_bytes())
 }
 
-/// Whether these bytes are what may come after a request: nothing, or a [`cancel_line`] as far as it has come.
+/// Whether these bytes may follow a request: nothing, or the beginning of a [`cancel_line`].
 #[must_use]
 pub fn may_follow(bytes: &[u8]) -> bool {
     SIGNALS.into_iter().filter_map(|signal| cancel_line(signal as i32)).any(|line| line.starts_with(bytes))
@@ -130,12 +130,12 @@ mod tests {
         assert_eq!(client.cancelled(), None);
         assert_eq!(client.poll().unwrap().1, PollFlags::IN);
         caller.shutdown(Shutdown::Write).unwrap();
-        assert_eq!(client.cancelled(), None, "it has said all, and still reads");
-        assert_eq!(client.poll().unwrap().1, PollFlags::empty(), "its end of file is not told again and again");
+        assert_eq!(client.cancelled(), None, "it has sent everything, and still reads");
+        assert_eq!(client.poll().unwrap().1, PollFlags::empty(), "its end of file is reported once");
         drop(caller);
         assert_eq!(client.cancelled(), Some(Signal::SIGHUP as i32));
         assert!(client.poll().is_none());
-        assert_eq!(client.cancelled(), None, "told once");
+        assert_eq!(client.cancelled(), None, "reported once");
     }
 
     #[test]
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_a_caller_that_hangs_up() {
+    fn anything_else_cancels() {
         let long = vec![b'x'; 10_000];
         for bytes in [
             b"\n".as_slice(),

@@ -1,4 +1,4 @@
-//! What the plugin tried and a layer stopped: the same act is one entry with a count, and the table is bounded.
+//! What the plugin tried and a layer denied: the same act is one entry with a count, and the table is bounded.
 
 use super::memory;
 use crate::confine::filter::{self, Handed};
@@ -6,7 +6,7 @@ use crate::keys::Key;
 use crate::types::{Denial, Denied, Met, Refused, Syscall};
 use std::borrow::Cow;
 
-/// Entries that are kept; the rest is counted.
+/// Entries that are kept; further ones are only counted.
 const MAX_ENTRIES: usize = 100;
 
 /// The call's denials so far.
@@ -17,13 +17,13 @@ pub(crate) struct Denials {
 }
 
 impl Denials {
-    /// Adds what was denied so often, or counts it to its like.
+    /// Adds what was denied `count` times, to the entry of the same act if there is one.
     pub(crate) fn add(&mut self, denied: Denied, count: u64) {
         self.add_with(denied, count, |_| {});
     }
 
-    /// The same of a system call, by the process with this number. Who that is, is looked up for a new entry alone, and kept
-    /// if `still` says afterwards that the process was there.
+    /// Adds a denied system call of this process, which is looked up only for a new entry, and recorded only if it is `still`
+    /// there afterwards.
     pub(crate) fn add_of(&mut self, call: Syscall, pid: u32, still: impl Fn() -> bool) {
         self.add_with(Denied::Syscall(call), 1, |denial| {
             let found = identity(pid);
@@ -45,13 +45,13 @@ impl Denials {
         }
     }
 
-    /// Counts acts that somebody else had no room for.
+    /// Counts acts for which the gateway had no room.
     pub(crate) fn drop_more(&mut self, count: u64) {
         self.dropped = self.dropped.saturating_add(count);
     }
 
-    /// The entries, and how many acts had no room. What a C library only probes for is left out if the call `succeeded`, and else
-    /// comes last.
+    /// The entries, and the number of acts without one. What a C library only probes for is left out if the call `succeeded`, and
+    /// comes last otherwise.
     #[must_use]
     pub(crate) fn finish(mut self, succeeded: bool) -> (Vec<Denial>, u64) {
         self.entries.retain(|entry| !(succeeded && is_probe(&entry.denied)));
@@ -68,7 +68,7 @@ fn is_probe(denied: &Denied) -> bool {
         if values.contains(&("type", stream.unsigned_abs().into())))
 }
 
-/// A system call that the filter refused.
+/// A system call that the filter denied.
 #[must_use]
 pub(crate) fn syscall(number: i32, arguments: &[u64; 6], refused: Refused) -> Syscall {
     // The third argument of a lock is a pointer; other commands of fcntl take a number there.
@@ -76,7 +76,7 @@ pub(crate) fn syscall(number: i32, arguments: &[u64; 6], refused: Refused) -> Sy
     Syscall {
         number,
         name: filter::syscall_name(number).map_or_else(|| format!("syscall_{number}").into(), Cow::Borrowed),
-        // Only arguments that are values: what a pointer points to may change under the reader's eyes.
+        // Only values: what a pointer points to may change while it is read.
         values: filter::value_args(number)
             .iter()
             .filter(|(_, label)| !pointer(label))
@@ -86,7 +86,7 @@ pub(crate) fn syscall(number: i32, arguments: &[u64; 6], refused: Refused) -> Sy
     }
 }
 
-/// The process as its own pid namespace numbers it, and its name. It may be gone already.
+/// The number of a process in its own pid namespace, and its name; `None` if it has ended.
 fn identity(pid: u32) -> (Option<i32>, Option<String>) {
     let Ok(pid) = i32::try_from(pid) else { return (None, None) };
     let status = memory::shown(format!("/proc/{pid}/status")).unwrap_or_default();
@@ -95,7 +95,7 @@ fn identity(pid: u32) -> (Option<i32>, Option<String>) {
     (inside, field("Name:").map(str::to_owned))
 }
 
-/// A limit of the grant that the call came up against: its value and the use, in its own unit.
+/// A limit that the call reached: its value and the use, in its own unit.
 #[must_use]
 pub(crate) fn met(key: Key, value: u64, used: Option<u64>) -> Denied {
     Denied::Limit(Met { key, value, used, stream: None })

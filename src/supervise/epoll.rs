@@ -1,45 +1,44 @@
-//! Descriptors that a call adds to epoll sets (epoll(7)). The kernel counts what is in such sets for each user, over all
-//! processes (`/proc/sys/fs/epoll/max_user_watches`), and has no limit of its own for a process: a descriptor that was
-//! duplicated stays in a set under each number that it had, so that 250 descriptors can make more than half a million.
-//! So each addition is told to the supervisor, which lets it go on or not. What leaves a set is not seen: additions are
-//! counted, over the whole call.
+//! Descriptors that a call adds to epoll sets (epoll(7)). The kernel limits the entries of such sets for each user
+//! (`/proc/sys/fs/epoll/max_user_watches`), not for a process: a duplicated descriptor stays in a set under each number that it
+//! had, so 250 descriptors can make more than half a million entries. So the filter reports each addition to the supervisor,
+//! which allows or denies it. Removals are not reported: the additions of the whole call are counted.
 
 use crate::sys::seccomp::notif_continue;
 use std::io;
 use std::os::fd::BorrowedFd;
 
-/// Of a user's limit a call may take one part in so many.
+/// A call may use this fraction (1/8) of a user's limit.
 const SHARE: u64 = 8;
-/// Additions of a call, at least: a program that pauses and resumes reading adds its descriptor again each time.
+/// The lowest limit: a program that pauses and resumes reading adds its descriptor again each time.
 const LEAST: u64 = 1 << 16;
-/// At most: the kernel's memory for so many is about 50 MiB.
+/// The highest limit: the kernel uses about 50 MiB for it.
 const MOST: u64 = 1 << 18;
 
-/// What is left of the additions of a call.
+/// The additions that are left to a call.
 #[derive(Debug, Clone, Copy)]
 pub struct Additions(u64);
 
 impl Additions {
-    /// A call's, on this host.
+    /// Those of a new call on this host.
     #[must_use]
     pub fn here() -> Self {
         let limit = std::fs::read_to_string("/proc/sys/fs/epoll/max_user_watches").ok();
         Additions::of(limit.and_then(|text| text.trim().parse().ok()))
     }
 
-    /// A call's, where each user has this limit; the least where that cannot be told.
+    /// Those of a new call, if each user has this limit; [`LEAST`] if it is unknown.
     fn of(limit: Option<u64>) -> Self {
         Additions(limit.map_or(LEAST, |limit| limit / SHARE).clamp(LEAST, MOST))
     }
 
-    /// Lets one more go on, whose notification this is; false when there have been too many. It counts whatever the kernel
-    /// says to it, so that nothing rests on what its pointer points to.
+    /// Lets the addition with this notification go on; false if there have been too many. It counts whether or not the kernel
+    /// accepts it, so nothing depends on what its pointer points to.
     ///
     /// # Errors
-    /// What the listener says.
+    /// An error of the listener.
     pub fn one(&mut self, listener: BorrowedFd<'_>, id: u64) -> io::Result<bool> {
         match self.take() {
-            // Not there any more: whoever asked has ended.
+            // False: the process has ended.
             true => notif_continue(listener, id).map(|_| true),
             false => Ok(false),
         }

@@ -1,4 +1,4 @@
-//! Frames from a hostile peer: bounded before they are parsed, and only in the one order that is allowed.
+//! Frames of a hostile plugin: bounded before they are parsed, and only in the allowed order.
 #![forbid(unsafe_code)]
 
 use crate::json::raw::Raw;
@@ -8,20 +8,20 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-/// Nesting that a frame may have. Ordinary readers of JSON stop at 127 levels, and in the answer the result lies one level
-/// deeper than here.
+/// The nesting limit of a frame. Ordinary readers of JSON stop at 127 levels, and in the answer the result is one level deeper
+/// than here.
 const MAX_DEPTH: usize = crate::json::MAX_DEPTH - 1;
 /// Bytes of a progress message that are kept.
 const MAX_MESSAGE: usize = 500;
-/// Bytes of a progress frame: the runner's are below 26 KiB.
+/// The limit for the bytes of a progress frame: the runner's are below 26 KiB.
 const MAX_PROGRESS: usize = 64 << 10;
-/// Bytes of the members that become trees of values: `details`, `plugin_version` and what is smaller.
+/// The limit for the bytes of a member that becomes a tree of values: `details`, `plugin_version` and smaller ones.
 const MAX_SMALL: usize = 64 << 10;
 
 /// A frame of the plugin.
 #[derive(Debug, PartialEq)]
 pub enum Frame {
-    /// How far it is.
+    /// Its progress.
     Progress {
         /// One line for people.
         message: String,
@@ -41,16 +41,16 @@ pub enum Frame {
         code: Code,
         /// One sentence.
         message: String,
-        /// When an exception was raised.
+        /// If an exception was raised.
         traceback: Option<String>,
-        /// What a program may want to read.
+        /// Machine-readable details.
         details: Map<String, Value>,
-        /// `plugin_version`, when the class was built.
+        /// `plugin_version`, if there is an instance of the class.
         version: Option<Value>,
     },
 }
 
-/// Collects bytes to lines and lines to frames.
+/// Splits bytes into lines and parses them as frames.
 #[derive(Debug)]
 pub struct Reader {
     line: Vec<u8>,
@@ -58,7 +58,7 @@ pub struct Reader {
     finished: bool,
 }
 
-/// A broken protocol, as the failure that ends the call.
+/// The failure that ends a call that breaks the protocol.
 fn violation(what: impl Into<String>) -> Failure {
     Failure::new(Code::ProtocolViolation, format!("frame: {}", what.into()))
 }
@@ -70,14 +70,14 @@ impl Reader {
         Reader { line: Vec::new(), limit: usize::try_from(limit).unwrap_or(usize::MAX), finished: false }
     }
 
-    /// Takes bytes as they came, hands every whole frame to `take`.
+    /// Adds bytes, and passes every complete frame to `take`.
     ///
     /// # Errors
     /// `protocol_violation`, `result_too_large`.
     pub fn push(&mut self, mut bytes: &[u8], take: &mut dyn FnMut(Frame)) -> Result<(), Failure> {
         while !bytes.is_empty() {
             if self.finished {
-                return Err(violation("something followed the last one; a call has one result"));
+                return Err(violation("data after the result; a call has one result"));
             }
             let end = bytes.iter().position(|byte| *byte == b'\n');
             let part = &bytes[..end.unwrap_or(bytes.len())];
@@ -101,13 +101,13 @@ impl Reader {
     /// The peer closed its end.
     ///
     /// # Errors
-    /// `protocol_violation` when a line was left unfinished.
+    /// `protocol_violation` if the last line is incomplete.
     pub fn end(&self) -> Result<(), Failure> {
         if self.line.is_empty() { Ok(()) } else { Err(violation("the last line does not end with a newline")) }
     }
 }
 
-/// A line's members, as the table in CONTRIBUTING.md has them.
+/// The members of a line; see the table in CONTRIBUTING.md.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Line<'a> {
@@ -129,7 +129,7 @@ struct Line<'a> {
     fraction: Option<&'a RawValue>,
 }
 
-/// A member that is there, be it `null`.
+/// A member that is present, even if it is `null`.
 fn given<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'a RawValue>, D::Error> {
     <&RawValue>::deserialize(deserializer).map(Some)
 }
@@ -141,9 +141,9 @@ fn parse(line: &[u8]) -> Result<Frame, Failure> {
     }
     let line: Line<'_> = serde_json::from_str(text).map_err(|error| {
         let error = StrictError::from_serde(&error);
-        // That message has the member's name, which may be anything.
+        // The message of serde_json contains the member's name, which can be anything.
         let unknown = error.message.starts_with("unknown field");
-        violation(if unknown { "a member that no frame has".to_owned() } else { error.to_string() })
+        violation(if unknown { "an unknown member".to_owned() } else { error.to_string() })
     })?;
     let kind = match line.kind.map(|kind| small(kind, "type")).transpose()? {
         Some(Value::String(kind)) => kind,
@@ -153,10 +153,10 @@ fn parse(line: &[u8]) -> Result<Frame, Failure> {
         "progress" => &[line.result, line.plugin_version, line.code, line.traceback, line.details],
         "result" => &[line.code, line.message, line.traceback, line.details, line.fraction],
         "error" => &[line.result, line.fraction],
-        _ => return Err(violation("`type` is none of progress, result, error")),
+        _ => return Err(violation("`type` must be progress, result or error")),
     };
     if others.iter().any(Option::is_some) {
-        return Err(violation(format!("a {kind} with a member that it does not have")));
+        return Err(violation(format!("a {kind} with a member of another type")));
     }
     match kind.as_str() {
         "progress" if text.len() > MAX_PROGRESS => {
@@ -199,7 +199,7 @@ fn small(value: &RawValue, name: &str) -> Result<Value, Failure> {
     if value.get().len() > MAX_SMALL {
         return Err(Failure::new(
             Code::ResultTooLarge,
-            format!("frame: `{name}` is longer than {MAX_SMALL} bytes; put what is large into the result"),
+            format!("frame: `{name}` is longer than {MAX_SMALL} bytes; put large values into the result"),
         )
         .with(Details::Frame { limit: MAX_SMALL as u64 }));
     }
@@ -233,7 +233,7 @@ fn fraction(value: Option<&RawValue>) -> Result<Option<f64>, Failure> {
     }
 }
 
-/// The codes that a plugin's process may end a call with.
+/// A code with which a plugin may end a call.
 fn error_code(kind: Option<&RawValue>) -> Result<Code, Failure> {
     let kind = text(kind, "kind")?.unwrap_or_default();
     Ok(match kind.as_str() {
@@ -243,7 +243,7 @@ fn error_code(kind: Option<&RawValue>) -> Result<Code, Failure> {
         "module_not_found" => Code::ModuleNotFound,
         "class_not_found" => Code::ClassNotFound,
         "method_not_found" => Code::MethodNotFound,
-        _ => return Err(violation("`kind` is none that a plugin may give")),
+        _ => return Err(violation("`kind` is not a code that a plugin may use")),
     })
 }
 
@@ -261,7 +261,7 @@ mod tests {
     }
 
     fn code(bytes: &[u8]) -> Code {
-        read(100, bytes).expect_err("must be refused").code
+        read(100, bytes).expect_err("must be rejected").code
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! How near a call came to the limits that the kernel enforces without telling anyone: looked at every 100 ms, when the plugin
-//! answers, and at its end.
+//! How near a call came to the limits that the kernel enforces without a report: looked at every 100 ms and when the plugin
+//! answers.
 
 use super::denials::{self, Denials};
 use crate::decide::plan::{Mount, Plan, Source};
@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-/// The most that was seen of each.
+/// The largest value that was seen of each.
 #[derive(Debug, Default)]
 pub struct Peaks {
     /// Processes and threads at once, without pid 1.
@@ -23,14 +23,14 @@ pub struct Peaks {
 }
 
 impl Peaks {
-    /// Takes in what was seen of one process.
+    /// Adds what was seen of one process.
     pub fn one(&mut self, data: u64, open_files: u64) {
         self.data = self.data.max(data);
         self.open_files = self.open_files.max(open_files);
     }
 }
 
-/// The call's `/tmp`, which ends with the last descriptor of it.
+/// The call's `/tmp`, which exists as long as it has a descriptor.
 #[derive(Debug, Default)]
 pub struct Tmp {
     directory: Option<OwnedFd>,
@@ -38,13 +38,13 @@ pub struct Tmp {
 }
 
 impl Tmp {
-    /// From its directory, as the child sends it.
+    /// From the descriptor that the child sends.
     #[must_use]
     pub fn new(directory: OwnedFd) -> Self {
         Tmp { directory: Some(directory), full: false }
     }
 
-    /// Looks whether there is room; once full is full.
+    /// Checks whether it is full. Once full, it counts as full.
     pub fn look(&mut self) {
         if self.full {
             return;
@@ -57,11 +57,11 @@ impl Tmp {
     }
 }
 
-/// Adds the limits that the call came up against. What ended it is sure; the kernel's silent refusals are told by the
-/// error that the method failed with, or by a call that was seen at its limit, where the next act would have been refused.
+/// Adds the limits that the call reached. What the kernel denied without a report is inferred from the error that the method
+/// failed with, or from a call that was seen at its limit: its next act would have been denied.
 pub(super) fn met(plan: &Plan, peaks: &Peaks, tmp: &Tmp, failure: Option<&Failure>, denials: &mut Denials) {
     let limits = &plan.limits;
-    // The exception, and the one that it came of.
+    // The exception and its cause.
     let raised: Vec<Exception<'_>> = match failure {
         Some(Failure { code: Code::PluginRaised, details: Details::Plugin(said), .. }) => {
             std::iter::once(said.exception()).chain(said.cause()).collect()
@@ -73,7 +73,7 @@ pub(super) fn met(plan: &Plan, peaks: &Peaks, tmp: &Tmp, failure: Option<&Failur
     if errno(Errno::EMFILE) || peaks.open_files >= limits.open_files {
         add(Key::OpenFiles, limits.open_files, peaks.open_files.max(limits.open_files));
     }
-    // RLIMIT_NPROC has room for pid 1 besides.
+    // RLIMIT_NPROC also has room for pid 1.
     if peaks.processes >= limits.processes {
         add(Key::Processes, limits.processes, peaks.processes);
     }
@@ -81,7 +81,7 @@ pub(super) fn met(plan: &Plan, peaks: &Peaks, tmp: &Tmp, failure: Option<&Failur
     if errno(Errno::EFBIG) || xfsz {
         add(Key::FileSize, limits.file_size, limits.file_size);
     }
-    // Python's allocator and mmap(2) alike end so where RLIMIT_DATA is reached.
+    // Python's allocator and mmap(2) fail so at RLIMIT_DATA.
     if raised.iter().any(|exception| exception.out_of_memory) || errno(Errno::ENOMEM) {
         add(Key::Memory, limits.memory, peaks.data.max(peaks.resident));
     }

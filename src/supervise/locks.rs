@@ -1,11 +1,11 @@
-//! Locks of files: a call may lock what it may write, and nothing of the host that it can only read. The filter hands each
-//! lock over; which file a descriptor is only pid 1 can tell ([`crate::confine::locks`]), so it is asked.
+//! Locks of files: a call may lock what it may write, and no file of the host that it can only read. The filter reports each
+//! lock; only pid 1 can find out which file a descriptor refers to ([`crate::confine::locks`]), so the supervisor asks it.
 //!
-//! A lock that belongs to an open file description (flock(2), `F_OFD_SETLK`) pid 1 takes itself, on the description that it
-//! looked at: no number and no name is looked at twice. Who wants to wait is asked for again and again. A lock that belongs to
-//! a process (`F_SETLK`) nobody else can take: the call goes on once pid 1 has looked. In between another thread of the same
-//! process could put another file in the descriptor's place; `SECURITY.md` says what that gives it. Other processes cannot:
-//! the filter lets none share a table of descriptors, and all threads of one have the same.
+//! If a lock belongs to an open file description (flock(2), `F_OFD_SETLK`), pid 1 takes it itself, on the description that it
+//! checked: no number and no name is resolved twice. A lock that waits is tried again and again. If a lock belongs to a process
+//! (`F_SETLK`), only that process can take it: its call goes on once pid 1 has checked the file. In between another thread of
+//! the same process can replace the descriptor; `SECURITY.md` describes what that gives it. Other processes cannot: the filter
+//! lets no two of them share a table of descriptors.
 
 use crate::confine::channels::{self, Tag};
 use crate::confine::filter::LockAct;
@@ -21,23 +21,23 @@ use std::time::{Duration, Instant};
 
 use super::memory;
 
-/// Locks that may wait at once; each holds a descriptor of the supervisor's.
+/// Locks that may wait at once; each needs a descriptor of the supervisor.
 const MOST_WAITING: usize = 64;
-/// When the next of those that wait is tried.
+/// The pause between two tries of waiting locks.
 const PACE: Duration = Duration::from_millis(5);
-/// When one that waits is tried again, at the earliest.
+/// The pause before the same lock is tried again.
 const AGAIN: Duration = Duration::from_millis(20);
-/// Changes of ranges by fcntl(2) that a call may make: the kernel keeps at most two more locks for each, of 192 bytes, and no
-/// limit of its own counts them, a cgroup's neither.
+/// Changes of ranges by fcntl(2) that a call may make: for each the kernel keeps at most two more locks, of 192 bytes. No limit
+/// of the kernel counts them, not even that of a cgroup.
 const RANGES: u64 = 1 << 16;
 
 /// The locks that a call has asked for.
 #[derive(Debug)]
 pub struct Locks {
     waiting: VecDeque<Wanted>,
-    /// Whom pid 1 is asked about now.
+    /// The one that pid 1 is asked about now.
     asked: Option<Wanted>,
-    /// Changes of ranges that are left.
+    /// The changes of ranges that are left.
     ranges: u64,
     /// The last try of one that waits.
     tried: Option<Instant>,
@@ -49,29 +49,29 @@ struct Wanted {
     notification: Notification,
     request: Request,
     asker: Asker,
-    /// Whether it is tried until it can be had.
+    /// Whether it is tried until it succeeds.
     waits: bool,
-    /// Not before; `None` for the first try.
+    /// When it may be tried again; `None` before the first try.
     due: Option<Instant>,
 }
 
-/// What is to be said to a caller whose lock is not to be had.
+/// A lock that is denied.
 #[derive(Debug)]
 pub struct Refusal {
-    /// Whom.
+    /// The process that asked.
     pub notification: Notification,
-    /// The error number.
+    /// The error that it gets.
     pub errno: Errno,
-    /// Why.
+    /// The reason.
     pub why: NoLock,
 }
 
-/// What became of a lock.
+/// The state of a lock.
 #[derive(Debug)]
 pub enum Step {
-    /// The caller was answered, waits, or has ended.
+    /// The process was answered, waits, or has ended.
     Settled,
-    /// By the kernel's word: no denial.
+    /// The kernel did not grant it: not a denial.
     Failed(u64, Errno),
     /// A denial.
     Refused(Refusal),
@@ -84,7 +84,7 @@ impl Default for Locks {
 }
 
 impl Locks {
-    /// Takes a lock that the filter handed over. `distant` is a mount of the call's on which pid 1 might have to wait.
+    /// Takes a lock that the filter reported. `distant` is a mount of the call on which pid 1 might have to wait.
     pub fn want(
         &mut self,
         listener: BorrowedFd<'_>,
@@ -137,11 +137,11 @@ impl Locks {
         Step::Settled
     }
 
-    /// How long nothing is to be done, where something will be.
+    /// The time until the next try, if a lock waits.
     #[must_use]
     pub fn pause(&self, now: Instant) -> Option<Duration> {
         if self.asked.is_some() {
-            // Its answer comes by itself.
+            // Its answer makes the status channel readable.
             return None;
         }
         self.waiting
@@ -155,10 +155,10 @@ impl Locks {
         Some(self.tried.map_or(due, |tried| due.max(tried + PACE)))
     }
 
-    /// Asks pid 1 about the next one, if there is one and nobody else is asked about.
+    /// Asks pid 1 about the next one that is due, unless it is busy with another.
     ///
     /// # Errors
-    /// What the listener says.
+    /// An error of the listener.
     pub fn ask(&mut self, listener: BorrowedFd<'_>, status: BorrowedFd<'_>, now: Instant) -> io::Result<Step> {
         while self.asked.is_none() {
             let next = self.waiting.iter().position(|one| self.due(one).is_none_or(|due| due <= now));
@@ -171,9 +171,9 @@ impl Locks {
             }
             match channels::send(status, Tag::Lock, &one.request.encode(), &[one.asker.thread.as_fd()]) {
                 Ok(()) => self.asked = Some(one),
-                // Pid 1 has ended, and with it whoever asked.
+                // Pid 1 has ended, and with it the process that asked.
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
-                // ETOOMANYREFS: the user's processes have sent as many descriptors as one may.
+                // ETOOMANYREFS: the user's processes have sent as many descriptors as they may.
                 Err(error) => {
                     let why = NoLock::Engine(error.to_string());
                     return Ok(Step::Refused(Refusal { notification: one.notification, errno: Errno::NOLCK, why }));
@@ -186,12 +186,14 @@ impl Locks {
     /// Takes pid 1's answer.
     ///
     /// # Errors
-    /// What the listener says; or nothing was asked.
+    /// An error of the listener; an answer without a question.
     pub fn answered(&mut self, listener: BorrowedFd<'_>, verdict: Verdict, now: Instant) -> io::Result<Step> {
-        let Some(mut one) = self.asked.take() else { return Err(io::Error::other("an answer that nobody asked for")) };
+        let Some(mut one) = self.asked.take() else {
+            return Err(io::Error::other("pid 1 answered without a question"));
+        };
         let (notification, id) = (one.notification, one.notification.id);
         let refused = |why| Step::Refused(Refusal { notification, errno: Errno::PERM, why });
-        // Not there any more: whoever asked has ended.
+        // False: the process that asked has ended.
         Ok(match verdict {
             Verdict::Done if one.request.what == What::Look => {
                 seccomp::notif_continue(listener, id)?;
@@ -211,7 +213,7 @@ impl Locks {
             Verdict::Unseen(errno) => match Errno::from_raw_os_error(errno) {
                 // Its descriptors are gone, those of other threads are not.
                 Errno::BADF | Errno::SRCH if one.asker.first.is_some_and(has_ended) => refused(NoLock::FirstThread),
-                // It has no such descriptor; or it is ending.
+                // It has no such descriptor, or it is ending.
                 Errno::BADF | Errno::SRCH => Step::Failed(id, Errno::BADF),
                 errno => refused(NoLock::Unseen(errno.to_string())),
             },

@@ -1,5 +1,5 @@
-//! The memory of a whole call where no cgroup counts it: the sum over its processes, looked at every 100 ms. And what else
-//! `/proc` tells of them.
+//! The memory of a call without a cgroup: the sum over its processes, looked at every 100 ms. And what else `/proc` shows of
+//! them.
 
 use super::limits::Peaks;
 use crate::sys::process::Spent;
@@ -8,11 +8,11 @@ use serde::Serialize;
 use std::fs;
 use std::path::Path;
 
-/// Processes that are looked at; `processes` bounds a call's anyway.
+/// Processes that are looked at; `processes` limits those of a call anyway.
 const MAX_PROCESSES: usize = 4096;
 
-/// Calls `visit` with the process id of `root` and of each descendant. Orphans become children of pid 1, so that the tree
-/// is whole.
+/// Calls `visit` with the process id of `root` and of each descendant. Orphans become children of pid 1, so the tree is
+/// complete.
 fn walk(root: i32, mut visit: impl FnMut(i32)) {
     let mut queue = vec![root];
     let mut seen = 0;
@@ -29,29 +29,29 @@ fn walk(root: i32, mut visit: impl FnMut(i32)) {
     }
 }
 
-/// A file of `/proc`, where it can be read. In `status` and `stat` stands the process's name, which is any bytes that it
-/// chose (`PR_SET_NAME` of prctl(2)): one that is no UTF-8 must not hide the rest.
+/// A file of `/proc`, if it can be read. `status` and `stat` contain the name of the process, which can be any bytes
+/// (`PR_SET_NAME` of prctl(2)): a name that is not UTF-8 must not hide the rest.
 pub(super) fn shown(path: impl AsRef<Path>) -> Option<String> {
     fs::read(path).ok().map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Directories of a process's threads. One that ended in between has none any more.
+/// Directories of the threads of a process; none if it has ended.
 fn tasks(pid: i32) -> Vec<std::path::PathBuf> {
     fs::read_dir(format!("/proc/{pid}/task"))
         .map_or_else(|_| Vec::new(), |tasks| tasks.flatten().map(|task| task.path()).collect())
 }
 
 /// Bytes of anonymous and shared memory that `root` and its descendants have now, resident or swapped out, with the pages
-/// that map it and the huge pages of their own (proc_pid_status(5)); `None` when `root` is gone.
-/// Memory that processes share after a fork is counted in each: the sum errs on the side of ending a call. On the way
-/// `peaks` learns what else there is to see of them.
+/// that map it and their huge pages (proc_pid_status(5)); `None` if `root` has ended.
+/// Memory that processes share after a fork is counted in each, so the sum is rather too large. `peaks` gets
+/// what else was seen of them.
 #[must_use]
 pub fn resident(root: i32, peaks: &mut Peaks) -> Option<u64> {
     let status = shown(format!("/proc/{root}/status"))?;
     let mut total = 0u64;
     let mut processes = 0;
-    // A process whose first thread has ended shows its memory in the others alone.
-    // Without swap and huge pages the kernel may leave their lines out.
+    // If the first thread has ended, only the others show the memory of the process.
+    // A kernel without swap or huge pages may omit their lines.
     let used = |status: &str| {
         let more = ["VmSwap:", "VmPTE:", "HugetlbPages:"].map(|name| field(status, name).unwrap_or(0));
         Some(field(status, "RssAnon:")? + field(status, "RssShmem:")? + more.iter().sum::<u64>())
@@ -65,7 +65,7 @@ pub fn resident(root: i32, peaks: &mut Peaks) -> Option<u64> {
         total = total.saturating_add(bytes.unwrap_or(0));
         if pid != root {
             let value = |name| leader.as_deref().and_then(|status| number(status, name)).unwrap_or(0);
-            // A process that has ended and was not waited for yet counts as well.
+            // A zombie counts as well.
             processes += value("Threads:").max(1);
             peaks.one(value("VmData:").saturating_mul(1024), descriptors(pid));
         }
@@ -80,7 +80,7 @@ fn descriptors(pid: i32) -> u64 {
     rustix::fs::stat(format!("/proc/{pid}/fd")).map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or(0))
 }
 
-/// Processor time of the processes that are there now, and of what they have waited for (`proc_pid_stat(5)`, 14–17).
+/// Processor time of the current processes and of the children that they have waited for (`proc_pid_stat(5)`, 14–17).
 #[must_use]
 pub fn spent(root: i32) -> Spent {
     let ticks = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)
@@ -111,20 +111,20 @@ pub struct Seen {
     pub seccomp_filters: Option<u64>,
 }
 
-/// Looks at pid 1 and the plugin once, before the supervisor confines itself: a watch that sees nothing is none.
+/// Looks at pid 1 and the plugin once, before the supervisor confines itself: is there anything to watch?
 ///
 /// # Errors
-/// `sandbox_unavailable` where `/proc` hides the call's processes or their children.
+/// `sandbox_unavailable` if `/proc` hides the processes of the call or their children.
 pub fn watchable(root: i32) -> Result<Seen, Failure> {
     let unavailable = |what: &str, remedy: &str| {
         Failure::new(
             Code::SandboxUnavailable,
-            format!("limits: {what}, so that nothing would bound the call's memory; {remedy}"),
+            format!("limits: {what}, so nothing would limit the call's memory; {remedy}"),
         )
         .with(Details::Layer { layer: Layer::Limits, cause: None, remedy: Some(remedy.to_owned()) })
     };
     if shown(format!("/proc/{root}/status")).is_none() {
-        // It may have ended already; then there is nothing to be watched.
+        // It may have ended; then there is nothing to watch.
         return match rustix::process::test_kill_process(
             rustix::process::Pid::from_raw(root).unwrap_or(rustix::process::Pid::INIT),
         ) {
@@ -161,14 +161,14 @@ mod tests {
     fn this_process_uses_memory_and_more_after_taking_some() {
         let own = std::process::id() as i32;
         let before = super::resident(own, &mut Peaks::default()).unwrap();
-        // More than malloc(3) ever takes from what was freed before (M_MMAP_THRESHOLD has 32 MiB at most).
+        // More than malloc(3) reuses of freed memory (M_MMAP_THRESHOLD is at most 32 MiB).
         let block = vec![1u8; 64 << 20];
         let after = super::resident(own, &mut Peaks::default()).unwrap();
         assert!(before > 0 && after >= before + (60 << 20), "{before} {after} {}", block.len());
     }
 
     #[test]
-    fn a_process_that_is_gone_uses_nothing() {
+    fn a_process_that_has_ended_uses_nothing() {
         assert_eq!(super::resident(i32::MAX, &mut Peaks::default()), None);
     }
 

@@ -1,4 +1,4 @@
-//! How a call ended, from what the supervisor did and what the kernel and the plugin said.
+//! The outcome of a call, from what the supervisor did and what the kernel and the plugin reported.
 
 use super::cgroup::{self, Cgroup, Told};
 use super::child::{Child, Ending, Gone};
@@ -89,9 +89,9 @@ fn not_started(
     status: Option<i32>,
 ) -> Failure {
     match (ending, step) {
-        (Some(Ending::Timeout), _) => Failure::new(Code::Timeout, "the time was over before the plugin could start"),
+        (Some(Ending::Timeout), _) => Failure::new(Code::Timeout, "the time ran out before the plugin could start"),
         (Some(Ending::Cancelled(signal)), _) => cancelled(signal),
-        // Less than the steps themselves need.
+        // `memory` is less than the steps themselves need.
         (None | Some(Ending::Engine(_)), _) if told.memory_exceeded() => {
             memory_exceeded(plan.limits.memory, told.memory_peak, CountedBy::Cgroup, None)
         }
@@ -126,7 +126,7 @@ fn limits_met(limits: &Limits, failure: Option<&Failure>, wall: Duration, cpu: D
     let Some(failure) = failure else { return };
     let millis = |time: Duration| u64::try_from(time.as_millis()).ok();
     let met = match (failure.code, &failure.details) {
-        // It began with the call, before the sandbox was there.
+        // The time began with the call, before the sandbox.
         (Code::Timeout, _) => {
             met(Key::Timeout, limits.timeout_ms, millis(wall).map(|used| used.max(limits.timeout_ms)))
         }
@@ -138,7 +138,7 @@ fn limits_met(limits: &Limits, failure: Option<&Failure>, wall: Duration, cpu: D
     denials.add(met, 1);
 }
 
-/// Why the supervisor, a step or the kernel for the call's own `memory` ended the call, if one of them did.
+/// The failure by which the supervisor, a step or the kernel (for the call's own `memory`) ended the call.
 fn forced(plan: &Plan, ending: Option<Ending>, step: Option<StepError>, told: &Told) -> Option<Failure> {
     let limits = &plan.limits;
     Some(match (ending, step) {
@@ -156,13 +156,13 @@ fn forced(plan: &Plan, ending: Option<Ending>, step: Option<StepError>, told: &T
         (Some(Ending::Memory(used, sockets)), _) => {
             memory_exceeded(limits.memory, Some(used), CountedBy::Sum, Some((sockets.sockets, sockets.bytes)))
         }
-        // Whatever the kernel's kill has cut short: a frame, a packet.
+        // The kernel's kill may have cut a frame or a packet short.
         (None | Some(Ending::Frames(_) | Ending::Engine(_)), _) if told.memory_exceeded() => {
             memory_exceeded(limits.memory, told.memory_peak, CountedBy::Cgroup, None)
         }
         (Some(Ending::Violation(Syscall { number, name, .. })), _) => Failure::new(
             Code::Violation,
-            format!("{name}: refused by seccomp, and on_violation = \"kill\" ends the call"),
+            format!("{name}: denied by seccomp, and on_violation = \"kill\" ends the call"),
         )
         .with(Details::Violation { number, operation: name, denial: None }),
         (Some(Ending::Frames(failure) | Ending::Engine(failure)), _) => failure,
@@ -171,21 +171,21 @@ fn forced(plan: &Plan, ending: Option<Ending>, step: Option<StepError>, told: &T
     })
 }
 
-/// The signal that the plugin's process ended by, if it was one.
+/// The failure of a plugin that a signal ended.
 fn own_end(wait_status: Option<i32>, cpu: Duration, limits: &Limits, told: &Told) -> Option<Failure> {
     let killed = |signal| killed(signal, told.oom_kills > 0);
     let Some(status) = wait_status else {
         return Some(killed(Signal::SIGKILL as i32));
     };
     let Ended::Killed(signal) = Ended::from_raw(status) else { return None };
-    // Who ignores SIGXCPU gets SIGKILL a second later.
+    // A process that ignores SIGXCPU gets SIGKILL a second later.
     let spent = cpu >= Duration::from_secs(limits.cpu_time_s);
     if signal == Signal::SIGXCPU as i32 || (signal == Signal::SIGKILL as i32 && spent) {
         return Some(
             Failure::new(
                 Code::CpuTimeExceeded,
                 format!(
-                    "processor time: more than {} s were used; raise `cpu_time` for this method if it needs more",
+                    "processor time: the plugin used more than {} s; raise `cpu_time` for this method if it needs more",
                     limits.cpu_time_s
                 ),
             )
@@ -195,9 +195,9 @@ fn own_end(wait_status: Option<i32>, cpu: Duration, limits: &Limits, told: &Told
     Some(killed(signal))
 }
 
-/// What the call answers, and how it ended where that does not matter to the answer. A frame that was taken stands, whatever
-/// limit its process meets or signal ends it while it leaves. It does not for a caller who cancelled, what `on_violation`
-/// ends, what breaks the protocol, and a fault of the engine.
+/// The answer of the call, and how its process ended if that does not change the answer. A complete frame remains valid if its
+/// process then reaches a limit or is ended by a signal. It does not if the caller cancelled, `on_violation` ended the call, the
+/// plugin broke the protocol, or the engine failed.
 fn answered(
     answer: Option<Frame>,
     end: Option<Failure>,
@@ -206,8 +206,8 @@ fn answered(
     let result = match answer {
         Some(Frame::Result { value, .. }) => Ok(value),
         Some(Frame::Error { code, message, traceback, details, .. }) => {
-            // An answer has a sentence for people.
-            let message = if message.is_empty() { "the plugin did not say what failed".to_owned() } else { message };
+            // Every failure has a sentence for people.
+            let message = if message.is_empty() { "the plugin failed without a message".to_owned() } else { message };
             let said = Details::Plugin(Box::new(Said { members: details, ..Said::default() }));
             Err(Failure { traceback, ..Failure::new(code, message).with(said) })
         }
@@ -239,14 +239,14 @@ fn killed(signal: i32, host_memory: bool) -> Failure {
     Failure { signal: Some(signal), ..failure.with(Details::Signal { name, host_memory }) }
 }
 
-/// The caller's signal as a failure.
+/// The failure of a call that the caller cancelled by this signal.
 pub fn cancelled(signal: i32) -> Failure {
     let name = Signal::try_from(signal).map_or("signal", Signal::as_str);
     let details = Details::Signal { name: name.to_owned(), host_memory: false };
     Failure { signal: Some(signal), ..Failure::new(Code::Cancelled, format!("cancelled by {name}")).with(details) }
 }
 
-/// `memory_exceeded`, with what was used when it was seen, and who saw it.
+/// `memory_exceeded`, with the use when it was seen, and what counted it.
 fn memory_exceeded(limit: u64, used: Option<u64>, by: CountedBy, sockets: Option<(u64, u64)>) -> Failure {
     Failure::new(
         Code::MemoryExceeded,

@@ -8,11 +8,11 @@ use rustix::fs::{Mode, OFlags};
 use std::fs;
 use std::os::fd::BorrowedFd;
 
-/// As root: no supplementary groups (in the call's user namespace they could not be dropped any more). As a user: an own
-/// user and mount namespace in which that user stays itself, so that the same calls work as for root.
+/// As root: drops the supplementary groups (in the call's user namespace that is no longer possible). As a user: enters a user
+/// and a mount namespace, with the same user, so that the same system calls work as for root.
 ///
 /// # Errors
-/// `sandbox_unavailable` where the kernel or a policy refuses user namespaces.
+/// `sandbox_unavailable` if the kernel or a policy denies user namespaces.
 pub fn prepare(as_root: bool) -> Result<(), StepError> {
     if as_root {
         return nix::unistd::setgroups(&[]).map_err(|errno| StepError::new(Step::IdMap, "setgroups", errno));
@@ -29,13 +29,13 @@ pub fn prepare(as_root: bool) -> Result<(), StepError> {
     Ok(())
 }
 
-/// From here on the supervisor only reads frames and output, answers the filter, and writes audit and envelope: no
-/// capability, no new privilege, no file but `/proc` (whose processes' memory use and names it tells; audit, journal and
-/// answer are open already), and the system calls of that. In `above`, where the call's cgroup lies, it may remove
-/// directories.
+/// From here on the supervisor only reads frames and output, answers the filter, and writes audit and envelope. It keeps no
+/// capability, gets no new privilege, and opens no file but those of `/proc`, for the memory use and names of processes; audit,
+/// journal and answer are open already. Its filter allows the system calls for that. In `above`, which contains the call's
+/// cgroup, it may remove directories.
 ///
 /// # Errors
-/// Any of it not fully had.
+/// A part of it failed.
 pub fn confine(landlock_abi: u32, above: Option<BorrowedFd<'_>>) -> Result<(), StepError> {
     capabilities::clear()?;
     nix::sys::prctl::set_no_new_privs().map_err(|errno| StepError::new(Step::NoNewPrivs, "supervisor", errno))?;

@@ -1,10 +1,8 @@
-//! Reading what a caller sent in a process that has no right at all: where the engine has capabilities, as root, and where it
-//! may take long.
+//! Parsing what a caller sent in a process without any rights: if the engine runs as root, and if it may take long.
 //!
-//! What comes back is the child's word, bounded in length and otherwise as hostile as what it read. The child begins as a copy
-//! of the engine's memory: of the configuration and the engine's environment, with what secrets these hold. It has one way out,
-//! its answer, which the engine takes for the arguments: a parser that was taken over could put into them what its caller is not
-//! to know. What clients (pip, npm) keep of credentials is read later.
+//! The result is limited in length, and otherwise as hostile as the input. The child starts with a copy of the engine's memory,
+//! with the secrets of the configuration and of the engine's environment. Its answer is its only output, and the engine uses it
+//! as the arguments: an exploited parser could put secrets into them. Credentials of clients (pip, npm) are read later.
 
 use super::signals::{self, Signals};
 use crate::confine::reader::{Bounds, confine};
@@ -19,16 +17,16 @@ use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
-/// First byte of an answer: what follows is of `act`.
+/// First byte of an answer: the rest is from `act`.
 const DONE: u8 = 1;
-/// First byte of an answer: what follows says why it could not be confined.
+/// First byte of an answer: the rest is the reason why the child could not be confined.
 const UNCONFINED: u8 = 2;
 
-/// Runs `act` in a confined child and gives its bytes, at most `limit` of them.
+/// Runs `act` in a confined child and returns its bytes, at most `limit`.
 ///
 /// # Errors
-/// `arguments_invalid` where it took more memory or processor time than `bounds`, or did what its filter does not have;
-/// `cancelled` by a signal, or by the caller; `timeout` after `until`; `sandbox_unavailable` where it cannot be confined.
+/// `arguments_invalid` if it used more memory or processor time than `bounds`, or a system call that its filter does not allow;
+/// `cancelled` by a signal or by the caller; `timeout` after `until`; `sandbox_unavailable` if it cannot be confined.
 pub fn run(
     bounds: Bounds,
     limit: usize,
@@ -46,15 +44,15 @@ pub fn run(
                 Ok(()) => [vec![DONE], act()].concat(),
                 Err(error) => [vec![UNCONFINED], error.to_string().into_bytes()].concat(),
             };
-            // Not closed: its filter has no call for that, and its end closes it.
-            let told = ManuallyDrop::new(File::from(write)).write_all(&answer).is_ok();
-            process::exit_now(i32::from(!told));
+            // Not closed: its filter does not allow that, and its end closes it.
+            let sent = ManuallyDrop::new(File::from(write)).write_all(&answer).is_ok();
+            process::exit_now(i32::from(!sent));
         }
         Forked::Parent { pid, pidfd } => {
             drop(write);
             let collected = collect(&read, limit, until, signals);
             if collected.is_err() {
-                // ESRCH: it has ended by itself.
+                // ESRCH: it has ended.
                 rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL).ok();
             }
             let (status, _) = process::wait_usage(pid).map_err(|errno| internal("wait", errno.into()))?;
@@ -65,7 +63,7 @@ pub fn run(
                     let why = crate::quote::shorten(&String::from_utf8_lossy(why), 400);
                     Err(Failure::new(
                         Code::SandboxUnavailable,
-                        format!("the arguments are not read: the process for it cannot be confined: {why}"),
+                        format!("the arguments cannot be read: the process for that cannot be confined: {why}"),
                     ))
                 }
                 (ended, _) => Err(unread(ended, bounds)),
@@ -78,15 +76,15 @@ fn unread(ended: Ended, bounds: Bounds) -> Failure {
     use nix::libc::{SIGABRT, SIGKILL, SIGSYS, SIGXCPU};
     let why = match ended {
         Ended::Killed(SIGXCPU | SIGKILL) => format!("more than {} s of processor time", bounds.cpu_s),
-        // abort(3) of the C library asks for a signal by a call that the filter does not have.
+        // abort(3) of the C library raises its signal by a system call that the filter does not allow.
         Ended::Killed(SIGABRT | SIGSYS) => {
             format!(
-                "more than {} MiB of memory, deeper recursion than its stack has room for, or a system call that its process may not make",
+                "more than {} MiB of memory, deeper recursion than its stack allows, or a denied system call",
                 bounds.memory >> 20
             )
         }
-        Ended::Killed(signal) => format!("what its process may not do (signal {signal})"),
-        Ended::Exited(status) => format!("what its process could not do (status {status})"),
+        Ended::Killed(signal) => format!("what its process is not allowed to do (signal {signal})"),
+        Ended::Exited(status) => format!("what its process failed to do (status {status})"),
     };
     Failure::new(
         Code::ArgumentsInvalid,
@@ -120,7 +118,7 @@ fn collect(pipe: &OwnedFd, limit: usize, until: Instant, signals: &Signals) -> R
         match rustix::io::read(pipe, &mut buffer) {
             Ok(0) => return Ok(bytes),
             Ok(count) if bytes.len() + count > limit + 1 => {
-                return Err(Failure::new(Code::Internal, "reader: its answer is longer than it may be"));
+                return Err(Failure::new(Code::Internal, "reader: its answer is too long"));
             }
             Ok(count) => bytes.extend_from_slice(&buffer[..count]),
             Err(Errno::INTR) => {}

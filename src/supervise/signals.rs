@@ -1,4 +1,4 @@
-//! Cancellation as events of the poll loop: SIGHUP, SIGINT and SIGTERM, and a caller on a socket that has enough.
+//! Cancellation as events of the poll loop: SIGHUP, SIGINT and SIGTERM, and a caller on a socket.
 
 use super::client::Client;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
@@ -6,18 +6,17 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::PollFlags;
 use std::os::fd::{AsFd, BorrowedFd};
 
-/// The cancelling signals, and the caller's connection where there is one.
+/// The cancelling signals, and the connection of the caller if there is one.
 #[derive(Debug)]
 pub struct Signals {
     signals: SignalFd,
     client: Option<Client>,
 }
 
-/// Blocks the cancelling signals and reads them from a descriptor instead. A signal that the caller had ignored (`nohup`)
-/// stays ignored.
+/// Blocks the cancelling signals, to read them from a descriptor. A signal that is ignored (`nohup`) stays ignored.
 ///
 /// # Errors
-/// When signalfd or `/proc/self/status` cannot be had.
+/// `signalfd(2)` fails, or `/proc/self/status` cannot be read.
 pub fn take() -> std::io::Result<Signals> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let ignored = status
@@ -35,21 +34,21 @@ pub fn take() -> std::io::Result<Signals> {
 }
 
 impl Signals {
-    /// The same, and this caller's connection.
+    /// Adds the connection of the caller.
     #[must_use]
     pub fn with_client(self, client: Option<Client>) -> Self {
         Signals { client, ..self }
     }
 
-    /// What to poll: something to be told is there when one of these is ready.
+    /// What to poll: if one of these is ready, [`Signals::cancelled`] may return a signal.
     pub fn poll(&self) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
         std::iter::once((self.signals.as_fd(), PollFlags::IN)).chain(self.client.as_ref().and_then(Client::poll))
     }
 
-    /// The signal that the call is cancelled by, if it is.
+    /// The signal by which the call is cancelled, if it is.
     ///
     /// # Errors
-    /// When the descriptor cannot be read.
+    /// The descriptor cannot be read.
     pub fn cancelled(&self) -> nix::Result<Option<i32>> {
         if let Some(signal) = self.signals.read_signal()? {
             return Ok(Some(signal.ssi_signo.cast_signed()));
@@ -58,7 +57,7 @@ impl Signals {
     }
 }
 
-/// A cancelling signal that has come, if any. Where the descriptor cannot be read there is none.
+/// A pending cancelling signal; `None` also if the descriptor cannot be read.
 #[must_use]
 pub fn pending(signals: &Signals) -> Option<i32> {
     signals.cancelled().ok().flatten()

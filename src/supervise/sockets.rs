@@ -1,6 +1,6 @@
-//! What the call's sockets can hold where no cgroup counts it. The kernel counts the sockets of a network namespace
-//! (`/proc/net/sockstat`), those too that no process has a descriptor of any more: passed along, not accepted yet, or closed
-//! with bytes still on their way. None of them holds more than its two buffers, which nothing inside can enlarge.
+//! The memory that the sockets of a call without a cgroup can hold. The kernel counts the sockets of a network namespace
+//! (`/proc/net/sockstat`), also those of which no process has a descriptor: in transit, not accepted yet, or closed with data
+//! unsent. Each holds at most its two buffers, which the call cannot enlarge.
 
 use crate::confine::buffers::TCP_BUFFER;
 use nix::sys::socket::{getsockopt, sockopt};
@@ -9,36 +9,36 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
-/// Sockets that are not counted against `memory`: programs have some, and seldom fill them.
+/// Sockets that are not counted against `memory`: ordinary programs have some, and seldom fill them.
 pub const FREE: u64 = 64;
-/// The socket itself with its file, its options, and the last packet, which may be larger than the room that was left.
+/// The socket itself with its file, its options, and the last packet, which may exceed the buffer.
 const OVERHEAD: u64 = 32 << 10;
-/// What is read of `sockstat`; the number is in its first line.
+/// Bytes that are read of `sockstat`; the number is in its first line.
 const FILE: usize = 512;
 
 /// The sockets of the call's network namespace.
 #[derive(Debug, Default)]
 pub struct Sockets {
-    /// An open file keeps the namespace readable.
+    /// The open file keeps the namespace readable.
     counts: Option<File>,
-    /// Bytes that one can hold.
+    /// Bytes that one socket can hold.
     each: u64,
 }
 
-/// What one look showed.
+/// The sockets at one look.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Held {
-    /// Sockets that there are.
+    /// The number of sockets.
     pub sockets: u64,
-    /// Bytes that those beyond [`FREE`] can hold.
+    /// Bytes that the sockets beyond [`FREE`] can hold.
     pub bytes: u64,
 }
 
 impl Sockets {
-    /// Learns the size of buffers from `fresh`, a socket of that namespace as the kernel made it.
+    /// Learns the size of the buffers from `fresh`, an unused socket of that namespace.
     ///
     /// # Errors
-    /// It tells no size.
+    /// `getsockopt(2)` fails.
     pub fn learn(&mut self, fresh: BorrowedFd<'_>) -> io::Result<()> {
         let size = |size: usize| (size as u64).max(TCP_BUFFER.into());
         let (send, receive) = (getsockopt(&fresh, sockopt::SndBuf)?, getsockopt(&fresh, sockopt::RcvBuf)?);
@@ -51,10 +51,10 @@ impl Sockets {
         self.counts = Some(File::from(counts));
     }
 
-    /// What they can hold now.
+    /// What the sockets can hold now.
     ///
     /// # Errors
-    /// The file cannot be read, or says something else: what is not counted is not bounded.
+    /// The file cannot be read or has another format: what is not counted is not limited.
     pub fn look(&self) -> io::Result<Held> {
         let mut text = [0; FILE];
         let file = self.counts.as_ref().ok_or_else(|| io::Error::other("sockstat was not opened"))?;

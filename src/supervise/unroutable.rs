@@ -1,11 +1,11 @@
-//! Dialled addresses: the call's network namespace has no route but to itself, so the kernel refuses them at once
-//! (`ENETUNREACH`) and tells nobody which. It counts them, and that is told.
+//! Connections to addresses: the call's network namespace has no route to the outside, so the kernel denies them at once
+//! (`ENETUNREACH`). It only counts them; the addresses are unknown.
 
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
 
-/// The counters of the call's network namespace. An open file keeps them readable when its processes are gone.
+/// The counters of the call's network namespace. The open files keep them readable when its processes have ended.
 #[derive(Debug, Default)]
 pub struct Counters {
     v4: Option<File>,
@@ -13,7 +13,7 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// From the files that the child opened inside: `/proc/self/net/snmp`, and `snmp6` where the kernel has IPv6.
+    /// From the files that the child opened: `/proc/self/net/snmp`, and `snmp6` if the kernel has IPv6.
     #[must_use]
     pub fn new(files: impl IntoIterator<Item = OwnedFd>) -> Self {
         let mut files = files.into_iter().map(File::from);
@@ -42,7 +42,7 @@ fn v4(text: &str) -> Option<u64> {
     values.split_ascii_whitespace().nth(at)?.parse().ok()
 }
 
-/// A line a counter.
+/// One line for each counter.
 fn v6(text: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix("Ip6OutNoRoutes"))?.trim().parse().ok()
 }

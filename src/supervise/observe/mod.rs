@@ -1,7 +1,6 @@
-//! `upm learn`: what the plugin looks for and was not given. The calls that name files and addresses are handed to the
-//! supervisor, which notes what they name and lets them go on. That is for watching only: whether a call is allowed was
-//! decided by a filter of its own, by the mounts and by landlock, and what is noted here is the plugin's claim, which it can
-//! change between the look and the act.
+//! `upm learn`: what the plugin looks for and does not get. The filter reports the system calls that name files and addresses to
+//! the supervisor, which records what they name and lets them go on. This decides nothing: a second filter, the mounts and
+//! Landlock do. A record is only what the plugin claims: it can change it between the look and the act.
 
 mod peek;
 
@@ -20,32 +19,32 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// Things that are listed; the rest is counted.
+/// Looks that are listed; further ones are only counted.
 const MAX_LOOKS: usize = 2000;
 
-/// What an argument of a system call names.
+/// What the arguments of a system call name.
 #[derive(Clone, Copy)]
 enum Names {
-    /// A path: the argument of its directory's descriptor, where there is one, and of the path.
+    /// A path: the argument with the descriptor of its directory, if there is one, and the argument with the path.
     Path(Option<usize>, usize),
-    /// A socket address: the arguments of the address and its length.
+    /// A socket address: the arguments with the address and its length.
     Address(usize, usize),
 }
 
-/// How a call shows whether it changes what it names.
+/// How a system call uses what it names.
 #[derive(Clone, Copy)]
 enum Access {
     Read,
     Write,
     Execute,
-    /// By the flags of open(2) in this argument.
+    /// By the flags of open(2), in this argument.
     Flags(usize),
 }
 
 use Access::{Execute, Flags, Read, Write};
 use Names::{Address, Path as P};
 
-/// The calls that are watched, what they name and what they do to it.
+/// The system calls that are watched, what they name, and how they use it.
 const WATCHED: [(&str, &[Names], Access); 40] = [
     ("open", &[P(None, 0)], Flags(1)),
     ("openat", &[P(Some(0), 1)], Flags(2)),
@@ -89,7 +88,7 @@ const WATCHED: [(&str, &[Names], Access); 40] = [
     ("connect", &[Address(1, 2)], Read),
 ];
 
-/// The numbers of the watched calls that the filter lets through at all, on this architecture.
+/// The numbers of the watched system calls that the filter can allow, on this architecture.
 #[must_use]
 pub fn watched() -> Vec<u32> {
     let allowed =
@@ -97,36 +96,36 @@ pub fn watched() -> Vec<u32> {
     WATCHED.iter().map(|(name, ..)| *name).filter(allowed).filter_map(crate::confine::filter::syscall_number).collect()
 }
 
-/// Notes what a call's plugin looks for.
+/// Records what the plugin looks for.
 pub struct Observer {
     peek: Peek,
     seen: BTreeMap<(LookFor, String), u64>,
-    /// Granted names by the addresses that they were given.
+    /// Granted names, by the addresses that the gateway gave them.
     names: BTreeMap<Ipv4Addr, String>,
     dropped: u64,
 }
 
 impl Observer {
-    /// Starts the process that reads for it, which dies with this one.
+    /// Starts the process that reads the memory of the plugin. It dies with this process.
     ///
     /// # Errors
-    /// Processes or descriptors at their limit.
+    /// No more processes or descriptors.
     pub fn start() -> Result<Self, StepError> {
         let own = sys::process::own_pidfd().map_err(|error| StepError::new(Step::Prepare, "pidfd", error))?;
         let peek = peek::start(own.as_fd())?;
         Ok(Observer { peek, seen: BTreeMap::new(), names: BTreeMap::new(), dropped: 0 })
     }
 
-    /// A granted name was given this address.
+    /// The gateway gave this address to a granted name.
     pub fn named(&mut self, name: &str, address: Ipv4Addr) {
         self.names.insert(address, name.to_owned());
     }
 
-    /// Notes what a watched call names, and lets it go on: to its own filter, to mounts and landlock. False when this call is
-    /// none that is watched, and so a denial.
+    /// Records what a watched system call names, and lets it go on. False if this system call is not watched, and so is a
+    /// denial.
     ///
     /// # Errors
-    /// What the listener says.
+    /// An error of the listener.
     pub fn observe(&mut self, plan: &Plan, listener: BorrowedFd<'_>, asked: &Notification) -> std::io::Result<bool> {
         let name = crate::confine::filter::syscall_name(asked.nr).unwrap_or_default();
         let Some((_, named, access)) = WATCHED.iter().find(|(watched, ..)| *watched == name) else { return Ok(false) };
@@ -137,7 +136,7 @@ impl Observer {
                 Names::Address(address, length) => self.address(asked, address, length),
             });
         }
-        // What was read is about that process only if it still waits.
+        // What was read belongs to that process only if it still waits.
         if sys::seccomp::notif_id_valid(listener, asked.id)? {
             for (act, object) in looks {
                 self.note(plan, act, object);
@@ -173,7 +172,7 @@ impl Observer {
     ) -> Option<(LookFor, String)> {
         let text = self.peek.ask(asked.pid, Question::Text(asked.args[path]))?;
         if text.is_empty() {
-            // The descriptor itself is meant.
+            // It names the descriptor itself.
             return None;
         }
         let text = Path::new(OsStr::from_bytes(&text));
@@ -203,7 +202,7 @@ impl Observer {
         };
         match verdict::normal(&full).to_str() {
             Some(object) => Some((act, object.to_owned())),
-            // A configuration could not say it.
+            // A configuration cannot contain it.
             None => {
                 self.dropped += 1;
                 None
@@ -219,7 +218,7 @@ impl Observer {
         Some((LookFor::Connect, object))
     }
 
-    /// `name:port`, `address:port` or `unix:path` of what is reached neither by the stub nor by the gateway.
+    /// `name:port`, `address:port` or `unix:path` of what neither the stub nor the gateway serves.
     fn destination(&self, bytes: &[u8]) -> Option<String> {
         // linux/socket.h
         const AF_UNIX: u16 = 1;
@@ -240,7 +239,7 @@ impl Observer {
             AF_INET6 => IpAddr::V6(Ipv6Addr::from(<[u8; 16]>::try_from(bytes.get(8..24)?).ok()?)),
             _ => return None,
         };
-        // Port 0: getaddrinfo(3) asks which of its own addresses would be used, and sends nothing.
+        // Port 0: getaddrinfo(3) asks which local address would be used, and sends nothing.
         match ip {
             _ if port == 0 => None,
             IpAddr::V4(ip) if self.names.contains_key(&ip) => Some(format!("{}:{port}", self.names[&ip])),
@@ -257,7 +256,7 @@ impl Observer {
     }
 }
 
-/// Whether `name:port` is what the gateway carries.
+/// Whether the gateway carries `name:port`.
 fn granted(plan: &Plan, object: &str) -> bool {
     let named = object.rsplit_once(':').and_then(|(name, port)| Some((name, port.parse().ok()?)));
     named.is_some_and(|(name, port)| names::rule_for(&plan.egress, name, port).is_some())

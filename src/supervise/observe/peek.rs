@@ -1,6 +1,6 @@
-//! The process that reads the plugin's memory for `upm learn`. The supervisor cannot: its landlock domain is none of the
-//! plugin's, which landlock takes for a reason to refuse (ptrace rules of landlock(7)). This one has no landlock, and
-//! instead a filter that leaves it five system calls: it reads memory and the names of descriptors, and opens nothing.
+//! The process that reads the plugin's memory for `upm learn`. The supervisor cannot: its Landlock domain does not contain that
+//! of the plugin, so Landlock denies it (ptrace rules of landlock(7)). This process has no Landlock domain, but a filter that
+//! allows five system calls: it reads memory and the names of descriptors, and opens nothing.
 
 use crate::confine::step::{Step, StepError};
 use crate::confine::{capabilities, filter, session};
@@ -14,23 +14,23 @@ use std::io::{IoSliceMut, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-/// `PATH_MAX`: what the kernel takes of a path.
+/// `PATH_MAX`: the longest path that the kernel accepts.
 pub const MAX: usize = 4096;
-/// The smallest page there is: a string may end right before a page that is not there.
+/// The smallest page size: a string may end right before an unmapped page.
 const PAGE: usize = 4096;
-/// An answer takes microseconds, unless the page that is asked for lies on a file system that does not answer.
+/// An answer takes microseconds, unless the page is on a file system that does not respond.
 const PATIENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
 
-/// What is asked for.
+/// What to read.
 #[derive(Debug, Clone, Copy)]
 pub enum Question {
     /// The string at this address.
     Text(u64),
-    /// So many bytes at this address.
+    /// The bytes at this address, and their number.
     Bytes(u64, u32),
     /// The working directory.
     Directory,
-    /// What this descriptor is open on.
+    /// What this descriptor refers to.
     Descriptor(i32),
 }
 
@@ -43,9 +43,9 @@ pub struct Peek {
 
 impl Drop for Peek {
     fn drop(&mut self) {
-        // ESRCH: it has ended by itself.
+        // ESRCH: it has ended.
         rustix::process::pidfd_send_signal(&self.pidfd, rustix::process::Signal::KILL).ok();
-        // ECHILD cannot be: nobody else waits for it.
+        // ECHILD cannot happen: nothing else waits for it.
         sys::process::wait_usage(self.pid).ok();
     }
 }
@@ -53,7 +53,7 @@ impl Drop for Peek {
 /// Forks and confines the reader.
 ///
 /// # Errors
-/// Processes or descriptors at their limit.
+/// No more processes or descriptors.
 pub fn start(supervisor: BorrowedFd<'_>) -> Result<Peek, StepError> {
     let fail = |error: std::io::Error| StepError::new(Step::Prepare, "observer", error);
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
@@ -77,14 +77,14 @@ fn confine(channel: &OwnedFd, supervisor: BorrowedFd<'_>) -> Result<(), StepErro
     session::die_with(supervisor, Step::Session)?;
     sys::process::close_all_but(vec![channel.as_raw_fd()]).map_err(|error| fail(Step::Session, error))?;
     sys::process::set_dumpable(false).map_err(|error| fail(Step::Session, error))?;
-    // That the call's user namespace is the supervisor's own is all that reading needs (user_namespaces(7)).
+    // Reading needs only that the supervisor owns the call's user namespace (user_namespaces(7)).
     capabilities::clear()?;
     nix::sys::prctl::set_no_new_privs().map_err(|errno| fail(Step::NoNewPrivs, errno.into()))?;
     sys::seccomp::install(&filter::observer().program).map_err(|error| fail(Step::Seccomp, error))
 }
 
 impl Peek {
-    /// Asks about process or thread `pid`; `None` when it is gone, may not be looked at, or has nothing there.
+    /// Asks about process or thread `pid`; `None` if it has ended, may not be read, or has nothing there.
     pub fn ask(&mut self, pid: u32, question: Question) -> Option<Vec<u8>> {
         let channel = self.channel.as_ref()?;
         let (what, value, length) = match question {
@@ -105,7 +105,7 @@ impl Peek {
         };
         let length = if answered { rustix::io::read(channel, &mut reply).unwrap_or(0) } else { 0 };
         if length == 0 {
-            // It hangs or has ended: what it would say later belongs to an older question.
+            // It hangs or has ended: a late answer would belong to an older question.
             self.channel = None;
             return None;
         }
@@ -114,13 +114,13 @@ impl Peek {
     }
 }
 
-/// The reader's loop. It allocates nothing: its filter has no call for that.
+/// The loop of the reader. It allocates nothing: its filter does not allow that.
 fn answer(channel: &OwnedFd) -> ! {
     let mut request = [0u8; 20];
     let mut reply = [0u8; MAX + 1];
     loop {
         if !matches!(rustix::io::read(channel, &mut request), Ok(20)) {
-            // The supervisor has hung up.
+            // The supervisor has closed the channel.
             sys::process::exit_now(0);
         }
         let word = |at: usize| u32::from_ne_bytes([request[at], request[at + 1], request[at + 2], request[at + 3]]);

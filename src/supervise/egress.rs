@@ -100,7 +100,13 @@ impl<'a> Egress<'a> {
             Err(error) => return Err(internal("gateway")(error)),
         };
         match Event::parse(&buffer[..count]).map_err(|error| Failure::new(Code::Internal, error))? {
-            Event::Connection(record) => self.record(record),
+            Event::Connection(record) => {
+                self.bytes.0 += record.bytes_sent;
+                self.bytes.1 += record.bytes_received;
+                if self.records.len() < MAX_RECORDS {
+                    self.records.push(record);
+                }
+            }
             Event::Refused(refusal) => denials.add(refusal.denied, refusal.count),
             Event::Dropped { count } => denials.drop_more(count),
             Event::Named { name, address } => {
@@ -110,15 +116,6 @@ impl<'a> Egress<'a> {
             }
         }
         Ok(true)
-    }
-
-    /// Each connection is one entry of the answer; of a plugin that makes thousands the rest is only in the sums.
-    fn record(&mut self, record: EgressRecord) {
-        self.bytes.0 += record.bytes_sent;
-        self.bytes.1 += record.bytes_received;
-        if self.records.len() < MAX_RECORDS {
-            self.records.push(record);
-        }
     }
 
     /// Closes the channel, takes the last records, and ends the gateway.

@@ -29,9 +29,9 @@ pub struct Gateway {
 impl Drop for Gateway {
     /// However the call ends, the gateway does not outlive it.
     fn drop(&mut self) {
-        // ESRCH: it has ended by itself.
+        // ESRCH: it has ended.
         rustix::process::pidfd_send_signal(&self.pidfd, rustix::process::Signal::KILL).ok();
-        // ECHILD cannot be: nobody else waits for it.
+        // ECHILD cannot happen: nothing else waits for it.
         sys::process::wait_usage(self.pid).ok();
     }
 }

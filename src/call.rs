@@ -235,7 +235,7 @@ fn go(
 
 /// The method has run, and what came of it is on no record: it is not told either, but that it has run is.
 fn unrecorded(failure: Failure) -> Failure {
-    let message = format!("the method has run, but its end could not be put on record: {}", failure.message);
+    let message = format!("the method has run, but its end could not be recorded: {}", failure.message);
     Failure { message, note: Some(Note::Started), ..failure }
 }
 
@@ -252,8 +252,8 @@ fn check_caller(config: &Config, args: &CallArgs, caller: &Caller) -> Result<(),
     Err(Failure::new(
         Code::CallerNotAllowed,
         format!(
-            "{}.{}: user {} is none of its callers; whoever owns the service's configuration can name that user, or a group \
-             of it, in `callers`",
+            "{}.{}: user {} is not allowed to call it; the owner of the service's configuration can add the user, or one of \
+             its groups, to `callers`",
             args.plugin,
             quote(&args.method, 80),
             callers::shown(caller.uid)

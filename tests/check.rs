@@ -183,7 +183,7 @@ fn keys_that_have_no_effect(#[values(Mode::Root, Mode::User)] mode: Mode) {
         &f,
         "warning",
         "configuration",
-        "nowhere is not there",
+        "nowhere does not exist",
         &format!("plugin_paths = [\"plugins\",\n\"nowhere\"] #<-\n{X}"),
         &format!("plugin_paths = [\"plugins\", \"more\"]\n{X}"),
     );
@@ -307,7 +307,7 @@ fn egress_groups(#[values(Mode::Root, Mode::User)] mode: Mode) {
         &f,
         "warning",
         "egress.c",
-        "what the client is configured to use is granted to no method",
+        "no method is granted what the client is configured to use",
         &format!("[egress.c] #<-\nclient = \"pip\"\n{X}"),
         &wild,
     );
@@ -372,7 +372,7 @@ fn names_are_resolved(#[values(Mode::Root, Mode::User)] mode: Mode) {
             assert!(found.iter().all(|one| one["severity"] == "warning" && one["subject"] == "egress.g"), "{all:#?}");
             found.first().map(|one| one["line"].as_u64().unwrap())
         };
-        let refused = names.map(|name| said(name, "every address of it is refused: 10.1.2.3 is private"));
+        let refused = names.map(|name| said(name, "all of its addresses are refused: 10.1.2.3 is private"));
         (refused, names.map(|name| said(name, "does not resolve here")))
     };
     let unresolved = [None, None, None, Some(6)];
@@ -401,7 +401,7 @@ fn a_silent_resolver_is_not_waited_for(#[values(Mode::Root, Mode::User)] mode: M
     assert_eq!(answer.exit, Some(0), "{answer:#?}");
     let document: Value = serde_json::from_str(&answer.stdout).unwrap();
     let all = document["findings"].as_array().unwrap();
-    assert_eq!(with(all, "had no answer of the host's resolver within 5 s").len(), 40, "{document:#}");
+    assert_eq!(with(all, "no answer from the host's resolver within 5 s").len(), 40, "{document:#}");
     assert!(answer.took < Duration::from_secs(9), "{:?}", answer.took);
 }
 
@@ -451,12 +451,12 @@ fn modules_and_classes(#[values(Mode::Root, Mode::User)] mode: Mode) {
     f.python("z", "def Z(): pass\nW = 1\nclass X:\n    def m(self): pass\n");
     for name in ["Z", "W"] {
         let table = format!("[plugins.{name}] #<-\nmodule = \"z\"\nallowed_methods = [\"m\"]\n");
-        finds(&f, "error", name, &format!("{name}: is no class in "), &table, &plugin("z"));
+        finds(&f, "error", name, &format!("{name}: is not a class in "), &table, &plugin("z"));
     }
     let method = |name: &str| format!("[plugins.X]\nmodule = \"x\"\nallowed_methods = [\"m\",\n\"{name}\"] #<-\n");
     finds(&f, "error", "X.o", "o: X (", &method("o"), &method("n"));
     f.python("x", "class X:\n    version = '1'\n    v = 1\n    @property\n    def p(self): pass\n    class C: pass\n    def m(self): pass\n");
-    for (name, words) in [("v", "is a value"), ("p", "is a property"), ("C", "is a class, which is never called")] {
+    for (name, words) in [("v", "is a value"), ("p", "is a property"), ("C", "is a class, which cannot be called")] {
         finds(&f, "error", &format!("X.{name}"), words, &method(name), &method("version"));
     }
 }
@@ -536,7 +536,7 @@ fn constructors_and_syntax_are_named_in_their_own_file(#[values(Mode::Root, Mode
         (
             "class X:\n    def m(self): pass\n    def __init__(self, policy, needed, a=1, *, more): pass\n",
             3,
-            "wants needed, more",
+            "requires needed, more",
         ),
         ("class X:\n    def m(self): pass\n    def n(self) pass\n", 3, "cannot read it"),
     ] {
@@ -626,9 +626,9 @@ fn executables(#[values(Mode::Root, Mode::User)] mode: Mode) {
     };
     finds(&f, "error", "E", "No such file", &plugin("nope", ""), &good);
     f.mkdir("dir");
-    finds(&f, "error", "E", "is no regular file", &plugin("dir", ""), &good);
+    finds(&f, "error", "E", "is not a regular file", &plugin("dir", ""), &good);
     script("plain", "#!/bin/sh\n", 0o644);
-    finds(&f, "error", "E", "is not executable; mend it with: chmod +x", &plugin("plain", ""), &good);
+    finds(&f, "error", "E", "is not executable; fix it with: chmod +x", &plugin("plain", ""), &good);
     script("lost", "#! /opt/nope/sh -e\n", 0o755);
     finds(&f, "error", "E", "its interpreter (#!) \"/opt/nope/sh\" is not there", &plugin("lost", ""), &good);
     f.mkdir("own");
@@ -645,7 +645,7 @@ fn executables(#[values(Mode::Root, Mode::User)] mode: Mode) {
     script("fine", "#!/usr/bin/env python3\n", 0o755);
     finds(&f, "error", "E", "is not executable", &plugin("plain", ""), &plugin("fine", ""));
     symlink("fine", f.path("link")).unwrap();
-    finds(&f, "error", "E", "a symbolic link lies on the way", &plugin("link", ""), &plugin("fine", ""));
+    finds(&f, "error", "E", "the path contains a symbolic link", &plugin("link", ""), &plugin("fine", ""));
     // A call has the same error.
     for name in ["plain", "lost", "outside", "link"] {
         written(&f, &plugin(name, ""));
@@ -665,10 +665,10 @@ fn granted_paths(#[values(Mode::Root, Mode::User)] mode: Mode) {
     for key in ["read", "write"] {
         let grant = |path: &str| format!("{X}{key} = [\"more\",\n\"{path}\"] #<-\n");
         for (path, words) in [
-            ("gone", "is not there"),
-            ("link/sub", "a symbolic link lies on the way"),
+            ("gone", "does not exist"),
+            ("link/sub", "the path contains a symbolic link"),
             ("data/socket", "only directories and regular files"),
-            ("{project_root}/below", "is not there"),
+            ("{project_root}/below", "does not exist"),
         ] {
             finds(&f, "error", "X", words, &grant(path), &grant("data"));
             // A call refuses it too.
@@ -679,7 +679,7 @@ fn granted_paths(#[values(Mode::Root, Mode::User)] mode: Mode) {
         fs::remove_dir(f.path("project")).unwrap();
         written(&f, &grant("{project_root}"));
         let (exit, all) = findings(&f);
-        assert_eq!((exit, with(&all, "is not there").len()), (Some(0), 0), "{all:#?}");
+        assert_eq!((exit, with(&all, "does not exist").len()), (Some(0), 0), "{all:#?}");
         assert!(!f.path("project").exists(), "check creates nothing");
         f.mkdir_writable("project");
     }

@@ -327,7 +327,7 @@ fn the_engine_holds_on_6_1() {
         let data = newer.envelope()["data"].clone();
         assert_eq!((data["code"].as_str(), newer.exit), (Some("sandbox_unavailable"), 125), "{data:#}");
         assert_eq!(data["details"]["layer"], "landlock", "{data:#}");
-        assert!(data["error"].as_str().unwrap().starts_with("landlock: this kernel has ABI 2, the grant wants 4"));
+        assert!(data["error"].as_str().unwrap().starts_with("landlock: this kernel has ABI 2, the grant requires 4"));
         let newer = &ran[&format!("{mode}-newer-doctor")];
         assert_eq!(newer.exit, 1, "{newer:#?}");
         let told = newer.layer("landlock");

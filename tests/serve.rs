@@ -265,9 +265,9 @@ fn what_is_no_request_is_refused_and_recorded(#[values(Mode::Root, Mode::User)] 
     let id = "cdb3458d-0b84-491a-9c4e-709f30e11111";
     let with_id = format!(r#"{{"plugin":"Probe","method":"run","nope":1,"request_id":"{id}"}}"#) + "\n";
     let cases: Vec<(Vec<u8>, &str, &str)> = vec![
-        (b"\n".to_vec(), "usage", "not JSON"),
-        (b"GET / HTTP/1.1\r\n".to_vec(), "usage", "not JSON"),
-        (b"\x1b[2J\xff\n".to_vec(), "usage", "not JSON"),
+        (b"\n".to_vec(), "usage", "not valid JSON"),
+        (b"GET / HTTP/1.1\r\n".to_vec(), "usage", "not valid JSON"),
+        (b"\x1b[2J\xff\n".to_vec(), "usage", "not valid JSON"),
         (b"[]\n".to_vec(), "usage", "no JSON object"),
         (b"{}\n".to_vec(), "usage", "`plugin` is missing"),
         (
@@ -276,7 +276,7 @@ fn what_is_no_request_is_refused_and_recorded(#[values(Mode::Root, Mode::User)] 
             "twice",
         ),
         (b"{\"plugin\":\"Probe\",\"method\":\"run\",\"args\":[{\"a\":1,\"a\":1}]}\n".to_vec(), "usage", "twice"),
-        (with_id.into_bytes(), "usage", "nope is no member"),
+        (with_id.into_bytes(), "usage", "nope is not a member"),
         (format!("{good}\n{good}\n").into_bytes(), "usage", "something follows"),
         (format!("{good}\n\n").into_bytes(), "usage", "something follows"),
         (b"{\"plugin\":\"Probe\",\"method\":\"run\",\"args\":7}\n".to_vec(), "arguments_invalid", "args"),
@@ -577,9 +577,9 @@ fn other_sockets_are_refused(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let (_datagram, two) = std::os::unix::net::UnixDatagram::pair().unwrap();
     let listening = UnixListener::bind(f.path("listening")).unwrap();
     let sockets: [(OwnedFd, &str); 3] = [
-        (tcp.accept().unwrap().0.into(), "no UNIX stream socket"),
-        (two.into(), "no UNIX stream socket"),
-        (listening.into(), "one that listens"),
+        (tcp.accept().unwrap().0.into(), "not a UNIX stream socket"),
+        (two.into(), "not a UNIX stream socket"),
+        (listening.into(), "a listening socket"),
     ];
     for (socket, why) in sockets {
         let output = f.as_caller(&f.path("bin/upm")).arg("serve").current_dir(f.dir()).stdin(socket).output().unwrap();
@@ -651,7 +651,7 @@ fn root_connects_to_anyones_socket() {
     let call = ["--via", &service.socket, "Probe", "run", r#"{"args":["echo"]}"#];
     assert_eq!(f.upm(call).run().exit, Some(0));
     // the owner too, to be told that the configuration does not name it; and nobody else
-    for (uid, error) in [(45_678, "is none of its callers"), (45_679, "you may not connect")] {
+    for (uid, error) in [(45_678, "is not allowed to call it"), (45_679, "you may not connect")] {
         let (_, envelope) = answered(&as_other(&f, &Other { uid, ..OTHER }, &call));
         assert!(envelope["data"]["error"].as_str().unwrap().contains(error), "{envelope:#}");
     }
@@ -659,13 +659,16 @@ fn root_connects_to_anyones_socket() {
 
 /// A server that says something else, or nothing: `MaxConnections=` closes at once what is too many.
 #[rstest]
-#[case(b"", "hung up without an answer: it may take no more connections now")]
-#[case(b"{\"success\":true", "hung up before its answer was whole")]
-#[case(b"{\"type\":\"progress\",\"message\":\"m\",\"fraction\":null}\n", "hung up before its answer was whole")]
-#[case(b"what\n", "what is no answer of upm")]
-#[case(b"{\"success\":true,\"x\":\"\xff\"}\n", "what is no answer of upm")]
-#[case(b"{\"type\":\"verdict\"}\n", "what is no answer of upm")]
-#[case(b"{\"success\":true,\"data\":{}}\n{}", "said more after its answer")]
+#[case(b"", "closed the connection without an answer: it may have too many connections")]
+#[case(b"{\"success\":true", "closed the connection before its answer was complete")]
+#[case(
+    b"{\"type\":\"progress\",\"message\":\"m\",\"fraction\":null}\n",
+    "closed the connection before its answer was complete"
+)]
+#[case(b"what\n", "sent an invalid response")]
+#[case(b"{\"success\":true,\"x\":\"\xff\"}\n", "sent an invalid response")]
+#[case(b"{\"type\":\"verdict\"}\n", "sent an invalid response")]
+#[case(b"{\"success\":true,\"data\":{}}\n{}", "sent more data after its answer")]
 fn a_server_that_breaks_off_is_explained(#[case] says: &[u8], #[case] why: &str) {
     let mode = if is_root() { Mode::Root } else { Mode::User };
     let Some(f) = Fixture::bare(mode) else { return };
@@ -737,7 +740,7 @@ fn a_service_that_is_stopped_answers(#[values(Mode::Root, Mode::User)] mode: Mod
         f.upm(["--via", &service.socket, "Probe", "run", &json!({"args": ["sleep", 30, path]}).to_string()]).start();
     begun(&path);
     stop(service.pids()[1], Signal::SIGKILL);
-    assert!(running.wait().failed("internal", 125)["error"].as_str().unwrap().contains("hung up"));
+    assert!(running.wait().failed("internal", 125)["error"].as_str().unwrap().contains("closed the connection"));
     f.assert_clean();
 }
 

@@ -29,13 +29,13 @@ complete -c upm -n "__fish_upm_needs_command" -l config -d 'Configuration file' 
 complete -c upm -n "__fish_upm_needs_command" -l project -d 'Directory to work on, instead of project_root; projects must allow it' -r -f -a "(__fish_complete_directories)"
 complete -c upm -n "__fish_upm_needs_command" -l timeout -d 'Shorten the time limit: a number and ms, s, m or h' -r
 complete -c upm -n "__fish_upm_needs_command" -l request-id -d 'UUID of the answer and the audit records, instead of a new one' -r
-complete -c upm -n "__fish_upm_needs_command" -l via -d 'Let the service that listens there make the call; it has its own configuration' -r -F
+complete -c upm -n "__fish_upm_needs_command" -l via -d 'Let the service at this socket make the call; it has its own configuration' -r -F
 complete -c upm -n "__fish_upm_needs_command" -s v -l verbose -d 'Show the plugin\'s stderr as it comes'
 complete -c upm -n "__fish_upm_needs_command" -s h -l help -d 'Print help'
 complete -c upm -n "__fish_upm_needs_command" -s V -l version -d 'Print version'
 complete -c upm -n "__fish_upm_needs_command" -f -a "list" -d 'List the configured plugins and their allowed methods'
 complete -c upm -n "__fish_upm_needs_command" -f -a "explain" -d 'Show what a call may do, and which line of the configuration says so'
-complete -c upm -n "__fish_upm_needs_command" -f -a "learn" -d 'Make a call, and propose the change of the configuration that it needs'
+complete -c upm -n "__fish_upm_needs_command" -f -a "learn" -d 'Make a call, and propose the configuration change that it needs'
 complete -c upm -n "__fish_upm_needs_command" -f -a "check" -d 'Check the configuration and every plugin'
 complete -c upm -n "__fish_upm_needs_command" -f -a "doctor" -d 'Check what this host offers for each layer of the sandbox'
 complete -c upm -n "__fish_upm_needs_command" -f -a "audit" -d 'Show the records of calls'
@@ -45,7 +45,7 @@ complete -c upm -n "__fish_upm_using_subcommand list" -l config -d 'Configuratio
 complete -c upm -n "__fish_upm_using_subcommand list" -s h -l help -d 'Print help'
 complete -c upm -n "__fish_upm_using_subcommand list" -l json -d 'Print JSON instead of text'
 complete -c upm -n "__fish_upm_using_subcommand explain" -l project -d 'Directory to work on, instead of project_root; projects must allow it' -r -f -a "(__fish_complete_directories)"
-complete -c upm -n "__fish_upm_using_subcommand explain" -l may -d 'Only whether the call may do this: \'read /PATH\', \'write /PATH\', \'connect HOST:PORT\', \'syscall NAME\'' -r -f -a "read\t''
+complete -c upm -n "__fish_upm_using_subcommand explain" -l may -d 'Only print whether the call may do this: \'read /PATH\', \'write /PATH\', \'connect HOST:PORT\', \'syscall NAME\'' -r -f -a "read\t''
 write\t''
 connect\t''
 syscall\t''"
@@ -78,7 +78,7 @@ complete -c upm -n __upm_calls -l config -d 'Configuration file' -r -F
 complete -c upm -n __upm_calls -l project -d 'Directory to work on, instead of project_root; projects must allow it' -r -f -a "(__fish_complete_directories)"
 complete -c upm -n __upm_calls -l timeout -d 'Shorten the time limit: a number and ms, s, m or h' -r
 complete -c upm -n __upm_calls -l request-id -d 'UUID of the answer and the audit records, instead of a new one' -r
-complete -c upm -n __upm_calls -l via -d 'Let the service that listens there make the call; it has its own configuration' -r -F
+complete -c upm -n __upm_calls -l via -d 'Let the service at this socket make the call; it has its own configuration' -r -F
 complete -c upm -n __upm_calls -s v -l verbose -d 'Show the plugin\'s stderr as it comes'
 complete -c upm -n __upm_calls -s h -l help -d 'Print help'
 

@@ -121,7 +121,7 @@ class PipPlugin:
         if unknown:
             raise PipError("policy.%s: no such key; PipPlugin knows packages and require_hashes" % sorted(unknown)[0])
         if self.policy.get("require_hashes") and not hashes:
-            raise PipError("hashes: missing; the policy wants them")
+            raise PipError("hashes: missing; the policy requires them")
         if "packages" in self.policy:
             allowed = {_normal(name) for name in self.policy["packages"]}
             for name in names:

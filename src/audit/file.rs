@@ -67,7 +67,7 @@ impl FileSink {
         let configure = CONFIGURE;
         let (directory, name) = match (path.parent(), path.file_name()) {
             (Some(directory), Some(name)) if path.is_absolute() => (directory, name),
-            _ => return Err(error("it is no absolute path of a file".to_owned(), configure)),
+            _ => return Err(error("it is not the absolute path of a file".to_owned(), configure)),
         };
         if create && !there(directory) {
             // Behind a link that others could have put there nothing is made.
@@ -96,7 +96,7 @@ impl FileSink {
         })?;
         let stat = fstat(&file).map_err(|errno| error(format!("it cannot be examined: {errno}"), configure))?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-            return Err(error("it is no regular file".to_owned(), configure));
+            return Err(error("it is not a regular file".to_owned(), configure));
         }
         let user = rustix::process::geteuid().as_raw();
         if stat.st_uid != user {
@@ -269,7 +269,7 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
 
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        assert_eq!(open(&path).reason, "it is no regular file");
+        assert_eq!(open(&path).reason, "it is not a regular file");
         std::fs::remove_file(&path).unwrap();
 
         std::fs::write(&path, "").unwrap();
@@ -278,7 +278,7 @@ mod tests {
         assert_eq!(error.reason, "others can write it (mode 622)");
         assert_eq!(error.remedy, format!("chmod go-w {}", path.display()));
 
-        assert_eq!(open(Path::new("audit.jsonl")).reason, "it is no absolute path of a file");
+        assert_eq!(open(Path::new("audit.jsonl")).reason, "it is not the absolute path of a file");
         let error = FileSink::open(&path, |asked| Err(format!("{}: no", asked.display()))).unwrap_err();
         assert_eq!(error.reason, format!("{}: no", directory.path().display()));
         if rustix::process::geteuid().is_root() {

@@ -143,7 +143,7 @@ impl Log {
         if self.sinks.is_none() && failure.code != Code::AuditUnavailable {
             // Without a usable configuration the default sinks are all there is.
             if let Err(error) = self.open(None) {
-                complain(format_args!("this refusal is not on record: {}", error.message));
+                complain(format_args!("this refusal is not recorded: {}", error.message));
                 return;
             }
         }
@@ -156,7 +156,7 @@ impl Log {
         if let Err(error) = self.end(event, Some(failure.code), None)
             && failure.code != Code::AuditUnavailable
         {
-            complain(format_args!("this refusal is not on record: {}", error.message));
+            complain(format_args!("this refusal is not recorded: {}", error.message));
         }
     }
 

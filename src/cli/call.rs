@@ -17,12 +17,12 @@ Exit status:
   0       The method returned
   1       The method failed: plugin_raised, plugin_exited, protocol_violation,
           result_not_serializable, result_too_large
-  2       The caller's mistake: usage, arguments_invalid
-  124     Out of time: timeout
-  125     The engine could not: config_invalid, sandbox_unavailable, sandbox_failed,
+  2       The caller made a mistake: usage, arguments_invalid
+  124     The time limit was reached: timeout
+  125     The engine failed: config_invalid, sandbox_unavailable, sandbox_failed,
           audit_unavailable, internal
-  126     Refused: plugin_not_allowed, method_not_allowed, digest_mismatch, caller_not_allowed
-  127     Not there: module_not_found, class_not_found, method_not_found
+  126     Not allowed: plugin_not_allowed, method_not_allowed, digest_mismatch, caller_not_allowed
+  127     Not found: module_not_found, class_not_found, method_not_found
   128+N   Killed by signal N: plugin_killed, memory_exceeded (137), cpu_time_exceeded (152),
           violation (159), cancelled (129, 130, 143)
 
@@ -44,7 +44,7 @@ Examples:
 
 /// Run one allowed method of one allowed plugin in a sandbox
 ///
-/// The answer is one JSON document and a newline on stdout, whatever happened; it is indented at a terminal.
+/// The answer is always one JSON document and a newline on stdout; at a terminal it is indented.
 /// Everything else goes to stderr.
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
 #[group(skip)]
@@ -52,7 +52,7 @@ Examples:
 pub(super) struct Args {
     #[command(flatten)]
     call: Call,
-    /// Let the service that listens there make the call; it has its own configuration
+    /// Let the service at this socket make the call; it has its own configuration
     #[arg(long, value_name = "SOCKET", value_hint = ValueHint::FilePath)]
     via: Option<PathBuf>,
 }

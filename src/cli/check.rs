@@ -35,8 +35,8 @@ const AFTER: &str = "\
 Findings:
   error     A call would be refused, or its plugin could not be started
   unknown   It is not known on this host whether a call would be refused
-  warning   No call would be refused, but look at it
-  note      As written, but easily misread
+  warning   No call would be refused, but review it
+  note      Valid, but easily misread
 
 Exit status:
   0     No error
@@ -48,7 +48,7 @@ Exit status:
 ///
 /// It checks that schemas compile; that modules, classes, methods and interpreters are there; that granted paths
 /// can be used; that audit records can be stored; that egress groups resolve; and who could change the files. It
-/// warns of keys that have no effect, grants that contain one another, plugins without schema, and hosts that no
+/// warns about keys that have no effect, grants that contain one another, plugins without schema, and hosts that no
 /// method is granted. Each finding begins with FILE:LINE.
 ///
 /// No plugin is run: its source is read, in a sandbox. Names are looked up, for 5 s at most.
@@ -72,7 +72,7 @@ pub enum Severity {
     Unknown,
     /// No call would be refused, but look at it.
     Warning,
-    /// As written, and easily read as something else.
+    /// Valid, but easily misread.
     Note,
 }
 
@@ -241,7 +241,7 @@ fn checked(config: Option<&Path>, as_json: bool) -> Result<(String, i32), Failur
             0 if findings.is_empty() => "usable".to_owned(),
             0 => format!("usable, {}", counted(count(Severity::Warning), "warning")),
             1 => format!("not usable, {}", counted(errors, "error")),
-            _ => "whether it is usable could not be told".to_owned(),
+            _ => "cannot determine whether it is usable".to_owned(),
         }
     ));
     Ok((text, exit))
@@ -277,7 +277,7 @@ fn unknown_callers(report: &mut Report<'_>) {
         for (line, spec) in keys.callers.iter().flat_map(|at| at.value.iter().map(move |spec| (at.line, spec))) {
             if callers::id(spec).is_none() {
                 let what = format!(
-                    "callers: {spec}: this host has none of that name, so that nobody may call by it; make it, or correct it"
+                    "callers: {spec}: no such user or group on this host, so it allows nobody; create it, or correct the name"
                 );
                 report.add(Severity::Warning, subject.clone(), line, what);
             }

@@ -17,7 +17,7 @@ Exit status:
 
 /// Check what this host offers for each layer of the sandbox
 ///
-/// Each layer is tried on this host, with what must work and what must not. What is missing is printed, and what an
+/// Each layer is tried on this host, with what must work and what must not. It prints what is missing, and what an
 /// administrator can do. With a configuration, its audit sinks, its `landlock_min_abi` and, as root, the file
 /// systems of its granted paths are checked too. With --json every act that was tried is listed.
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]

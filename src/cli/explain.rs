@@ -49,7 +49,7 @@ pub(super) struct Args {
     pub method: Method,
     #[command(flatten)]
     pub project: Project,
-    /// Only whether the call may do this:
+    /// Only print whether the call may do this:
     /// 'read /PATH', 'write /PATH', 'connect HOST:PORT', 'syscall NAME'
     #[arg(long, value_name = "ACT", value_parser = ActReader, hide_possible_values = true, verbatim_doc_comment)]
     pub may: Option<Act>,

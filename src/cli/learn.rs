@@ -35,24 +35,24 @@ const PROPOSED: usize = 32;
 const START: Duration = Duration::from_secs(20);
 
 const AFTER: &str = r#"Exit status:
-  0   The call was observed, whatever came of it; otherwise that of the call, with its answer
+  0   The call was observed, whatever its result; otherwise the exit status of the call, with its answer
 
 Examples:
     upm learn PipPlugin install '{"args": ["requests"]}'
 "#;
 
-/// Make a call, and propose the change of the configuration that it needs
+/// Make a call, and propose the configuration change that it needs
 ///
-/// The call is made as always, with the same confinement and the same effects. What the plugin looks for and is
-/// not given is noted. The change of the configuration that would give it is printed as a diff. Nothing is changed.
+/// The call is made as always, with the same confinement and the same effects. upm notes what the plugin looks for
+/// but may not use, and prints the configuration change that would allow it, as a diff. Nothing is changed.
 /// With --json the call's answer is printed too.
 ///
-/// The proposal is the least: the nearest directory, reading rather than writing, hosts by name. It does not have
-/// what an empty plugin in the same interpreter looks for, what `upm check` would refuse, system directories, what
-/// root owns (to write), what not everyone may read, or places of keys and settings.
+/// The proposal is minimal: the nearest directory, reading rather than writing, hosts by name. It leaves out what
+/// an empty plugin in the same interpreter looks for, what `upm check` would refuse, system directories, what root
+/// owns (to write), what not everyone may read, and places of keys and settings.
 ///
-/// A hostile plugin can look for what it wants to be given: read the change before you make it.
-/// While a call is watched `cpus` does not slow it down. `require_cgroup` refuses it here too.
+/// A hostile plugin can look for more than it needs: read the change before you apply it.
+/// While a call is watched, `cpus` does not slow it down. `require_cgroup` still applies.
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
 #[group(skip)]
 #[command(verbatim_doc_comment, after_help = AFTER)]

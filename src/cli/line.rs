@@ -105,7 +105,7 @@ fn read(args: &[OsString], stdout_is_terminal: bool) -> Result<Request, UsageErr
         }
         // What is wrong with an option is said first.
         text(args)?;
-        return Err(UsageError::call("the plugin and its method are missing; `upm --help` tells more"));
+        return Err(UsageError::call("the plugin and its method are missing; see `upm --help`"));
     };
     let word = &args[at];
     if !word.to_str().is_some_and(|word| starts_lower(word) || is_plugin_name(word)) {
@@ -280,13 +280,13 @@ pub(super) fn unknown(word: &OsStr) -> UsageError {
     let names: Vec<&str> = commands.get_subcommands().map(clap::Command::get_name).collect();
     let similar = similar(&commands, text);
     let mut error = UsageError::new(format!(
-        "{}: no command of that name (commands are {}), and names of plugins begin with a capital letter; `upm list` shows \
+        "{}: unknown command (commands are {}); names of plugins begin with a capital letter, and `upm list` shows \
          the configured plugins",
         shown(word),
         names.join(", ")
     ));
     if let Some(command) = similar {
-        error.message = format!("{}: no command of that name; did you mean `upm {command}`?", shown(word));
+        error.message = format!("{}: unknown command; did you mean `upm {command}`?", shown(word));
         error.suggestion = Some(format!("upm {command}"));
     } else if text.len() <= 32 && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
         // `pip` is what people type who mean the class PipPlugin.

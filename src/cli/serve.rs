@@ -60,7 +60,7 @@ const AFTER: &str = r#"Request:
 Exit status:
   0     The caller was answered
   2     Stdin is not a connection
-  125   The engine could not
+  125   The engine failed
 "#;
 
 /// Answer one call of the client that connected to the service's socket
@@ -120,7 +120,7 @@ fn connection() -> Result<OwnedFd, Failure> {
     } else {
         let variable = |name: &str| std::env::var(name).ok();
         if variable("LISTEN_PID") != Some(std::process::id().to_string()) {
-            return Err(usage("stdin is no socket"));
+            return Err(usage("stdin is not a socket"));
         }
         if variable("LISTEN_FDS").as_deref() != Some("1") {
             return Err(usage("it takes one connection"));
@@ -133,10 +133,10 @@ fn connection() -> Result<OwnedFd, Failure> {
             && sockopt::socket_acceptconn(&socket) == Ok(listens)
     };
     if is(AddressFamily::UNIX, SocketType::STREAM, true) {
-        return Err(usage("the socket is one that listens"));
+        return Err(usage("the socket is a listening socket"));
     }
     if !is(AddressFamily::UNIX, SocketType::STREAM, false) {
-        return Err(usage("the socket is no UNIX stream socket"));
+        return Err(usage("the socket is not a UNIX stream socket"));
     }
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
     let quiet = || -> rustix::io::Result<()> {
@@ -158,7 +158,7 @@ fn answer(connection: &OwnedFd, config: Option<&Path>, wire: &mut Wire<'_>) -> A
     let caller = match callers::peer(connection.as_fd()) {
         Ok(caller) => caller,
         Err(error) => {
-            let failure = Failure::new(Code::Internal, format!("upm serve: who called cannot be told: {error}"));
+            let failure = Failure::new(Code::Internal, format!("upm serve: cannot determine who called: {error}"));
             return call::refuse(&failure, None);
         }
     };

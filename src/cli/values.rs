@@ -11,8 +11,8 @@ use uuid::Uuid;
 /// Bytes of a method's name at most; a plugin's have [`is_plugin_name`].
 const METHOD_LIMIT: usize = 256;
 
-pub(super) const NOT_A_PLUGIN: &str = "not a plugin name, which is a capital letter and up to 63 letters, digits and \
-                                       underscores; `upm list` shows the configured plugins";
+pub(super) const NOT_A_PLUGIN: &str = "not a valid plugin name; expected a capital letter, then up to 63 letters, \
+                                       digits and underscores; `upm list` shows the configured plugins";
 
 /// How clap reads a value. Its error has the value and the sentence; `line` makes the message of them.
 pub(super) fn value<T: Clone + Send + Sync + 'static>(

@@ -157,7 +157,7 @@ fn connect(path: &Path, signals: &Signals) -> Result<OwnedFd, Failure> {
     let other = |errno: Errno| {
         let why = std::io::Error::from(errno).to_string();
         match errno {
-            Errno::NOENT | Errno::NOTDIR => refused(Code::Internal, "there is no such socket", start),
+            Errno::NOENT | Errno::NOTDIR => refused(Code::Internal, "no such socket", start),
             Errno::CONNREFUSED => refused(Code::Internal, "nothing listens there", start),
             Errno::NAMETOOLONG | Errno::PROTOTYPE => refused(Code::Internal, &why, "name the service's socket"),
             Errno::ACCESS | Errno::PERM => refused(
@@ -282,7 +282,7 @@ impl Exchange<'_> {
             rest = &rest[end + 1..];
             if let Some(exit) = self.take()? {
                 if !rest.is_empty() {
-                    return Err(self.failure("said more after its answer"));
+                    return Err(self.failure("sent more data after its answer"));
                 }
                 return Ok(Some(Answered { line: std::mem::take(&mut self.line), exit }));
             }
@@ -299,7 +299,7 @@ impl Exchange<'_> {
     fn take(&mut self) -> Result<Option<i32>, Failure> {
         // As a whole: of what is skipped nothing looks whether it is UTF-8, and the line is printed as it came.
         let line = std::str::from_utf8(&self.line).ok().and_then(|text| serde_json::from_str::<Line<'_>>(text).ok());
-        let Some(line) = line else { return Err(self.failure("answered what is no answer of upm")) };
+        let Some(line) = line else { return Err(self.failure("sent an invalid response")) };
         match (line.kind.as_deref(), line.success) {
             (Some("progress"), None) => {
                 self.progress.progress(line.message.as_deref().unwrap_or_default(), line.fraction);
@@ -311,7 +311,7 @@ impl Exchange<'_> {
             }
             (None, Some(true)) => Ok(Some(0)),
             (None, Some(false)) => Ok(Some(exit(line.data.as_ref()))),
-            _ => Err(self.failure("answered what is no answer of upm")),
+            _ => Err(self.failure("sent an invalid response")),
         }
     }
 
@@ -320,16 +320,16 @@ impl Exchange<'_> {
             return outcome::cancelled(signal);
         }
         if self.told {
-            self.failure("hung up before its answer was whole")
+            self.failure("closed the connection before its answer was complete")
         } else {
             self.failure(
-                "hung up without an answer: it may take no more connections now, or could not start; try again",
+                "closed the connection without an answer: it may have too many connections, or could not start; try again",
             )
         }
     }
 
     fn failure(&self, what: &str) -> Failure {
-        let remedy = "`journalctl -u upm.socket -u 'upm@*'` on that host tells more";
+        let remedy = "`journalctl -u upm.socket -u 'upm@*'` on that host shows more";
         Failure::new(Code::Internal, format!("{}: the service {what}; {remedy}", shell(self.socket)))
             .with(Details::Socket { socket: Details::path(self.socket), remedy: remedy.to_owned() })
     }

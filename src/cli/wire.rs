@@ -94,10 +94,10 @@ pub(super) fn read(line: &[u8]) -> Texts {
     let wrong = |wrong: String| Texts { wrong: Some(wrong), ..Texts::default() };
     let value = match parse_strict(line, MAX_DEPTH) {
         Ok(value) => value,
-        Err(error) => return wrong(format!("the request is not JSON that is accepted: {error}")),
+        Err(error) => return wrong(format!("the request is not valid JSON: {error}")),
     };
     let Value::Object(mut members) = value else {
-        return wrong("the request is no JSON object; expected {\"plugin\": …, \"method\": …, …}".to_owned());
+        return wrong("the request is not a JSON object; expected {\"plugin\": …, \"method\": …, …}".to_owned());
     };
     let request_id = members.get("request_id").and_then(Value::as_str).map(str::to_owned);
     take_apart(&mut members).unwrap_or_else(|why| Texts { request_id, ..wrong(why) })
@@ -117,16 +117,12 @@ pub(super) fn parse(line: &[u8], config: Option<&Path>) -> Result<Request, Refus
 
 fn take_apart(members: &mut Map<String, Value>) -> Result<Texts, String> {
     if let Some(unknown) = members.keys().find(|key| !MEMBERS.contains(&key.as_str())) {
-        return Err(format!(
-            "{} is no member of a request; expected some of: {}",
-            quote(unknown, 80),
-            MEMBERS.join(", ")
-        ));
+        return Err(format!("{} is not a member of a request; allowed: {}", quote(unknown, 80), MEMBERS.join(", ")));
     }
     let mut text = |name: &str| match members.shift_remove(name) {
         None => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),
-        Some(_) => Err(format!("`{name}` of the request is no string")),
+        Some(_) => Err(format!("`{name}` of the request is not a string")),
     };
     let plugin = text("plugin")?.ok_or("`plugin` is missing in the request")?;
     let method = text("method")?.ok_or("`method` is missing in the request")?;
@@ -280,22 +276,22 @@ mod tests {
     #[test]
     fn what_is_no_request_is_refused() {
         for (line, text) in [
-            ("", "the request is not JSON"),
-            ("{", "the request is not JSON"),
-            ("[]", "the request is no JSON object"),
+            ("", "the request is not valid JSON"),
+            ("{", "the request is not valid JSON"),
+            ("[]", "the request is not a JSON object"),
             ("{}", "`plugin` is missing"),
             (r#"{"plugin":"P"}"#, "`method` is missing"),
-            (r#"{"plugin":"P","method":"m","plugin":"Q"}"#, "the request is not JSON that is accepted: line 1 column"),
-            (r#"{"plugin":"P","method":"m","args":[{"a":1,"a":2}]}"#, "the request is not JSON that is accepted"),
-            (r#"{"plugin":"P","method":"m"} x"#, "the request is not JSON that is accepted"),
-            (r#"{"plugin":"P","method":"m","config":"/x"}"#, "config is no member of a request"),
-            (r#"{"plugin":"p","method":"m"}"#, "p: not a plugin name"),
-            (r#"{"plugin":7,"method":"m"}"#, "`plugin` of the request is no string"),
+            (r#"{"plugin":"P","method":"m","plugin":"Q"}"#, "the request is not valid JSON: line 1 column"),
+            (r#"{"plugin":"P","method":"m","args":[{"a":1,"a":2}]}"#, "the request is not valid JSON"),
+            (r#"{"plugin":"P","method":"m"} x"#, "the request is not valid JSON"),
+            (r#"{"plugin":"P","method":"m","config":"/x"}"#, "config is not a member of a request"),
+            (r#"{"plugin":"p","method":"m"}"#, "p: not a valid plugin name"),
+            (r#"{"plugin":7,"method":"m"}"#, "`plugin` of the request is not a string"),
             (r#"{"plugin":"P","method":""}"#, "'': the method's name is empty"),
             (r#"{"plugin":"P","method":"m\n"}"#, "m\\n: the method's name has control characters"),
             (r#"{"plugin":"P","method":"m","project":"x"}"#, "`project` of the request: x: expected an absolute path"),
-            (r#"{"plugin":"P","method":"m","project":null}"#, "`project` of the request is no string"),
-            (r#"{"plugin":"P","method":"m","timeout":5}"#, "`timeout` of the request is no string"),
+            (r#"{"plugin":"P","method":"m","project":null}"#, "`project` of the request is not a string"),
+            (r#"{"plugin":"P","method":"m","timeout":5}"#, "`timeout` of the request is not a string"),
             (r#"{"plugin":"P","method":"m","timeout":"5"}"#, "`timeout` of the request: 5: a time needs a unit"),
             (r#"{"plugin":"P","method":"m","request_id":"7"}"#, "`request_id` of the request: 7: not a UUID"),
             (r#"{"plugin":"P","method":"m","progress":1}"#, "`progress` of the request is neither"),

@@ -19,7 +19,7 @@ pub struct Bounds {
 /// time, death with `engine`.
 ///
 /// # Errors
-/// Any of it not fully had.
+/// If any restriction cannot be fully applied.
 pub fn confine(bounds: Bounds, answer: i32, engine: BorrowedFd<'_>) -> Result<(), StepError> {
     let fail = |step, error: std::io::Error| StepError::new(step, "reader", error);
     session::default_signals_and_mask()?;

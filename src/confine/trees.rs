@@ -58,7 +58,7 @@ fn open_one(
     let fail = |error: io::Error| StepError::new(Step::Prepare, "", error);
     let other = |text: &str| fail(io::Error::other(text.to_owned()));
     let object = walk::find(wanted.host(), How::NoLinks).map_err(|error| match error.errno() {
-        rustix::io::Errno::LOOP => other("a symbolic link lies on the way; grant the path that it points to"),
+        rustix::io::Errno::LOOP => other("the path contains a symbolic link; grant the path that it points to"),
         rustix::io::Errno::STALE => other("was exchanged for something else after it had been looked at; try again"),
         error => fail(error.into()),
     })?;

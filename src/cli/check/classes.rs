@@ -12,7 +12,7 @@ pub(super) fn not_looked(report: &mut Report<'_>, decision: &Decision, failure: 
     let (subject, line) = report.origin(decision, Key::Interpreter);
     let interpreter = decision.grant.interpreter.display();
     if cannot_tell(failure) {
-        let what = format!("whether the class is there could not be told: {}", failure.message);
+        let what = format!("cannot determine whether the class exists: {}", failure.message);
         report.add(Severity::Unknown, subject, line, what);
         return;
     }
@@ -47,7 +47,7 @@ pub(super) fn class(report: &mut Report<'_>, decision: &Decision, module: &str, 
             Severity::Error,
             name,
             line,
-            format!("{name}: is no class in {} (line {})", file.display(), look.class_line.unwrap_or(1)),
+            format!("{name}: is not a class in {} (line {})", file.display(), look.class_line.unwrap_or(1)),
         ),
         ClassState::There | ClassState::Unknown => {}
     }
@@ -59,7 +59,7 @@ pub(super) fn class(report: &mut Report<'_>, decision: &Decision, module: &str, 
             &file,
             look.init_line.unwrap_or(1),
             format!(
-                "{name}.__init__ wants {}, which upm does not give; give each a default (upm gives project_root, cache_dir, policy, \
+                "{name}.__init__ requires {}, which upm does not pass; give each a default (upm gives project_root, cache_dir, policy, \
                  fernet_lib, by keyword)",
                 names.join(", ")
             ),
@@ -81,7 +81,7 @@ fn unusable(report: &Report<'_>, decision: &Decision, module: &str, look: &Look)
     }
     let what = match look.module {
         ModuleState::Missing => format!(
-            "module {module}: {interpreter} finds no such module, or its files may not be read by the plugin's user; mend its name or its mode"
+            "module {module}: {interpreter} finds no such module, or its files may not be read by the plugin's user; correct its name or its mode"
         ),
         ModuleState::Namespace => {
             format!("module {module}: is a directory without __init__.py, which holds no class; name the module in it")
@@ -89,7 +89,7 @@ fn unusable(report: &Report<'_>, decision: &Decision, module: &str, look: &Look)
         ModuleState::Unreadable => {
             let file = look.file.clone().unwrap_or_default();
             format!(
-                "module {module}: {}: may not be read by the plugin's user; mend it with: chmod go+r {}",
+                "module {module}: {}: may not be read by the plugin's user; fix it with: chmod go+r {}",
                 file.display(),
                 crate::quote::shell(&file)
             )
@@ -112,12 +112,12 @@ pub(super) fn method(report: &mut Report<'_>, decision: &Decision, look: &Look) 
     let place = format!("{}:{}", file.display(), look.class_line.unwrap_or(1));
     let why = match look.methods.get(method) {
         Some(MethodState::Missing) => {
-            Some(format!("{name} ({place}) has no method of that name; remove it, or mend its name"))
+            Some(format!("{name} ({place}) has no such method; remove it, or correct its name"))
         }
         Some(MethodState::Property) => {
             Some(format!("of {name} ({place}) is a property; only version, info, meta and __introspect__ may be one"))
         }
-        Some(MethodState::Class) => Some(format!("of {name} ({place}) is a class, which is never called")),
+        Some(MethodState::Class) => Some(format!("of {name} ({place}) is a class, which cannot be called")),
         Some(MethodState::Value) => {
             Some(format!("of {name} ({place}) is a value; only version, info, meta and __introspect__ may be one"))
         }

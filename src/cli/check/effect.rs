@@ -62,7 +62,7 @@ pub(super) fn keys(report: &mut Report<'_>, decisions: &[Decision]) {
                 Severity::Warning,
                 name,
                 line,
-                "allowed_methods is empty: nothing of it can be called; name methods, or remove the plugin",
+                "allowed_methods is empty, so no method can be called; name methods, or remove the plugin",
             );
             continue;
         }
@@ -209,7 +209,7 @@ fn groups(report: &mut Report<'_>, decisions: &[Decision]) {
                     Severity::Warning,
                     subject,
                     line,
-                    format!("what the client is configured to use is granted to no method; add egress = [\"{name}\"] to one, or remove the group"),
+                    format!("no method is granted what the client is configured to use; add egress = [\"{name}\"] to one, or remove the group"),
                 );
             }
             continue;
@@ -220,7 +220,7 @@ fn groups(report: &mut Report<'_>, decisions: &[Decision]) {
                 Severity::Warning,
                 subject.as_str(),
                 line,
-                "names no host: a grant of it is no network; name hosts, or remove it",
+                "names no host, so granting it allows no network access; name hosts, or remove it",
             );
         }
         let lines = config.outline.items(&["egress", name, "hosts"]);

@@ -91,12 +91,12 @@ fn names(report: &mut Report<'_>, rules: &[(usize, EgressRule)]) {
     let own = match addresses::own_addresses() {
         Ok(own) => own,
         Err(error) => {
-            let what = format!("this host's own addresses cannot be told: {error}");
+            let what = format!("cannot determine this host's own addresses: {error}");
             return report.add(Severity::Unknown, "configuration", asked[0].0, what);
         }
     };
     if let Err(error) = crate::sys::process::resolve_names_as_written() {
-        let what = format!("names cannot be looked up as the gateway does it: {error}");
+        let what = format!("names cannot be looked up the way the gateway does: {error}");
         return report.add(Severity::Unknown, "configuration", asked[0].0, what);
     }
     let wanted: BTreeSet<(String, u16)> =
@@ -106,7 +106,7 @@ fn names(report: &mut Report<'_>, rules: &[(usize, EgressRule)]) {
         let place = (rule.pattern.name.clone(), rule.pattern.port);
         let shown = format!("{}:{}", place.0, place.1);
         let what = match answers.get(&place) {
-            None => format!("{shown}: had no answer of the host's resolver within {} s", TIME.as_secs()),
+            None => format!("{shown}: no answer from the host's resolver within {} s", TIME.as_secs()),
             Some(Err(why)) => format!("{shown}: does not resolve here: {why}"),
             Some(Ok(found)) => {
                 let class = |ip: &IpAddr| (*ip, addresses::classify_routed(*ip, &own, routes::is_here));
@@ -117,10 +117,12 @@ fn names(report: &mut Report<'_>, rules: &[(usize, EgressRule)]) {
                 match classes.first() {
                     None => format!("{shown}: resolves to no address"),
                     Some((ip, Err(error))) => {
-                        format!("{shown}: whether {ip} is this host's cannot be told, so it is refused: {error}")
+                        format!(
+                            "{shown}: cannot determine whether {ip} belongs to this host, so it is refused: {error}"
+                        )
                     }
                     Some((ip, Ok(class))) => format!(
-                        "{shown}: every address of it is refused: {ip} is {}; allow_private = true allows what is not unspecified, \
+                        "{shown}: all of its addresses are refused: {ip} is {}; allow_private = true allows addresses that are not unspecified, \
                          multicast or reserved",
                         class.name()
                     ),

@@ -61,7 +61,7 @@ pub(super) fn audit(report: &mut Report<'_>) {
             Severity::Error,
             "configuration",
             line,
-            "audit: there is no journald, and neither XDG_STATE_HOME nor HOME says where a file could be; set audit.file",
+            "audit: journald is missing, and neither XDG_STATE_HOME nor HOME is set for a file; set audit.file",
         ),
         None => {}
     }
@@ -261,7 +261,7 @@ fn paths(report: &mut Report<'_>, decision: &Decision) {
 /// Whether a granted path is there and can be mounted; `made` says that a call makes it where it is missing.
 pub(in crate::cli) fn can_be_shown(path: &Path, made: bool) -> Result<(), String> {
     let walked = walk::walk(path, How::NoLinks).map_err(|error| match error.errno() {
-        Errno::LOOP => "a symbolic link lies on the way; grant the path that it points to".to_owned(),
+        Errno::LOOP => "the path contains a symbolic link; grant the path that it points to".to_owned(),
         errno if error.path() == path => errno.to_string(),
         errno => format!("{}: {errno}", error.path().display()),
     })?;
@@ -276,7 +276,7 @@ pub(in crate::cli) fn can_be_shown(path: &Path, made: bool) -> Result<(), String
             rustix::fs::access(home, Access::WRITE_OK | Access::EXEC_OK)
                 .map_err(|errno| format!("cannot be created in {}: {errno}", home.display()))
         }
-        (None, _) => Err("is not there; make it, or grant another path".to_owned()),
+        (None, _) => Err("does not exist; create it, or grant another path".to_owned()),
     }
 }
 
@@ -288,17 +288,20 @@ fn executable(report: &mut Report<'_>, decision: &Decision, path: &Path, facts: 
     };
     let real = &facts.code.path;
     if real != path && !shown_by_system(path, facts) {
-        return fail(format!("a symbolic link lies on the way, which is not there inside; name {}", real.display()));
+        return fail(format!(
+            "the path contains a symbolic link, which is missing inside the sandbox; name {}",
+            real.display()
+        ));
     }
     let data = match std::fs::metadata(real) {
         Ok(data) => data,
         Err(error) => return fail(error.to_string()),
     };
     if !data.is_file() {
-        return fail("is no regular file; name a program".to_owned());
+        return fail("is not a regular file; name a program".to_owned());
     }
     if data.mode() & 0o111 == 0 {
-        return fail(format!("is not executable; mend it with: chmod +x {}", crate::quote::shell(real)));
+        return fail(format!("is not executable; fix it with: chmod +x {}", crate::quote::shell(real)));
     }
     let acl = |name| rustix::fs::getxattr(real, name, &mut [0u8; 4096]).is_ok();
     // As root no supplementary group is left, so that the mode alone decides, but for an ACL.
@@ -310,7 +313,7 @@ fn executable(report: &mut Report<'_>, decision: &Decision, path: &Path, facts: 
         };
         if data.mode() & bit == 0 {
             return fail(format!(
-                "may not be run by the plugin's user, uid {} outside (mode {:04o}); mend it with: chmod go+rx {}",
+                "may not be run by the plugin's user, uid {} outside (mode {:04o}); fix it with: chmod go+rx {}",
                 facts.outside_uid,
                 data.mode() & 0o7777,
                 crate::quote::shell(real)

@@ -101,7 +101,7 @@ impl Seen {
             line(format_args!("  name     {}  (port {port}, {count} times)", escape(name, false)));
         }
         if !elsewhere.is_empty() {
-            line(format_args!("\nlooked for, and this host has nothing of that name:"));
+            line(format_args!("\nlooked for, but missing on this host:"));
         }
         for look in elsewhere.iter().take(LISTED) {
             line(format_args!("  {}  {}  ({} times)", verb(look.act), escape(&look.object, false), look.count));

@@ -125,7 +125,7 @@ fn commands() {
         Command::Doctor(doctor::Args { config: file("list"), json: text() })
     );
     assert_eq!(parsed(&["doctor-inside"]), Ok(Request::DoctorInside));
-    assert!(message(&["doctor-inside", "--json"]).starts_with("doctor-inside: no command"));
+    assert!(message(&["doctor-inside", "--json"]).starts_with("doctor-inside: unknown command"));
     assert_eq!(parsed(&["--version"]), Ok(Request::Print("upm 0.1.0\n".into())));
     let id = "cdb3458d-0b84-491a-9c4e-709f30e11111";
     let (request_id, since) = (["--request-id", id], ["--since", "2026-11-24T10:00:00Z"]);
@@ -158,7 +158,7 @@ fn misused_commands() {
         (&["check", "x"], "Usage: upm check [OPTIONS]: x is one word too many"),
         (&["doctor", "x"], "Usage: upm doctor "),
         (&["list", "P", "Q"], "Usage: upm list "),
-        (&["list", "pip"], "pip: not a plugin name"),
+        (&["list", "pip"], "pip: not a valid plugin name"),
         (&["list", "--timeout", "1s"], "--timeout: not an option of upm list; `upm list --help`"),
         (&["check", "--project", "x"], "--project: not an option of upm check"),
         (&["doctor", "--project", "x"], "--project: not an option of upm doctor"),
@@ -172,7 +172,7 @@ fn misused_commands() {
         (&["audit", "show", "--timeout", "1s"], "--timeout: not an option of upm audit"),
         (&["audit", "show", "--since", "soon"], "--since soon: expected how long ago"),
         (&["audit", "show", "--since", "--plugin"], "--since --plugin: expected how long ago"),
-        (&["audit", "show", "--plugin", "pip"], "--plugin pip: not a plugin name"),
+        (&["audit", "show", "--plugin", "pip"], "--plugin pip: not a valid plugin name"),
         (&["audit", "show", "--request-id", "1"], "--request-id 1: not a UUID"),
     ] {
         assert!(message(words).starts_with(text), "{words:?}: {}", message(words));
@@ -236,7 +236,7 @@ fn help_for_people_only() {
     }
     assert_eq!(parsed(&["help", "--version"]), Ok(Request::Print("upm 0.1.0\n".into())));
     for (words, text) in [
-        (&["help", "lst"][..], "lst: no command of that name; did you mean `upm list`?"),
+        (&["help", "lst"][..], "lst: unknown command; did you mean `upm list`?"),
         (&["help", "list", "x"], "Usage: upm help [COMMAND]: x is one word too many"),
         (&["--nope", "--help"], "--nope: unknown option"),
         (&["help", "--json"], "--json: not an option of upm help"),
@@ -275,7 +275,7 @@ fn unknown_words_get_a_suggestion() {
     {
         let error = parsed(&[word, "install"]).unwrap_err();
         assert_eq!(error.suggestion.as_deref(), Some(suggestion));
-        assert!(error.message.starts_with(&format!("{word}: no command")), "{error}");
+        assert!(error.message.starts_with(&format!("{word}: unknown command")), "{error}");
         let details = Details::Usage { usage: USAGE.to_owned(), suggestion: Some(suggestion.to_owned()) };
         assert_eq!(Failure::from(error).details, details);
     }
@@ -292,7 +292,7 @@ fn hostile_first_words_are_refused_in_a_short_sentence() {
         assert!(!error.message.contains(char::is_control), "{error}");
     }
     let bytes = [OsString::from("upm"), OsStr::from_bytes(b"P\xff").to_owned(), "m".into()];
-    assert!(parse(bytes.into_iter(), true).unwrap_err().message.starts_with("P\u{fffd}: not a plugin name"));
+    assert!(parse(bytes.into_iter(), true).unwrap_err().message.starts_with("P\u{fffd}: not a valid plugin name"));
     let bytes = [OsString::from("upm"), "P".into(), OsStr::from_bytes(b"m\xff").to_owned()];
     assert_eq!(parse(bytes.into_iter(), true).unwrap_err().message, "m\u{fffd}: the method's name is not UTF-8");
     let bytes = [OsString::from("upm"), "P".into(), "m".into(), OsStr::from_bytes(b"\xff").to_owned()];

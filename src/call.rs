@@ -60,7 +60,7 @@ pub enum JsonSource {
     Stdin,
 }
 
-/// Whoever calls.
+/// The caller.
 pub struct Peer {
     /// Who it is.
     pub caller: Caller,
@@ -128,13 +128,13 @@ fn answer_of(failure: &Failure, meta: &Metadata) -> Answer {
     Answer { envelope, exit: exit_code(failure), observed: None, denials: Vec::new() }
 }
 
-/// The answer to a command line that is no call.
+/// The answer to a command line that is not a call.
 #[must_use]
 pub fn refuse(failure: &Failure, request_id: Option<Uuid>) -> Answer {
     refusal(&callers::own(), None, failure, request_id, false)
 }
 
-/// The answer to a request over the socket that is no call, on record where `config`, the service's `--config`, says.
+/// The answer to a request over the socket that is not a call. It is recorded where `config`, the service's `--config`, says.
 #[must_use]
 pub fn refuse_to(caller: &Caller, config: Option<&Path>, failure: &Failure, request_id: Option<Uuid>) -> Answer {
     refusal(caller, config::load(config).ok().as_ref(), failure, request_id, true)
@@ -171,7 +171,7 @@ fn go(
 ) -> Result<Outcome, Failure> {
     let started = Instant::now();
     let by_socket = peer.connection.is_some();
-    // What this process sees of the host is told to nobody else.
+    // What this process sees of the host is not reported to other users.
     let caller_uid = peer.caller.uid;
     let told = caller_uid == nix::unistd::geteuid().as_raw();
     let signals = signals::take()
@@ -233,14 +233,14 @@ fn go(
     Ok(outcome)
 }
 
-/// The method has run, and what came of it is on no record: it is not told either, but that it has run is.
+/// The method has run, but its result could not be recorded: the answer reports that it has run, and not the result.
 fn unrecorded(failure: Failure) -> Failure {
     let message = format!("the method has run, but its end could not be recorded: {}", failure.message);
     Failure { message, note: Some(Note::Started), ..failure }
 }
 
 /// Over the socket root may call, and whom `callers` names; without that key the service's own user. Looked at before
-/// anything is looked up, so that nobody else learns what there is.
+/// anything is looked up, so that other users do not learn what exists.
 fn check_caller(config: &Config, args: &CallArgs, caller: &Caller) -> Result<(), Failure> {
     let named = match grant::callers(config, &args.plugin, &args.method) {
         Some(named) => callers::names(named, caller),
@@ -319,7 +319,7 @@ fn hold_grants(config: &Config, decision: &Decision) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What the host has for a decided method, with the plugin's files and interpreter checked for who could change them.
+/// The facts of the host for a method, with the plugin's files and interpreter checked for who could change them.
 ///
 /// # Errors
 /// `config_invalid`, `module_not_found`.
@@ -389,7 +389,7 @@ fn read_arguments(
         JsonSource::Stdin => reading::read_stdin(limit, signals)?,
     };
     log.arguments(&text);
-    // What is wrong with the arguments is told before what is wrong with the schema.
+    // Errors in the arguments are reported before errors in the schema.
     let loaded = match &decision.schemas {
         Some(directory) => config::load_schema(directory, &decision.method),
         None => Ok(None),

@@ -219,7 +219,7 @@ fn what_a_file_holds_besides(#[values(Mode::Root, Mode::User)] mode: Mode) {
     f.write("audit/audit.jsonl", lines.concat());
     let text = f.upm(["audit", "show"]).run();
     assert_eq!(text.exit, Some(0), "{text:#?}");
-    assert!(text.stderr.contains("2 line(s) are no records and are left out, the first of them line 3"), "{text:#?}");
+    assert!(text.stderr.contains("2 line(s) are not records and are left out, the first is line 3"), "{text:#?}");
     for stream in [&text.stdout, &text.stderr] {
         assert!(!stream.contains(['\u{1b}', '\u{7}', '\u{9b}', '\u{202e}']), "{stream:?}");
     }

@@ -630,7 +630,7 @@ fn executables(#[values(Mode::Root, Mode::User)] mode: Mode) {
     script("plain", "#!/bin/sh\n", 0o644);
     finds(&f, "error", "E", "is not executable; fix it with: chmod +x", &plugin("plain", ""), &good);
     script("lost", "#! /opt/nope/sh -e\n", 0o755);
-    finds(&f, "error", "E", "its interpreter (#!) \"/opt/nope/sh\" is not there", &plugin("lost", ""), &good);
+    finds(&f, "error", "E", "its interpreter (#!) \"/opt/nope/sh\" does not exist", &plugin("lost", ""), &good);
     f.mkdir("own");
     fs::copy("/bin/true", f.path("own/sh")).unwrap();
     script("outside", &format!("#!{}\n", f.text("own/sh")), 0o755);

@@ -49,7 +49,7 @@ write = ["{project_root}"]
 /// `MESSAGE_ID`s with a text of upm's: of starts and denials.
 const CATALOG: [&str; 2] = ["ffa1f64c78a040d592566480ee6d2f28", "274a59a9a4af416ba30ebe3cab783c6a"];
 
-/// Boots `suite`, goes through the stages, and gives what they left; `None` where that cannot be had here.
+/// Boots `suite`, goes through the stages, and gives what they left; `None` if that is not available here.
 fn boot(suite: &str) -> Option<BTreeMap<String, Ran>> {
     if !is_root() {
         skip("booting a system needs root");

@@ -268,7 +268,7 @@ fn what_is_no_request_is_refused_and_recorded(#[values(Mode::Root, Mode::User)] 
         (b"\n".to_vec(), "usage", "not valid JSON"),
         (b"GET / HTTP/1.1\r\n".to_vec(), "usage", "not valid JSON"),
         (b"\x1b[2J\xff\n".to_vec(), "usage", "not valid JSON"),
-        (b"[]\n".to_vec(), "usage", "no JSON object"),
+        (b"[]\n".to_vec(), "usage", "not a JSON object"),
         (b"{}\n".to_vec(), "usage", "`plugin` is missing"),
         (
             good.replace("\"plugin\":\"Probe\"", "\"plugin\":\"Probe\",\"plugin\":\"Probe\"").into_bytes(),

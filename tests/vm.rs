@@ -87,7 +87,7 @@ egress = ["pip"]
 /// Of a grant of [`TABLE`].
 const MEMORY: u64 = 96 << 20;
 
-/// Boots `suite`, goes through the stages, and gives what they left; `None` where that cannot be had here.
+/// Boots `suite`, goes through the stages, and gives what they left; `None` if that is not available here.
 fn boot(suite: &str) -> Option<BTreeMap<String, Ran>> {
     if cfg!(not(target_arch = "x86_64")) {
         skip("the guest is an x86_64 machine");

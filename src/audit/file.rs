@@ -38,7 +38,7 @@ impl FileSink {
     /// one else can write.
     ///
     /// # Errors
-    /// The directory or the file cannot be had, or is not to be trusted.
+    /// The directory or the file is not available, or cannot be trusted.
     pub fn open(path: &Path, check: impl Fn(&Path) -> Result<(), String>) -> Result<Self, AuditError> {
         Self::open_or_look(path, check, true)
     }
@@ -116,7 +116,7 @@ impl FileSink {
     /// A line that an earlier writer could not finish (a full disk, a crash) is ended first, in the same write, so
     /// that it spoils no other. The lock keeps two writers from taking each other's unfinished line for one.
     ///
-    /// Whoever may read the file can lock it (flock(2) asks for no more), and keeps no record out of it by that: after
+    /// Everyone who may read the file can lock it (flock(2)), but cannot keep records out of it that way: after
     /// [`LOCK_PATIENCE`] the line is written all the same, behind a newline that ends whatever stands there.
     ///
     /// # Errors
@@ -149,7 +149,7 @@ impl FileSink {
             Ok(stat) if stat.st_nlink > 0 => Ok(()),
             Ok(_) => Err(error(
                 "it was removed since the call began".to_owned(),
-                "whoever rotates it keeps the renamed file until the calls under way have ended (logrotate: delaycompress)",
+                "when you rotate it, keep the renamed file until the running calls have ended (logrotate: delaycompress)",
             )),
             Err(errno) => Err(error(format!("it cannot be examined: {errno}"), CONFIGURE)),
         }

@@ -36,7 +36,7 @@ pub fn message_id(event: &Event) -> &'static str {
     }
 }
 
-/// A connected, non-blocking socket to journald. Connected, because only then `poll(2)` tells when journald's queue
+/// A connected, non-blocking socket to journald. Connected, because only then `poll(2)` reports when journald's queue
 /// has room, and because a confined process may no longer be able to connect.
 #[derive(Debug)]
 pub struct Journald {
@@ -61,7 +61,7 @@ impl Journald {
     }
 
     /// [`Journald::connect`] where `check` finds that only root and the caller could have put the socket into its directory.
-    /// Where there is no systemd that directory may be anybody's to make, and whoever listens there would get the records, and
+    /// Without systemd, any user may be able to create that directory; a process that listens there would get the records, and
     /// keep them from the file.
     ///
     /// # Errors

@@ -114,10 +114,10 @@ pub struct Refusals {
 
 impl Refusals {
     /// Opens and locks the counts of the audit sinks that `sinks` stands for, such as their paths. Without `create` it is
-    /// `None` where nobody was refused yet.
+    /// `None` if nobody was refused yet.
     ///
     /// # Errors
-    /// The state directory or the file cannot be had, is not this user's alone, or stays locked.
+    /// The state directory or the file is not available, not this user's alone, or stays locked.
     pub fn open(sinks: &str, create: bool) -> io::Result<Option<Self>> {
         let directory = match state::open_state_dir() {
             Err(error) if !create && error.kind() == io::ErrorKind::NotFound => return Ok(None),

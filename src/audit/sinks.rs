@@ -100,7 +100,7 @@ pub fn default_file(uid: u32, xdg_state_home: Option<PathBuf>, home: Option<Path
 pub struct Stored {
     /// The sinks that hold it; never empty.
     pub sinks: Vec<String>,
-    /// The sinks that should hold it too but failed; journald once, when it is given up. The caller tells stderr.
+    /// The sinks that should hold it too but failed; journald once, when it is given up. The caller reports it on stderr.
     pub failed: Vec<AuditError>,
 }
 
@@ -114,7 +114,7 @@ pub struct Sinks {
     file: Option<FileSink>,
     /// The file is the configuration's and gets every record; otherwise it only stands in for journald.
     file_always: bool,
-    /// Why there is no standing-in file.
+    /// Why there is no substitute file.
     file_failed: Option<AuditError>,
     /// Both are asked for once: confined, there may be no `uname` and no `getpid`.
     hostname: String,
@@ -126,10 +126,10 @@ impl Sinks {
     ///
     /// `file` is the configured file, written in addition to journald; `default_file` stands in for journald when
     /// none is configured ([`default_file`]). `socket` is [`JOURNALD_SOCKET`] but in tests. `check` refuses a
-    /// directory that others could write and says why and what mends it.
+    /// directory that others could write, and says why and how to fix it.
     ///
     /// # Errors
-    /// A sink that the configuration asks for by name cannot be had, or no sink at all.
+    /// A sink that the configuration names is not available, or no sink is.
     pub fn open(
         mode: JournaldMode,
         file: Option<PathBuf>,
@@ -157,7 +157,7 @@ impl Sinks {
         if let Some(file) = file {
             sinks.file = Some(FileSink::open(&file, &check)?);
         } else if mode != JournaldMode::Required {
-            // Opened even while journald answers: once the supervisor is confined it could not be opened any more.
+            // Opened even if journald answers: the confined supervisor could not open it later.
             let opened = match default_file {
                 Some(file) => FileSink::open(&file, &check),
                 None => Err(AuditError::new(

@@ -1,7 +1,7 @@
 //! Audit records read back, and the story that those of one call tell.
 //!
-//! Whoever may write to the journal can write what looks like a record there, and a file may hold anything: lines are bounded
-//! before they are parsed, and what is no record is counted. Of the journal's own word (`_UID`, `_PID`, `_HOSTNAME`) none can
+//! Everyone who may write to the journal can write what looks like a record, and a file may contain anything: lines are bounded
+//! before they are parsed, and lines that are not records are counted. Of the journal's own word (`_UID`, `_PID`, `_HOSTNAME`) none can
 //! be made up by a writer; a record whose `_UID` is not its caller's says so in [`Story::recorded_by`].
 #![forbid(unsafe_code)]
 
@@ -22,7 +22,7 @@ pub use story::{Denied, Refusals, State, Story, Trail};
 
 /// Bytes of a line; `arguments = "full"` makes long ones.
 const MAX_LINE: usize = 16 << 20;
-/// Records that can be asked for at once: each takes some 100 bytes of memory.
+/// Most records of one query: each takes some 100 bytes of memory.
 const MAX_RECORDS: usize = 2_000_000;
 /// Nesting of a record: an object, and the lists in which journalctl writes bytes.
 const MAX_DEPTH: usize = 3;
@@ -64,7 +64,7 @@ impl Entry {
     }
 }
 
-/// What is asked for.
+/// The query.
 #[derive(Debug, Clone, Default)]
 pub struct Wanted {
     /// Only this call, in the form that records have.
@@ -115,7 +115,7 @@ struct Place {
 /// What one source held.
 #[derive(Debug)]
 pub struct Records {
-    /// Lines that are no records.
+    /// Lines that are not records.
     pub malformed: u64,
     /// The number of the first of them.
     pub first_malformed: Option<u64>,
@@ -173,7 +173,7 @@ impl Records {
     /// Takes the next bytes.
     ///
     /// # Errors
-    /// More records are wanted than can be told of at once.
+    /// The query matches too many records.
     pub fn push(&mut self, mut bytes: &[u8], wanted: &Wanted) -> io::Result<()> {
         while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
             self.extend(&bytes[..end]);
@@ -193,7 +193,7 @@ impl Records {
         if self.line.is_empty() && !self.too_long { Ok(()) } else { self.end_line(wanted) }
     }
 
-    /// Reads a file from its beginning to its end. It is kept open: the records that are told of are read again.
+    /// Reads a file from its beginning to its end. It is kept open: the records that are printed are read again.
     ///
     /// # Errors
     /// It cannot be read, or holds too much.
@@ -237,7 +237,7 @@ impl Records {
             Parsed::Record(entry) if wanted.takes(&entry) => {
                 if self.places.len() >= MAX_RECORDS {
                     return Err(io::Error::other(format!(
-                        "more than {MAX_RECORDS} records are asked for; ask for less with --since, --plugin or --request-id"
+                        "more than {MAX_RECORDS} records match; select fewer with --since, --plugin or --request-id"
                     )));
                 }
                 self.places.push(Place {
@@ -324,7 +324,7 @@ fn record(object: &Map<String, Value>, kind: Kind) -> Option<Entry> {
     })
 }
 
-/// A member as text: journalctl writes bytes that are no plain text as a list of numbers, and a field that came twice as a
+/// A member as text: journalctl writes bytes that are not plain text as a list of numbers, and a field that came twice as a
 /// list of both.
 fn text(value: &Value) -> Option<String> {
     match value {

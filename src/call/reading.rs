@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 /// Processor time that reading may take, in seconds.
 const CPU_S: u64 = 10;
-/// Bytes of memory besides those that follow from the length of what is read: a document of the greatest weight
+/// Bytes of memory, besides those that depend on the length of what is read: a document of the greatest weight
 /// (`json::parse_strict`) has a quarter of it, and a schema may be compiled.
 const MEMORY: u64 = 512 << 20;
 /// Copies of the text, at most: as it came, in pieces, checked, packed.
@@ -30,7 +30,7 @@ const ANSWER: usize = 64 << 10;
 pub enum From {
     /// A caller of the service, who has other rights than the engine.
     Socket,
-    /// Whoever started the engine, or what that user passes on.
+    /// The user who started the engine, or what that user passes on.
     Here,
 }
 

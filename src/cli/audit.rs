@@ -86,7 +86,7 @@ pub(super) fn run(args: &Args) -> i32 {
 /// source could not be read. What is printed goes out as it is told: it may be more than fits in memory.
 ///
 /// # Errors
-/// A configuration that was named and is not there.
+/// A named configuration that does not exist.
 fn show(show: &Args) -> Result<i32, Failure> {
     let settings = settings(show.config.file.as_deref())?;
     let wanted =
@@ -104,7 +104,7 @@ fn show(show: &Args) -> Result<i32, Failure> {
     if sources.is_empty() {
         return Err(Failure::new(
             Code::AuditUnavailable,
-            "audit: there is no journal here, and neither XDG_STATE_HOME nor HOME says where the file is; name the configuration \
+            "audit: this host has no journal, and neither XDG_STATE_HOME nor HOME says where the file is; name the configuration \
              that has audit.file with --config",
         ));
     }
@@ -114,7 +114,7 @@ fn show(show: &Args) -> Result<i32, Failure> {
         }
         if source.records.malformed > 0 {
             complain(format_args!(
-                "audit: {}: {} line(s) are no records and are left out, the first of them line {}",
+                "audit: {}: {} line(s) are not records and are left out, the first is line {}",
                 escape(&source.name, false),
                 source.records.malformed,
                 source.records.first_malformed.unwrap_or_default()
@@ -148,7 +148,7 @@ fn show(show: &Args) -> Result<i32, Failure> {
     }
 }
 
-/// Prints each call, as JSON with what was read; says how many could not be.
+/// Prints each call, as JSON with what was read; returns how many could not be read again.
 fn print(trail: &Trail, json: Option<&Vec<Value>>) -> io::Result<u64> {
     let mut out = BufWriter::with_capacity(64 << 10, Stdout);
     if let Some(sources) = json {
@@ -266,7 +266,7 @@ fn from_journal(mode: Journald, wanted: &Wanted) -> Option<Source> {
     let mut records = Records::new(Kind::Journal);
     let program = JOURNALCTL.iter().map(Path::new).find(|program| program.is_file());
     let read = match program {
-        None => Err(format!("{} is not there; install systemd's journalctl", JOURNALCTL[0])),
+        None => Err(format!("{} does not exist; install systemd's journalctl", JOURNALCTL[0])),
         Some(program) => journal::journalctl(program, wanted, &mut records),
     };
     let mut source = Source { name: "journald".to_owned(), records, error: read.err() };

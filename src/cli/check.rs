@@ -68,7 +68,7 @@ pub(super) struct Args {
 pub enum Severity {
     /// A call would be refused, or its plugin could not be started.
     Error,
-    /// It could not be told whether a call would be refused.
+    /// It could not be determined whether a call would be refused.
     Unknown,
     /// No call would be refused, but look at it.
     Warning,
@@ -265,7 +265,7 @@ fn cannot_tell(failure: &Failure) -> bool {
     )
 }
 
-/// Names of `callers` that this host does not know: a call by whoever they were meant for would be refused.
+/// Names of `callers` that this host does not know: calls by those users would be refused.
 fn unknown_callers(report: &mut Report<'_>) {
     let config = report.config;
     let mut tables = vec![("defaults".to_owned(), &config.defaults)];

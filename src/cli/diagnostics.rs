@@ -1,4 +1,4 @@
-//! `UPM_LOG=error|warn|info|debug|trace`: the engine's own events to journald, for whoever looks for a fault in it.
+//! `UPM_LOG=error|warn|info|debug|trace`: the engine's own events to journald, for finding faults in the engine.
 //!
 //! Never audit: an event that journald does not take at once is dropped, for the engine that waited would keep no deadline.
 

@@ -1,4 +1,4 @@
-//! Whether a change of the configuration would be one that calls and `upm check` take: it is made in a copy, and looked at as
+//! Whether calls and `upm check` would accept a change of the configuration: it is made in a copy, and checked as
 //! they do.
 
 use super::check::can_be_shown;

@@ -1,4 +1,4 @@
-//! `upm learn`: a call is made and watched; what it looked for and was not given becomes a change of the configuration, which
+//! `upm learn`: makes a call and watches it; what it looked for and may not use becomes a change of the configuration, which
 //! is printed and never made.
 
 mod seen;
@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 
 /// Bytes of an observed call's answer: results and outputs are bounded by the grant, which this exceeds.
 const ANSWER: u64 = 4 << 30;
-/// Paths to read, to write and hosts of a change, each: more nobody reads, and each is tried.
+/// Most paths to read, paths to write and hosts of a change, each: nobody reads more, and each is tried.
 const PROPOSED: usize = 32;
 /// Time for the empty plugin.
 const START: Duration = Duration::from_secs(20);
@@ -314,7 +314,7 @@ impl Destination {
     }
 }
 
-/// The change, without what the configuration would refuse; and what was left out of it.
+/// The change without what the configuration would refuse, and what was left out.
 fn allowed(view: &View<'_>, suggestion: Suggestion) -> (Option<Change>, Vec<(String, String)>) {
     let mut refused = suggestion.refused.clone();
     // Mostly all of it is fine.

@@ -135,7 +135,7 @@ fn starts_lower(word: &str) -> bool {
     word.starts_with(|c: char| c.is_ascii_lowercase())
 }
 
-/// Where the first word is, that is no option and no option's value.
+/// The position of the first word that is neither an option nor an option's value.
 fn first_word(args: &[OsString]) -> Option<usize> {
     let (mut of_call, mut all) = (None, None);
     let mut takes_value = |name: &str| {
@@ -307,7 +307,7 @@ fn similar(commands: &clap::Command, word: &str) -> Option<String> {
     }
 }
 
-/// The caller's request id from a command line that could not be read, so that its answer can be found.
+/// The caller's request id, from a command line that could not be parsed: the answer must carry it.
 fn request_id(args: &[OsString]) -> Option<Uuid> {
     let mut args = args.iter();
     while let Some(arg) = args.next() {

@@ -72,7 +72,7 @@ fn run(args: impl Iterator<Item = OsString>) -> i32 {
     if runs {
         crate::supervise::cgroup::make_own_directory();
     }
-    // Before anything else is opened or read. A service's client is no engine: it connects with all the rights that root has.
+    // Before anything else is opened or read. A service's client is not an engine: it connects with all of root's rights.
     let kept = if elsewhere { Ok(()) } else { crate::confine::privileges::keep() };
     if let Err(failure) = kept {
         return match request {
@@ -86,7 +86,7 @@ fn run(args: impl Iterator<Item = OsString>) -> i32 {
         Ok(Request::Call(args)) => call::run(args),
         Ok(Request::Command(command)) => run_command(command),
         Ok(Request::Print(text)) => show(Ok((text, true))),
-        // In nobody's hands: descriptor 3 is no stream socket there.
+        // Not started by a supervisor: descriptor 3 is not a stream socket.
         Ok(Request::DoctorInside) => {
             inside::answer().unwrap_or_else(|| answer(&refuse(&line::unknown(OsStr::new(inside::WORD)).into(), None)))
         }

@@ -65,7 +65,7 @@ pub(super) fn show_with(text: Result<(String, i32), Failure>) -> i32 {
     }
 }
 
-/// Says why a command could not be done, and gives its exit status.
+/// Prints why a command failed, and returns its exit status.
 pub(super) fn failed(failure: &Failure) -> i32 {
     complain(format_args!("{}", escape(&failure.message, false)));
     crate::report::code::exit_code(failure)

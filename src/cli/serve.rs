@@ -1,4 +1,4 @@
-//! `upm serve`: one call for whoever has connected the service's socket.
+//! `upm serve`: one call for the client that connected to the service's socket.
 //!
 //! systemd starts it for each connection (`Accept=yes`), which is stdin (`StandardInput=socket`) or descriptor 3. The caller
 //! is known by what the kernel noted when it connected. Nothing here waits for a caller longer than the constants say.
@@ -90,7 +90,7 @@ pub(super) fn run(args: &Args) -> i32 {
         let failure = Failure::new(Code::Internal, "upm serve: internal error; the service's journal says where");
         call::refuse(&failure, None)
     });
-    // Who hangs up early does not choose what the journal is filled with; a call has its record.
+    // A client that closes the connection early must not fill the journal; a call has its record.
     let gone = |error: &io::Error| matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset);
     if let Err(error) = wire.finish(&answer)
         && !gone(&error)
@@ -315,7 +315,7 @@ impl<'a> Wire<'a> {
         }
     }
 
-    /// Queues a line; false when there is no room for it.
+    /// Queues a line; false if it does not fit.
     fn push(&mut self, line: &str) -> bool {
         self.flush();
         let fits = self.backlog.len() + line.len() <= BACKLOG;

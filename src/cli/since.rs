@@ -14,7 +14,7 @@ fn before(text: &str, now: DateTime<Utc>) -> Result<DateTime<Utc>, String> {
     const EXPECTED: &str = "expected how long ago, as in 90s, 15m, 1h, 2d, 1w; today or yesterday; or a time, as in 2026-11-24, \
          2026-11-24T13:00 or 2026-11-24T13:00:00Z";
     let local = |date: NaiveDate, time: NaiveTime| {
-        // An hour that a change of clocks leaves out does not exist; of one that comes twice the first is meant.
+        // An hour that a change of clocks skips does not exist; if one comes twice, the first is meant.
         Local.from_local_datetime(&NaiveDateTime::new(date, time)).earliest().map(|time| time.to_utc())
     };
     let today = now.with_timezone(&Local).date_naive();

@@ -71,7 +71,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Looks at stderr once. Without `enabled`, or when stderr is no terminal (or a `dumb` one), there is no spinner;
+    /// Checks stderr once. Without `enabled`, or if stderr is not a terminal (or a `dumb` one), there is no spinner;
     /// [`Progress::plugin_stderr`] writes in either case.
     #[must_use]
     pub fn new(enabled: bool) -> Self {
@@ -85,7 +85,7 @@ impl Progress {
                 terminal: size.is_some(),
                 spinner: enabled && size.is_some() && cursor,
                 colour: colour(size.is_some(), no_color.as_deref(), term.as_deref()),
-                // A pseudo-terminal that nobody sized says 0.
+                // A pseudo-terminal without a size reports 0.
                 width: size.map_or(80, |size| if size.ws_col == 0 { 80 } else { usize::from(size.ws_col) }),
                 ..Screen::new(Stderr)
             },
@@ -329,7 +329,7 @@ impl<S: Sink> Screen<S> {
 }
 
 /// Text for a terminal: newline and tab stay, a carriage return before a newline goes, other controls and bytes that
-/// are no UTF-8 are written out.
+/// are not UTF-8 are escaped.
 fn show_bytes(bytes: &[u8]) -> String {
     let mut shown = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {

@@ -29,7 +29,7 @@ use uuid::Uuid;
 
 /// Bytes of arguments from stdin; the service has its own limit, which no configuration can set higher.
 const MAX_ARGUMENTS: u64 = 1 << 30;
-/// Bytes of the answer, and of all that is told before it.
+/// Most bytes of the answer, and of all that comes before it.
 const MAX_LINE: usize = 1 << 30;
 /// How long a full queue of the service is knocked at.
 const KNOCKING: Duration = Duration::from_secs(5);
@@ -85,7 +85,7 @@ pub(super) fn run(socket: &Path, args: &CallArgs) -> i32 {
             print(&answered.line);
             answered.exit
         }
-        // What never became a call of the service is on nobody's record, as a mistyped command is not.
+        // What never became a call of the service is not recorded, like a mistyped command.
         Err(failure) => {
             render::print(&envelope::error(&failure, None, &Metadata::now(request_id.to_string())));
             code::exit_code(&failure)
@@ -246,7 +246,7 @@ impl Exchange<'_> {
     /// Asks the service to cancel, and waits for its answer to that; a second signal does not wait.
     fn cancel(&mut self, signal: i32) -> Result<(), Failure> {
         let line = client::cancel_line(signal).filter(|_| self.cancelled.is_none());
-        // A request that has not gone out whole is no call yet.
+        // A request that was not sent completely is not a call yet.
         let Some(line) = line.filter(|_| self.sent == self.to_send.len()) else {
             return Err(outcome::cancelled(self.cancelled.map_or(signal, |(first, _)| first)));
         };
@@ -270,7 +270,7 @@ impl Exchange<'_> {
     /// Reads once, and takes every line that is whole.
     fn receive(&mut self, buffer: &mut [u8]) -> Result<Option<Answered>, Failure> {
         let count = match rustix::io::read(&self.connection, &mut *buffer) {
-            Ok(0) | Err(Errno::CONNRESET | Errno::PIPE) => return Err(self.hung_up()),
+            Ok(0) | Err(Errno::CONNRESET | Errno::PIPE) => return Err(self.closed()),
             Ok(count) => count,
             Err(Errno::AGAIN | Errno::INTR) => return Ok(None),
             Err(errno) => return Err(Failure::new(Code::Internal, format!("{}: {errno}", shell(self.socket)))),
@@ -297,7 +297,7 @@ impl Exchange<'_> {
 
     /// Takes the line; the exit status when it was the envelope.
     fn take(&mut self) -> Result<Option<i32>, Failure> {
-        // As a whole: of what is skipped nothing looks whether it is UTF-8, and the line is printed as it came.
+        // The whole line: the parser skips some of it without checking that it is UTF-8, and the line is printed as it came.
         let line = std::str::from_utf8(&self.line).ok().and_then(|text| serde_json::from_str::<Line<'_>>(text).ok());
         let Some(line) = line else { return Err(self.failure("sent an invalid response")) };
         match (line.kind.as_deref(), line.success) {
@@ -315,7 +315,7 @@ impl Exchange<'_> {
         }
     }
 
-    fn hung_up(&self) -> Failure {
+    fn closed(&self) -> Failure {
         if let Some((signal, _)) = self.cancelled {
             return outcome::cancelled(signal);
         }

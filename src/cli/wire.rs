@@ -1,5 +1,5 @@
 //! What goes over the service's socket, each a line of JSON: the request; while the call runs what the caller asked to be
-//! told; and the envelope, which is the last. [`super::serve`] answers, [`super::via`] asks.
+//! sent; and the envelope, which is the last. [`super::serve`] answers, [`super::via`] asks.
 #![forbid(unsafe_code)]
 
 use super::usage::shown;
@@ -26,7 +26,7 @@ const MEMBERS: [&str; 9] =
 pub(super) struct Request {
     /// The call.
     pub call: CallArgs,
-    /// Whether the plugin's progress is told as it comes.
+    /// Whether the plugin's progress is sent as it comes.
     pub progress: bool,
 }
 
@@ -56,7 +56,7 @@ pub(super) struct Texts {
     verbose: bool,
     /// What is left: the arguments.
     document: String,
-    /// Why it is no request; of the others the id alone is there then, where it could be read.
+    /// Why it is not a valid request. Then only the id is set, if it could be read.
     wrong: Option<String>,
 }
 

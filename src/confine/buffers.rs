@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::Write;
 
 /// The most bytes that the kernel grows either buffer of a TCP socket to: as large as those of other sockets are by default.
-/// Between two ends on `lo` there is no delay that a larger one would be for.
+/// Connections on `lo` have no delay that would need a larger one.
 pub const TCP_BUFFER: u32 = 212_992;
 
 /// Bytes of options of one socket: what kernels had until 6.8 made it 128 KiB (and let a namespace set it).

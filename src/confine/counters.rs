@@ -2,7 +2,7 @@
 //!
 //! Whatever a process takes of these is charged in its own user namespace and in every one above it: at the top to the user
 //! who made the call's, who could then get nothing more on the host. The call's own limits are what bounds it, so each one
-//! that this kernel has is set, also those that nobody here knows yet: to zero, unless the plan grants some.
+//! that this kernel has is set, also those that this version does not know: to zero, unless the plan grants some.
 
 use super::step::{Step, StepError, Subject};
 use nix::errno::Errno;
@@ -35,7 +35,7 @@ fn fail(name: &str, error: io::Error) -> StepError {
     StepError::new(Step::Limits, format!("{DIRECTORY}/{name}"), error).of(Subject::ProcFile)
 }
 
-/// What a call that is granted so many watches gets of a counter.
+/// The value of a counter for a call that is granted this many watches.
 fn granted(name: &str, watches: u64) -> u64 {
     match name {
         "max_inotify_watches" => watches,
@@ -71,7 +71,7 @@ impl Counters {
         }
     }
 
-    /// Sets them, for a call that is granted so many watches.
+    /// Sets them for a call that is granted this many watches.
     ///
     /// # Errors
     /// Names the file that cannot be written.

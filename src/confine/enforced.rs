@@ -1,6 +1,6 @@
 //! What step `verify` finds out by trying and reading where no mode or set of the process shows it. A host's own filter can
 //! answer a system call with success in the kernel's place (`SECCOMP_RET_ERRNO` with 0, as programs that play root for a
-//! container do): then a step has not happened, and nobody has said so.
+//! container do): then a step has not happened, and nothing reported it.
 
 use super::limits::{Cgroup, values};
 use super::step::{Step, StepError};
@@ -46,7 +46,7 @@ pub fn check(myself: &Process, limits: &Limits, cgroup: Cgroup) -> Result<(), St
         };
         match limit.hard_limit {
             LimitValue::Value(found) if found <= hard => {}
-            // As the kernel prints what is no limit.
+            // As the kernel prints an unlimited value.
             LimitValue::Unlimited if hard == nix::sys::resource::RLIM_INFINITY => {}
             _ => return Err(differs(format!("limit: {name}"))),
         }

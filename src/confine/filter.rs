@@ -82,8 +82,8 @@ impl Filter {
         self.program.is_empty()
     }
 
-    /// The same filter where nobody can listen: what would be reported is refused, or kills, without a word, what would be
-    /// counted is not, and there are no locks of files.
+    /// The same filter without a listener: what would be reported is denied, or kills, silently; what would be
+    /// counted is not, and files cannot be locked.
     #[must_use]
     pub fn deaf(&self, on_violation: OnViolation) -> Filter {
         let silent = match on_violation {
@@ -164,7 +164,7 @@ pub fn reader() -> Filter {
     Filter::new("reader", READER)
 }
 
-/// How the plugin's filter, without what `syscalls` adds, stands to this name; `None` when there is no such call.
+/// How the plugin's filter, without what `syscalls` adds, treats this name; `None` if there is no such call.
 pub fn standing(name: &str) -> Option<Standing> {
     syscall_number(name)?;
     Some(if ALLOWED.contains(&name) {

@@ -1,4 +1,4 @@
-//! Step `init`: pid 1 stays behind to reap and to report; it is worth nothing to whoever reaches it.
+//! Step `init`: pid 1 stays to reap and to report; it is useless to an attacker.
 
 use super::channels::Tag;
 use super::step::{Step, StepError};
@@ -31,9 +31,9 @@ pub fn step(
     match sys::process::wait_any() {
         Err(nix::Error::ECHILD) => {}
         Err(errno) => return Err(StepError::new(Step::Init, "wait4", errno)),
-        Ok(_) => return Err(StepError::new(Step::Init, "wait4", io::Error::other("a child that nobody made"))),
+        Ok(_) => return Err(StepError::new(Step::Init, "wait4", io::Error::other("an unknown child"))),
     }
-    // Before the fork, so that there is no moment at which the other can look in. Exec makes the plugin dumpable again.
+    // Before the fork, so that the other process can never look in. Exec makes the plugin dumpable again.
     sys::process::set_dumpable(false).map_err(|error| StepError::new(Step::Init, "PR_SET_DUMPABLE", error))?;
     match sys::clone::fork().map_err(|errno| StepError::new(Step::Init, "fork", errno))? {
         ForkResult::Child => Ok(status),

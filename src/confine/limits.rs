@@ -26,15 +26,15 @@ pub fn values(limits: &Limits, cgroup: Cgroup) -> [(Resource, &'static str, u64,
     [
         // A core_pattern that is a pipe ignores a limit of 0, but not of 1 (core(5)).
         same(Resource::RLIMIT_CORE, "core", 1),
-        // SIGXCPU first, so that the end has a name of its own; SIGKILL a second later for who ignores it.
+        // SIGXCPU first, so that the end has a name of its own; SIGKILL a second later if it is ignored.
         (Resource::RLIMIT_CPU, "cpu_time", limits.cpu_time_s, limits.cpu_time_s.saturating_add(1)),
         // Not RLIMIT_AS: node reserves address space by the terabyte. Beside a cgroup too: one process that asks for all of
-        // it is told ENOMEM, and can say so; the cgroup only kills.
+        // it gets ENOMEM, and can report it; the cgroup only kills.
         same(Resource::RLIMIT_DATA, "memory", limits.memory),
         same(Resource::RLIMIT_FSIZE, "file_size", limits.file_size),
         same(Resource::RLIMIT_NOFILE, "open_files", limits.open_files),
         // Counted in the call's own user namespace (Linux 5.14); pid 1 is one of them. Where a cgroup counts, it is to be
-        // met first: the kernel looks at this one before it, and tells nobody.
+        // reached first: the kernel checks this one before it, and reports it to no one.
         same(Resource::RLIMIT_NPROC, "processes", limits.processes.saturating_add(if cgroup.pids { 2 } else { 1 })),
         // What grows by itself is not in RLIMIT_DATA.
         (Resource::RLIMIT_STACK, "stack", 8 << 20, 64 << 20),
@@ -70,7 +70,7 @@ pub fn step(limits: &Limits, cgroup: Cgroup, counters: &mut Counters) -> Result<
     for (resource, name, soft, hard) in values(limits, cgroup) {
         let (_, current) =
             nix::sys::resource::getrlimit(resource).map_err(|errno| StepError::new(Step::Limits, name, errno))?;
-        // A caller with less than the grant gives less: a lower limit is no weaker protection.
+        // A caller with less than the grant gives less: a lower limit does not weaken the protection.
         let most = at_most(resource, current);
         setrlimit(resource, soft.min(most), hard.min(most))
             .map_err(|errno| StepError::new(Step::Limits, name, errno))?;

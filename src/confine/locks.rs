@@ -1,5 +1,5 @@
 //! Locks of files, pid 1's part: it alone may look which file a descriptor of the plugin's is (pidfd_getfd(2)): it is the
-//! plugin's ancestor, has its user, and a landlock domain that the plugin's lies in. What belongs to an open file description
+//! plugin's ancestor, has its user, and a Landlock domain that contains the plugin's. What belongs to an open file description
 //! it does itself, on the very description that it looked at.
 
 use super::channels::Tag;
@@ -130,7 +130,7 @@ pub fn prepare(any: BorrowedFd<'_>) {
 /// Answers one question, if there is one. Allocates nothing.
 ///
 /// # Errors
-/// The supervisor has hung up, or asks what it never asks.
+/// The supervisor has closed the channel, or sent an invalid request.
 pub fn answer(status: BorrowedFd<'_>, lockable: &[u64]) -> io::Result<()> {
     let mut packet = [0u8; REQUEST];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];

@@ -55,8 +55,8 @@ impl Listener {
     }
 }
 
-/// The counters of this network namespace, of IPv4 and, where the kernel has it, IPv6: by them the supervisor tells how many
-/// addresses were dialled for which there is no route. First of them `sockstat`, which counts its sockets.
+/// The counters of this network namespace, of IPv4 and, where the kernel has it, IPv6: the supervisor counts by them how
+/// many connections had no route. The first is `sockstat`, which counts its sockets.
 ///
 /// # Errors
 /// `/proc` of the call cannot be read.

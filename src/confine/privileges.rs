@@ -75,7 +75,7 @@ pub fn shrink_bounding_set(kept: CapabilitySet) -> rustix::io::Result<()> {
         match capability_is_in_bounding_set(capability) {
             Ok(true) => remove_capability_from_bounding_set(capability)?,
             Ok(false) => {}
-            // The first number that is no capability (prctl(2), PR_CAPBSET_READ).
+            // The first number that is not a capability (prctl(2), PR_CAPBSET_READ).
             Err(Errno::INVAL) => break,
             Err(errno) => return Err(errno),
         }

@@ -1,7 +1,7 @@
 //! What an administrator can do when the host refuses a layer: looked for on this very host, where it lets itself be read.
 //!
-//! A system call that is not there (`ENOSYS`) or not permitted (`EPERM`) is a missing layer: the call's own namespaces give
-//! every right that a step needs. What fails on one path, one number or a full table is no missing layer, and has no remedy here.
+//! A system call that does not exist (`ENOSYS`) or is not permitted (`EPERM`) is a missing layer: the call's own namespaces give
+//! every right that a step needs. A failure on one path, one number or a full table is not a missing layer, and has no remedy here.
 
 use super::step::{Step, StepError, Subject};
 use crate::sys::clone::{Forked, fork_into};
@@ -120,7 +120,7 @@ fn exhausted() -> Vec<&'static str> {
     let full = |flags: CloneFlags| match fork_into((flags | CloneFlags::CLONE_NEWUSER).bits() as u64, None) {
         Ok(Forked::Child) => crate::sys::process::exit_now(0),
         Ok(Forked::Parent { pid, .. }) => {
-            // ECHILD cannot be: nobody else waits for it.
+            // ECHILD cannot happen: nothing else waits for it.
             crate::sys::process::wait_usage(pid).ok();
             false
         }
@@ -182,7 +182,7 @@ impl Host {
             userns_off: read("/proc/sys/kernel/unprivileged_userns_clone") == "0",
             apparmor_userns: read("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == "1",
             context: context.into_iter().find(|text| !text.is_empty() && text != "unconfined").unwrap_or_default(),
-            // A chroot is no mount: then none of those that can be seen is at `/`.
+            // A chroot is not a mount: then no visible mount is at `/`.
             chroot: !places.is_empty() && !places.contains(&"/"),
             covered: covered(&places).join(", "),
             missing_kinds: kinds.map(|(kind, _)| option(kind)).collect::<Vec<_>>().join(", "),
@@ -219,7 +219,7 @@ impl Host {
         let mut all: Vec<String> = self.filter(calls).into_iter().collect();
         if errno == Errno::ENOSYS {
             if all.is_empty() {
-                all.push(format!("use Linux 5.19 or newer, with its usual options: one of {calls} is not there"));
+                all.push(format!("use Linux 5.19 or newer, with its usual options: one of {calls} does not exist"));
             }
             return all.join("; and ");
         }
@@ -277,7 +277,7 @@ fn allow(calls: &str) -> String {
     )
 }
 
-/// Mounts that make the kernel think that somebody hides parts of `/proc`. What lies on its empty directories hides nothing.
+/// Mounts that make the kernel assume that parts of `/proc` are hidden. Mounts on its empty directories hide nothing.
 fn covered<'a>(places: &[&'a str]) -> Vec<&'a str> {
     let hides = |place: &&&str| place.starts_with("/proc/") && **place != "/proc/sys/fs/binfmt_misc";
     places.iter().filter(hides).copied().collect()

@@ -93,7 +93,7 @@ impl From<StepError> for Failure {
         let message = match &remedy {
             Some(remedy) => {
                 format!(
-                    "{}: the {} layer cannot be had here: {}; {remedy}",
+                    "{}: the {} layer is not available here: {}; {remedy}",
                     error.object,
                     error.step.layer().name(),
                     error.source
@@ -122,7 +122,7 @@ mod tests {
         assert!(StepError::decode(&[200, 0, 0, 0, 0, 0, 0, 0]).is_none(), "no such step");
     }
 
-    /// One path or one number is no missing layer.
+    /// One path or one number is not a missing layer.
     #[test]
     fn a_failure_of_one_path_stays_one() {
         for (step, object, errno) in [

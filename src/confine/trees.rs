@@ -31,7 +31,7 @@ pub struct Tree {
 /// Makes every host mount of the plan ready. `as_root` decides whether mapped trees are id-mapped to their owner.
 ///
 /// # Errors
-/// A path that is not there, is a link, a socket or device, or lies on a file system without id-mapping; each is named.
+/// A path that does not exist, is a link, a socket or a device, or is on a file system without id-mapping; the error names it.
 pub fn open(plan: &Plan, as_root: bool) -> Result<Vec<Tree>, StepError> {
     let mut namespaces = BTreeMap::new();
     let mut trees = Vec::new();

@@ -104,7 +104,7 @@ fn connection(shared: &Shared, mut plugin: TcpStream, name: &str, port: u16, liv
             if let Err(e) = relay::bound(&plugin, &host, room) {
                 return format!("error: gateway: {e}");
             }
-            // Without it only the end of the call is later told to the kernel.
+            // Without it the kernel would close it only at the end of the call.
             *lock(&live.host_side) = host.try_clone().ok();
             let end = relay::carry(&plugin, &host, to_host, to_plugin, &shared.budget, &live.counters);
             let end = match end {
@@ -135,7 +135,7 @@ struct Prepared {
 /// A connection that may not.
 struct Refused {
     end: String,
-    /// The client speaks TLS and can be told so.
+    /// The client speaks TLS and understands an alert.
     alert: bool,
 }
 

@@ -1,4 +1,4 @@
-//! What the gateway tells the supervisor, and the supervisor's reading of it.
+//! What the gateway reports to the supervisor, and how the supervisor reads it.
 //!
 //! The channel is a `SOCK_SEQPACKET` pair; a packet is one JSON document of at most [`MAX_EVENT`] bytes:
 //! `{"event":"refused","denied":{…},"count":n}`,
@@ -16,7 +16,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Bytes of a packet.
 pub const MAX_EVENT: usize = 4096;
-/// Refusals that differ, told one by one in a call; further ones are only counted.
+/// Different refusals that are reported one by one in a call; more are only counted.
 pub const MAX_DISTINCT: usize = 256;
 /// Records waiting for the supervisor at which no further connection is accepted, so that none is ever lost.
 pub const MAX_WAITING: usize = 256;
@@ -27,7 +27,7 @@ const MAX_SHOWN_NAME: usize = 256;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "lowercase")]
 pub enum Event {
-    /// The plugin tried what is not granted.
+    /// The plugin tried something that is not granted.
     Refused(Refusal),
     /// A connection ended, or was open at the call's end.
     Connection(EgressRecord),
@@ -36,7 +36,7 @@ pub enum Event {
         /// How many.
         count: u64,
     },
-    /// A granted name got this address, the first time that it was asked for.
+    /// A granted name got this address when it was first looked up.
     Named {
         /// The name.
         name: String,
@@ -58,7 +58,7 @@ impl Event {
     }
 }
 
-/// Something that was not granted. Which grant decides and what would allow it is told from the configuration, once the
+/// Something that was not granted. Which grant decides, and what would allow it, is determined from the configuration when the
 /// call is over (`decide::verdict`).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Refusal {
@@ -221,7 +221,7 @@ impl Outbox {
         waiting.untold || !waiting.records.is_empty()
     }
 
-    /// Whether so many records wait that no further connection may be accepted.
+    /// Whether too many records wait to accept another connection.
     pub fn is_full(&self) -> bool {
         self.lock().records.len() >= MAX_WAITING
     }
@@ -243,7 +243,7 @@ impl Outbox {
 }
 
 /// An event as a packet. All its strings are bounded where they are made, so it fits; should one ever not, the record
-/// is told without the text that was too long.
+/// is reported without the text that was too long.
 fn packet(event: &Event) -> Vec<u8> {
     match serde_json::to_vec(event) {
         Ok(bytes) if bytes.len() <= MAX_EVENT => bytes,

@@ -43,7 +43,7 @@ impl HelloReader {
         self.raw.extend_from_slice(&bytes[..bytes.len().min(room)]);
         let too_long = bytes.len() > room;
         while let Some(header) = self.raw.get(self.next..) {
-            // Each byte of the header is checked as soon as it is there, so that what is not TLS is refused at once
+            // Each byte of the header is checked as soon as it arrives, so that data that is not TLS is refused at once
             // instead of waited for.
             if header.first().is_some_and(|&t| t != HANDSHAKE) || header.get(1).is_some_and(|&major| major != 3) {
                 return Err(if self.next == 0 { Missing::NotTls } else { Missing::Malformed });

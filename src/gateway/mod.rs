@@ -19,7 +19,7 @@
 //! `tls_missing`, `limit` (`egress_bytes`), `proxy: …` (the proxy's status or what is wrong with it), `error: …`.
 //!
 //! # Life
-//! The supervisor ends the call by `shutdown(events, SHUT_WR)`: the gateway then tells the connections that are still
+//! The supervisor ends the call by `shutdown(events, SHUT_WR)`: the gateway then reports the connections that are still
 //! open, and exits, which the supervisor reads as the end of file. When the supervisor is gone, the gateway exits.
 #![forbid(unsafe_code)]
 
@@ -221,7 +221,7 @@ impl Shared {
         let _already_awake = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
     }
 
-    /// Tells the end of connection `id`, unless the loop has told it as `open`.
+    /// Reports the end of connection `id`, unless the loop has reported it as `open`.
     fn ended(&self, id: u64, end: String) {
         let live = lock(&self.live).remove(&id);
         if let Some(live) = live {

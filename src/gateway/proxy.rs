@@ -58,7 +58,7 @@ pub fn parse_proxy(url: &str) -> Result<ProxyTarget, String> {
     let Some((host, port)) = host_port.rsplit_once(':') else { return Err(format!("{shown}: no port; {wanted}")) };
     let port = match port.parse::<u16>() {
         Ok(p) if p > 0 && port.bytes().all(|b| b.is_ascii_digit()) => p,
-        _ => return Err(format!("{shown}: the port is no number from 1 to 65535; {wanted}")),
+        _ => return Err(format!("{shown}: the port is not a number from 1 to 65535; {wanted}")),
     };
     let host = match host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
         Some(v6) => v6.parse::<std::net::Ipv6Addr>().ok().map(|a| a.to_string()),

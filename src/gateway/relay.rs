@@ -172,7 +172,7 @@ impl<'a> Flow<'a> {
             } else if !self.ended {
                 let taken = budget.take(CHUNK);
                 if taken == 0 {
-                    // Used up to the last byte is no offence: only one more byte is.
+                    // Using all of it is allowed; one more byte is not.
                     match from.peek(&mut [0]) {
                         Ok(0) => self.ended = true,
                         Ok(_) => return Err(Failed::Limit),
@@ -241,7 +241,7 @@ fn carry_inner(
     }
     let mut out = Flow::new(plugin, host, to_host, &counters.sent);
     let mut back = Flow::new(host, plugin, to_plugin, &counters.received);
-    // A side that hung up for good reports it at every poll, wanted or not: it is then left out while nothing is
+    // A side that has closed the connection reports it at every poll, wanted or not: it is left out while nothing is
     // wanted of it.
     let mut hung_up = [false; 2];
     loop {
@@ -312,7 +312,7 @@ pub fn bound(plugin: &TcpStream, host: &TcpStream, room: Room) -> io::Result<()>
 }
 
 /// Waits until the host has taken all that was carried to it: a host that never does would otherwise leave the kernel with
-/// a full buffer for each connection of the call, for minutes, which nobody counts.
+/// a full buffer for each connection of the call, for minutes, which no limit counts.
 ///
 /// # Errors
 /// It did not within [`DELIVERY`]; the connection is then to be reset.
@@ -452,7 +452,7 @@ mod tests {
             let used = getrusage(UsageWho::RUSAGE_THREAD).unwrap();
             (end, (used.user_time() + used.system_time()).num_milliseconds())
         });
-        // The plugin's side is gone altogether while the host's side stays: its hang-up is reported at every poll.
+        // The plugin's side is closed while the host's side stays: every poll reports it.
         drop(client);
         thread::sleep(Duration::from_millis(400));
         drop(server);

@@ -129,7 +129,7 @@ pub struct Settled {
     pub to_host: Vec<u8>,
     /// Read from the host, for the plugin.
     pub to_plugin: Vec<u8>,
-    /// Bytes that the plugin has been told already.
+    /// Bytes that the plugin already got.
     pub told: usize,
 }
 
@@ -170,7 +170,7 @@ pub fn settle(
         match asked(&to_plugin) {
             Asked::Again => break,
             Asked::Unknown if to_plugin.len() < MAX_HELLO => {}
-            // A server that says nothing in so many bytes is no server of TLS.
+            // A TLS server would have answered within these bytes.
             Asked::No | Asked::Unknown => {
                 return Ok(Settled { to_host: rest, to_plugin, told: 0 });
             }
@@ -184,7 +184,7 @@ pub fn settle(
             };
         }
         match host.read(&mut buffer) {
-            // It hangs up: that is handed on as it is.
+            // It closes the connection: that is passed on.
             Ok(0) => return Ok(Settled { to_host: rest, to_plugin, told: 0 }),
             Ok(count) => to_plugin.extend_from_slice(&buffer[..count]),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

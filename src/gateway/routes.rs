@@ -56,7 +56,7 @@ fn read(answer: &[u8]) -> io::Result<bool> {
     if i32::from(kind) == libc::NLMSG_ERROR {
         let errno = answer.get(HEADER..HEADER + 4).and_then(|b| b.try_into().ok()).map(i32::from_ne_bytes);
         return match errno.map(|errno| Errno::from_raw(errno.wrapping_neg())) {
-            // There is no way there at all, and dialling says the same.
+            // No route exists, and connecting reports the same.
             Some(Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::EACCES) => Ok(false),
             Some(errno) => Err(errno.into()),
             None => Err(unreadable()),

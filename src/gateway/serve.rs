@@ -22,7 +22,7 @@ const MAX_DNS_CLIENTS: usize = 8;
 const DNS_CLIENT_TIME: Duration = Duration::from_secs(10);
 /// Queries over UDP answered before the other descriptors have their turn.
 const DNS_TURN: usize = 64;
-/// How often counts of refusals that were already told are told again.
+/// How often the counts of reported refusals are reported again.
 const TELL_EVERY: Duration = Duration::from_millis(100);
 /// How often the pace of connections is looked at while it holds some back.
 const PACE_TURN: Duration = Duration::from_millis(10);

@@ -46,8 +46,8 @@ pub fn write_all(fd: impl AsFd, text: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes the answer to stdout. An answer that cannot be written is reported on stderr and is no reason to panic or
-/// to change the exit status, which still tells how the call ended.
+/// Writes the answer to stdout. An answer that cannot be written is reported on stderr; it must not cause a panic or
+/// change the exit status, which still says how the call ended.
 ///
 /// Returns whether the answer was written.
 pub fn print(document: &Envelope) -> bool {
@@ -56,7 +56,7 @@ pub fn print(document: &Envelope) -> bool {
     match pieces.iter().try_for_each(|piece| write_all(&stdout, piece.as_bytes())) {
         Ok(()) => true,
         Err(error) => {
-            // stderr may be gone as well; then nobody is left to tell.
+            // stderr may be closed as well; then nothing can be reported.
             let _ = writeln!(io::stderr(), "upm: standard output: the answer could not be written: {error}");
             false
         }

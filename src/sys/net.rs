@@ -108,7 +108,7 @@ pub fn peer_pidfd(socket: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
 /// connection is closed, when nothing is kept of it any more.
 ///
 /// # Errors
-/// The descriptor is no TCP socket.
+/// The descriptor is not a TCP socket.
 pub fn unacknowledged(socket: BorrowedFd<'_>) -> io::Result<usize> {
     // linux/tcp_states.h; tcpi_state is the first byte of struct tcp_info.
     const TCP_CLOSE: u8 = 7;

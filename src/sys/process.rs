@@ -82,7 +82,7 @@ pub fn close_from(first: u32) -> io::Result<()> {
 /// `EBADF` when nothing was handed over under that number.
 pub fn take_inherited(number: i32) -> io::Result<std::os::fd::OwnedFd> {
     use std::os::fd::FromRawFd;
-    // SAFETY: fcntl with integer arguments only; a number that is no descriptor is an error.
+    // SAFETY: fcntl with integer arguments only; an invalid number is an error.
     let own = check(unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 4) }.into())?;
     // SAFETY: the descriptor was just made, so that nothing else owns it.
     let own = unsafe { std::os::fd::OwnedFd::from_raw_fd(i32::try_from(own).map_err(io::Error::other)?) };
@@ -353,7 +353,7 @@ pub fn inherited_stream(number: i32) -> Option<std::os::fd::OwnedFd> {
     use std::os::fd::FromRawFd;
     let mut kind: libc::c_int = 0;
     let mut length = size_of::<libc::c_int>() as libc::socklen_t;
-    // SAFETY: the option writes one int, which outlives the call; a number that is no open socket is only refused.
+    // SAFETY: the option writes one int, which outlives the call; an invalid number is only refused.
     let asked =
         unsafe { libc::getsockopt(number, libc::SOL_SOCKET, libc::SO_TYPE, (&raw mut kind).cast(), &raw mut length) };
     if asked != 0 || kind != libc::SOCK_STREAM {

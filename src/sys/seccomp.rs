@@ -42,7 +42,7 @@ pub fn install(program: &[Instruction]) -> io::Result<()> {
 pub fn install_with_listener(program: &[Instruction]) -> io::Result<OwnedFd> {
     let listener = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
     let fd = match set_filter(program, listener | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV) {
-        // An unknown flag, or a bad program; the second try tells.
+        // An unknown flag, or a bad program; the second try decides.
         Err(e) if e.raw_os_error() == Some(libc::EINVAL) => set_filter(program, listener),
         other => other,
     }?;
@@ -145,7 +145,7 @@ pub fn notif_send_done(listener: BorrowedFd<'_>, id: u64) -> io::Result<bool> {
     present(check(rc))
 }
 
-/// Answers a notification: its call goes on, as if nobody had been asked. Only for watching (`supervise::observe`), counting
+/// Answers a notification: its call continues as if there were no filter. Only for watching (`supervise::observe`), counting
 /// (`supervise::epoll`) and locks of a process that nobody else can take (`supervise::locks`): what the
 /// arguments point to may change before the kernel reads it, so that no decision can rest on having looked
 /// (seccomp_unotify(2), "Design goals; use of SECCOMP_USER_NOTIF_FLAG_CONTINUE"). A filter of the same process that

@@ -170,7 +170,7 @@ allowed_methods = ["run"]
 "#;
 
 impl Fixture {
-    /// A fixture without a configuration. `None` when this mode cannot be had here: the reason was then printed.
+    /// A fixture without a configuration. `None` if this mode is not available here; the reason was printed.
     pub fn bare(mode: Mode) -> Option<Fixture> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         if mode == Mode::Root && !is_root() {

@@ -100,7 +100,7 @@ fn unusable(report: &Report<'_>, decision: &Decision, module: &str, look: &Look)
     Some((name.to_owned(), report.line(&["plugins", name, "module"]), what))
 }
 
-/// What was seen of one method, and of what its grant hands to the class.
+/// What was found about one method, and about what its grant passes to the class.
 pub(super) fn method(report: &mut Report<'_>, decision: &Decision, look: &Look) {
     let (name, method) = (decision.plugin.as_str(), decision.method.as_str());
     let subject = format!("{name}.{method}");

@@ -1,4 +1,4 @@
-//! Keys that are written and change nothing.
+//! Keys without an effect.
 
 use super::{Report, Severity};
 use crate::config::{Base, Level};
@@ -176,12 +176,12 @@ fn plugin_paths(report: &mut Report<'_>) {
     let mut seen = BTreeSet::new();
     for (path, line) in config.plugin_paths.iter().zip(config.outline.items(&["plugin_paths"])) {
         if !path.is_dir() {
-            let what = if path.exists() { "no directory" } else { "not there" };
+            let what = if path.exists() { "is not a directory" } else { "does not exist" };
             report.add(
                 Severity::Warning,
                 "configuration",
                 line,
-                format!("plugin_paths: {} is {what} and has no effect; make it, or remove it", path.display()),
+                format!("plugin_paths: {} {what} and has no effect; create it, or remove it", path.display()),
             );
         } else if !seen.insert(path) {
             report.add(
@@ -194,7 +194,7 @@ fn plugin_paths(report: &mut Report<'_>) {
     }
 }
 
-/// Groups that nobody is granted, and what of the others changes nothing.
+/// Groups that no method is granted, and parts of the others without an effect.
 fn groups(report: &mut Report<'_>, decisions: &[Decision]) {
     let config = report.config;
     let granted: BTreeSet<&str> =
@@ -278,7 +278,7 @@ fn groups(report: &mut Report<'_>, decisions: &[Decision]) {
     twice(report, decisions);
 }
 
-/// Keys of a group that change nothing.
+/// Keys of a group without an effect.
 fn without_effect(report: &mut Report<'_>, name: &str, group: &EgressGroup, hosts: &[HostPattern]) {
     let subject = format!("egress.{name}");
     if !group.tls && !hosts.is_empty() && hosts.iter().all(|host| host.port == 80) {

@@ -140,7 +140,7 @@ pub(super) fn schemas(report: &mut Report<'_>) {
         }
     }
     for (directory, (names, line, whole)) in used {
-        // A file that could not be read may be what names the others.
+        // A file that could not be read may name the others.
         if !whole {
             continue;
         }
@@ -170,7 +170,7 @@ fn subject_of(report: &Report<'_>, schemas: &Path) -> String {
     owner.map_or_else(|| "configuration".to_owned(), |plugin| plugin.name.clone())
 }
 
-/// Whether each plugin could be started. Gives the facts of each method that it was told for, in the order of `decisions`.
+/// Whether each plugin could be started. Returns the facts of each method, in the order of `decisions`.
 pub(super) fn plugins(report: &mut Report<'_>, decisions: &[Decision], patience: &Patience<'_>) -> Vec<Option<Facts>> {
     let mut gathered = Vec::new();
     let mut shared = false;
@@ -326,7 +326,7 @@ fn executable(report: &mut Report<'_>, decision: &Decision, path: &Path, facts: 
                 || decision.grant.read.iter().chain(&decision.grant.write).any(|path| interpreter.starts_with(path));
             if !interpreter.is_file() {
                 fail(format!(
-                    "its interpreter (#!) {} is not there; install it, or name another",
+                    "its interpreter (#!) {} does not exist; install it, or name another",
                     quoted(&interpreter)
                 ));
             } else if !shown {

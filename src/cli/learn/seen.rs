@@ -9,9 +9,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
 
-/// Look-ups of what is not on this host that the text lists; JSON has them all.
+/// How many look-ups of paths that this host does not have the text lists; JSON has all.
 const LISTED: usize = 20;
-/// The same of what is there, and of what is not suggested.
+/// The same for paths that exist, and for what is not suggested.
 const LISTED_HERE: usize = 200;
 
 /// What there is to tell.
@@ -27,7 +27,7 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    /// Whether this host has what was looked for; of what is connected to nobody asks.
+    /// Whether this host has what was looked for. Connections are not checked.
     fn is_here(look: &Look) -> bool {
         look.act == LookFor::Connect || fs::symlink_metadata(&look.object).is_ok()
     }
@@ -114,7 +114,7 @@ impl Seen {
         }
         match &self.unmeasured {
             Some(why) => line(format_args!(
-                "\nnothing is left out: an empty plugin could not be measured: {}",
+                "\nnothing is left out, because an empty plugin could not be measured: {}",
                 escape(why, false)
             )),
             None if self.left_out > 0 => {
@@ -129,17 +129,17 @@ impl Seen {
         match diff {
             Some(diff) => {
                 line(format_args!(
-                    "\nthis change of {} would give it. It was not made; read it first:\n",
+                    "\nthis change of {} would allow it. It was not made; read it first:\n",
                     escape(&config.path.display().to_string(), false)
                 ));
                 text.push_str(&escape(&diff, true));
             }
-            None => line(format_args!("\nno change of the configuration is suggested")),
+            None => line(format_args!("\nno change to the configuration is suggested")),
         }
         text
     }
 
-    /// What is no part of the change: denials, and what is not suggested.
+    /// What the change does not contain: other denials, and what is not suggested.
     fn not_part_of_it(&self, line: &mut dyn FnMut(std::fmt::Arguments<'_>)) {
         if !self.others.is_empty() {
             line(format_args!("\ndenied otherwise (a decision of yours, not part of the change):"));

@@ -16,11 +16,12 @@ use crate::keys::Key;
 use crate::plugin;
 use crate::plugin::client::{self, Patience};
 use crate::report::code::exit_code;
+use crate::report::complain;
 use crate::report::envelope::{self, Envelope, Metadata};
-use crate::report::text::{complain, quote};
 use crate::supervise::client::Client;
 use crate::supervise::signals::{self, Signals};
 use crate::supervise::{self, Job, Watcher};
+use crate::text::shorten;
 use crate::types::{Caller, Change, Code, Denial, Denied, Details, Explained, Failure, Note, Observed, Outcome};
 use crate::walk::{self, How};
 use serde_json::Map;
@@ -255,7 +256,7 @@ fn check_caller(config: &Config, args: &CallArgs, caller: &Caller) -> Result<(),
             "{}.{}: user {} is not allowed to call it; the owner of the service's configuration can add the user, or one of \
              its groups, to `callers`",
             args.plugin,
-            quote(&args.method, 80),
+            shorten(&args.method, 80),
             callers::shown(caller.uid)
         ),
     )
@@ -272,7 +273,7 @@ pub(crate) fn may_call(config: &Config, caller: &Caller) -> bool {
 fn unseen(failure: Failure, args: &CallArgs) -> Failure {
     match &args.project {
         Some(project) if failure.code == Code::Usage && !matches!(failure.details, Details::ProjectRules { .. }) => {
-            let project = quote(&project.to_string_lossy(), 400);
+            let project = shorten(project, 400);
             Failure::new(
                 Code::Usage,
                 format!("--project {project}: no directory that the service's configuration names as a project"),

@@ -1,7 +1,7 @@
 //! Strict JSON for untrusted input: it refuses what `serde_json` silently accepts.
 #![forbid(unsafe_code)]
 
-use crate::quote::quote;
+use crate::text::quote;
 use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 use std::cell::Cell;

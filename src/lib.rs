@@ -2,7 +2,7 @@
 //!
 //! Imports point one way: `cli → call → {audit, config, decide, supervise, report} → types`;
 //! `confine` sees the plan, `sys` and its own steps; `report` sees plain data.
-// it panics when stderr is gone, and no answer would come: report::text::complain
+// it panics when stderr is gone, and no answer would come: report::complain
 #![deny(clippy::print_stderr)]
 
 pub mod audit;
@@ -18,11 +18,11 @@ pub mod json;
 pub mod keys;
 pub mod mounts;
 pub mod plugin;
-pub mod quote;
 pub mod report;
 pub mod sealed;
 pub mod supervise;
 pub mod sys;
+pub mod text;
 pub mod types;
 pub mod units;
 pub mod walk;

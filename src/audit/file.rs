@@ -2,7 +2,8 @@
 
 use super::journald::timespec;
 use super::sinks::AuditError;
-use crate::report::text::{complain, quote};
+use crate::report::complain;
+use crate::text::shorten;
 use rustix::event::poll;
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags, SeekFrom, flock, fstat, open, openat, seek};
 use rustix::io::Errno;
@@ -130,7 +131,7 @@ impl FileSink {
                 if !self.kept_locked.replace(true) {
                     complain(format_args!(
                         "audit: {}: another process keeps it locked; it is written to all the same (`fuser` names that process)",
-                        quote(&self.path.to_string_lossy(), 400)
+                        shorten(&self.path, 400)
                     ));
                 }
                 false

@@ -2,7 +2,8 @@
 #![forbid(unsafe_code)]
 
 use crate::report::envelope::timestamp;
-use crate::report::{code, denial, text};
+use crate::report::{code, denial};
+use crate::text::shorten;
 use crate::types::{Code, Explained};
 use serde_json::{Map, Value};
 
@@ -117,7 +118,7 @@ impl Record {
 
     /// The sentence for people.
     fn message(&self) -> String {
-        let name = |name: &Option<String>| name.as_deref().map_or_else(|| "?".to_owned(), |name| text::quote(name, 64));
+        let name = |name: &Option<String>| name.as_deref().map_or_else(|| "?".to_owned(), |name| shorten(name, 64));
         let call = format!("{} {} by uid {}", name(&self.plugin), name(&self.method), self.caller_uid);
         let code = self.code().unwrap_or("?");
         match &self.event {
@@ -134,8 +135,8 @@ impl Record {
                 format!(
                     "denied: {call}: {} {} {}",
                     denied.layer().name(),
-                    text::quote(denied.operation(), 64),
-                    text::quote(&object, 256)
+                    shorten(denied.operation(), 64),
+                    shorten(&object, 256)
                 )
             }
         }

@@ -2,8 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::CallArgs;
-use crate::quote::shell;
-use std::path::Path;
+use crate::text::{shell, single_quoted};
 
 /// The command line that observes this call, for a shell.
 pub(super) fn command(args: &CallArgs, arguments: &[u8]) -> String {
@@ -15,11 +14,11 @@ pub(super) fn command(args: &CallArgs, arguments: &[u8]) -> String {
             line.push_str(&format!(" {option} {}", shell(value)));
         }
     }
-    line.push_str(&format!(" {} {}", args.plugin, shell(Path::new(&args.method))));
+    line.push_str(&format!(" {} {}", args.plugin, shell(&args.method)));
     match std::str::from_utf8(arguments) {
         Ok("{}") => {}
         // Exactly as given: it is JSON, which may hold what a message would not show.
-        Ok(text) if text.len() <= SHOWN => line.push_str(&format!(" '{}'", text.trim().replace('\'', r"'\''"))),
+        Ok(text) if text.len() <= SHOWN => line.push_str(&format!(" {}", single_quoted(text.trim()))),
         _ => line.push_str(" -  # the arguments on standard input"),
     }
     line

@@ -1,8 +1,8 @@
 //! Texts and failures as bytes, between the engine and the process that reads for it. What is unpacked may be anything.
 #![forbid(unsafe_code)]
 
-use crate::quote::shorten;
 use crate::report::code;
+use crate::text::shorten;
 use crate::types::{Code, Details, Failure};
 
 /// A length that stands for no text.
@@ -155,7 +155,7 @@ mod tests {
             let read = unpacker.failure().unwrap();
             unpacker.end().unwrap();
             assert_eq!((read.code, &read.details), (failure.code, &failure.details));
-            assert_eq!(read.message, "bad\\u{1b}[2J", "nothing of it reaches a terminal");
+            assert_eq!(read.message, "bad\\x1b[2J", "nothing of it reaches a terminal");
         }
     }
 

@@ -5,16 +5,16 @@ mod journal;
 use super::options::{Config as ConfigFile, Json};
 use super::print::failed;
 use super::since;
-use super::terminal::{escape, quote};
 use super::values::{self, value};
 use crate::audit::journald;
 use crate::audit::refusals;
 use crate::audit::sinks::{JOURNALD_SOCKET, default_file};
 use crate::audit::trail::{Denied, Kind, Records, Refusals, State, Story, Trail, Wanted};
 use crate::config::{self, Audit, ConfigError, ConfigErrorKind, Journald};
+use crate::report::complain;
 use crate::report::envelope::hostname;
 use crate::report::render::write_all;
-use crate::report::text::complain;
+use crate::text::{escape, shorten};
 use crate::types::{Code, Failure};
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
@@ -295,11 +295,11 @@ fn is_running(pid: i32, time: DateTime<Utc>) -> bool {
 
 /// One call, as text.
 fn tell(text: &mut String, call: &Story, names: &mut BTreeMap<u32, Option<String>>) {
-    let name = |name: &Option<String>| name.as_deref().map_or_else(|| "?".to_owned(), |name| quote(name, 64));
+    let name = |name: &Option<String>| name.as_deref().map_or_else(|| "?".to_owned(), |name| shorten(name, 64));
     let mut user = |uid: Option<u32>| {
         let Some(uid) = uid else { return "uid ?".to_owned() };
         let known = names.entry(uid).or_insert_with(|| {
-            nix::unistd::User::from_uid(uid.into()).ok().flatten().map(|user| quote(&user.name, 64))
+            nix::unistd::User::from_uid(uid.into()).ok().flatten().map(|user| shorten(&user.name, 64))
         });
         known.as_ref().map_or_else(|| format!("uid {uid}"), |name| format!("uid {uid} ({name})"))
     };
@@ -309,7 +309,7 @@ fn tell(text: &mut String, call: &Story, names: &mut BTreeMap<u32, Option<String
         _ => String::new(),
     };
     let by = call.recorded_by.map(|uid| format!(", recorded by {}", user(Some(uid)))).unwrap_or_default();
-    let code = call.code.as_deref().map(|code| quote(code, 64));
+    let code = call.code.as_deref().map(|code| shorten(code, 64));
     let end = match call.state {
         State::Finished => code.unwrap_or_else(|| "?".to_owned()),
         State::RefusalsCounted => "refusals counted".to_owned(),
@@ -319,7 +319,7 @@ fn tell(text: &mut String, call: &Story, names: &mut BTreeMap<u32, Option<String
         State::NoStartRecorded => format!("no start recorded: {}", code.unwrap_or_else(|| "?".to_owned())),
     };
     if let Some(Refusals { count, first, last }) = &call.refusals {
-        let (first, last) = (quote(first, 64), quote(last, 64));
+        let (first, last) = (shorten(first, 64), shorten(last, 64));
         let time = call.time.format("%Y-%m-%dT%H:%M:%S%.3fZ");
         writeln!(text, "{time}  {caller}{by}  refused {count} more calls, from {first} to {last}")
             .expect("a string grows");
@@ -335,18 +335,18 @@ fn tell(text: &mut String, call: &Story, names: &mut BTreeMap<u32, Option<String
     line(format_args!("{time}  {}.{}  {caller}{login}{by}{duration}  {end}", name(&call.plugin), name(&call.method)));
     line(format_args!(
         "    {}  on {}, pid {}",
-        quote(&call.request_id, 64),
-        quote(&call.hostname, 64),
+        shorten(&call.request_id, 64),
+        shorten(&call.hostname, 64),
         call.pid.map_or_else(|| "?".to_owned(), |pid| pid.to_string())
     ));
     for Denied { layer, operation, object, remedy, count, .. } in call.denials.iter().take(SHOWN) {
         let times = if *count > 1 { format!(" ({count} times)") } else { String::new() };
         line(format_args!(
             "    denied: {} {} {}{times}: {}",
-            quote(layer, 64),
-            quote(operation, 64),
-            quote(object, 256),
-            quote(remedy, 1024)
+            shorten(layer, 64),
+            shorten(operation, 64),
+            shorten(object, 256),
+            shorten(remedy, 1024)
         ));
     }
     if call.denials.len() > SHOWN {

@@ -14,13 +14,13 @@ pub(super) use files::can_be_shown;
 
 use super::options::{Config as ConfigFile, Json};
 use super::print::show_with;
-use super::terminal::escape;
 use crate::call;
 use crate::config::{Base, Config, GrantKeys, Level, PathSpec};
 use crate::decide::grant::Decision;
 use crate::host::callers;
 use crate::keys::Key;
 use crate::plugin::client::Patience;
+use crate::text::escape;
 use crate::types::{Code, Failure};
 use serde::Serialize;
 use serde_json::json;

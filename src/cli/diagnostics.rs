@@ -5,7 +5,8 @@
 use crate::audit::journald::Journald;
 use crate::audit::sinks::JOURNALD_SOCKET;
 use crate::config;
-use crate::report::text::complain;
+use crate::report::complain;
+use crate::text::shorten;
 use std::fmt::Debug;
 use std::path::Path;
 use std::time::Instant;
@@ -19,7 +20,7 @@ use tracing_subscriber::{Layer, Registry};
 pub fn start() {
     let Ok(wanted) = std::env::var("UPM_LOG") else { return };
     let Ok(level) = wanted.parse::<LevelFilter>() else {
-        complain(format_args!("UPM_LOG={}: expected off, error, warn, info, debug or trace", wanted.escape_default()));
+        complain(format_args!("UPM_LOG={}: expected off, error, warn, info, debug or trace", shorten(&wanted, 80)));
         return;
     };
     let check = |path: &Path| config::check_trusted(path).map(drop).map_err(|error| error.to_string());

@@ -2,8 +2,8 @@
 
 use super::options::{Config, Json};
 use super::print::show_with;
-use super::terminal::escape;
 use crate::doctor::{self, Trial};
+use crate::text::escape;
 use crate::types::Failure;
 use serde_json::json;
 use std::path::Path;

@@ -3,7 +3,6 @@
 use super::fits;
 use super::options::{Config as ConfigFile, Json, Method, Project};
 use super::print::show;
-use super::terminal::escape;
 use super::values::value;
 use crate::call;
 use crate::config::{self, Config, Grant};
@@ -17,6 +16,7 @@ use crate::keys::Key;
 use crate::plugin::client::Patience;
 use crate::sealed::{self, Layer};
 use crate::supervise::cgroup;
+use crate::text::{escape, shorten};
 use crate::types::{Change, Code, Failure};
 use clap::builder::{PossibleValue, TypedValueParser};
 use serde_json::{Value, json};
@@ -142,7 +142,7 @@ fn may(
     if let Act::Syscall(name) = act
         && filter::standing(name).is_none()
     {
-        let why = format!("--may: {}: no system call of this architecture", name.escape_default());
+        let why = format!("--may: {}: no system call of this architecture", shorten(name, 80));
         return Err(Failure::new(Code::Usage, why));
     }
     let fits = |change: &Change| fits::made(config, decision, change).map(drop);

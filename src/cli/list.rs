@@ -2,9 +2,9 @@
 
 use super::options::{Config, Json};
 use super::print::show;
-use super::terminal::escape;
 use super::values::{plugin, value};
 use crate::config::{self, EntrySpec};
+use crate::text::{escape, shorten};
 use crate::types::{Code, Failure};
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -48,12 +48,7 @@ fn listed(args: &Args) -> Result<String, Failure> {
         let known: Vec<&str> = config.plugins.keys().map(String::as_str).collect();
         return Err(Failure::new(
             Code::PluginNotAllowed,
-            format!(
-                "{}: not a plugin of {}; it names: {}",
-                name.escape_default(),
-                config.path.display(),
-                known.join(", ")
-            ),
+            format!("{}: not a plugin of {}; it names: {}", shorten(name, 80), config.path.display(), known.join(", ")),
         ));
     }
     let listed = config.plugins.values().filter(|found| plugin.is_none_or(|name| name == found.name));

@@ -1,9 +1,10 @@
 //! What the commands print, and their exit statuses.
 
-use super::terminal::{Progress, escape, escape_json};
+use super::terminal::Progress;
 use crate::call::Answer;
-use crate::report::text::complain;
+use crate::report::complain;
 use crate::supervise::Watcher;
+use crate::text::{escape, escape_json};
 use crate::types::Failure;
 use std::time::Duration;
 

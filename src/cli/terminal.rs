@@ -4,9 +4,7 @@
 //! and reads the environment; afterwards only `ppoll` and `write` on descriptor 2 are used. Nothing here waits for a
 //! terminal that is stopped or a reader that does not read, but [`Progress::finish`], for half a second at most.
 
-pub use crate::report::text::{escape, escape_json, is_control, quote};
-
-use crate::report::text::push_escaped;
+use crate::text::{push_escaped, shorten};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use std::collections::VecDeque;
@@ -184,7 +182,7 @@ impl<S: Sink> Screen<S> {
     }
 
     fn progress(&mut self, message: &str, fraction: Option<f64>) {
-        self.message = quote(message, MESSAGE_LIMIT);
+        self.message = shorten(message, MESSAGE_LIMIT);
         self.fraction = fraction.filter(|fraction| !fraction.is_nan()).map(|fraction| fraction.clamp(0.0, 1.0));
         // Drawn by the next tick: a plugin may send more of these than anyone can see.
         if self.drawn {
@@ -541,7 +539,7 @@ mod tests {
             }
             screen.finish();
             let shown = text(&mut screen);
-            proptest::prop_assert!(!shown.chars().any(|c| is_control(c) && c != '\n' && c != '\t'));
+            proptest::prop_assert!(!shown.chars().any(|c| crate::text::is_control(c) && c != '\n' && c != '\t'));
         }
     }
 }

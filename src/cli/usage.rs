@@ -1,6 +1,6 @@
 //! A command line that cannot be used.
 
-use crate::report::text::quote;
+use crate::text::shorten;
 use crate::types::{Code, Details, Failure};
 use std::ffi::OsStr;
 use std::fmt;
@@ -48,5 +48,5 @@ impl From<UsageError> for Failure {
 
 /// A word of the command line, bounded and without what a terminal would act on.
 pub(super) fn shown(word: &OsStr) -> String {
-    if word.is_empty() { "''".to_owned() } else { quote(&word.to_string_lossy(), 80) }
+    if word.is_empty() { "''".to_owned() } else { shorten(word, 80) }
 }

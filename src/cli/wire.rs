@@ -9,8 +9,7 @@ use crate::call::{CallArgs, JsonSource};
 use crate::config::is_plugin_name;
 use crate::decide::arguments::Checked;
 use crate::json::{MAX_DEPTH, parse_strict};
-use crate::quote::shorten;
-use crate::report::text::quote;
+use crate::text::shorten;
 use crate::types::{Code, Failure};
 use serde_json::{Map, Value, json};
 use std::ffi::OsStr;
@@ -117,7 +116,7 @@ pub(super) fn parse(line: &[u8], config: Option<&Path>) -> Result<Request, Refus
 
 fn take_apart(members: &mut Map<String, Value>) -> Result<Texts, String> {
     if let Some(unknown) = members.keys().find(|key| !MEMBERS.contains(&key.as_str())) {
-        return Err(format!("{} is not a member of a request; allowed: {}", quote(unknown, 80), MEMBERS.join(", ")));
+        return Err(format!("{} is not a member of a request; allowed: {}", shorten(unknown, 80), MEMBERS.join(", ")));
     }
     let mut text = |name: &str| match members.shift_remove(name) {
         None => Ok(None),
@@ -146,14 +145,14 @@ fn request_of(texts: Texts, config: Option<&Path>) -> Result<Request, String> {
         return Err(wrong);
     }
     if !is_plugin_name(&plugin) {
-        return Err(format!("{}: {}", quote(&plugin, 80), values::NOT_A_PLUGIN));
+        return Err(format!("{}: {}", shorten(&plugin, 80), values::NOT_A_PLUGIN));
     }
     if let Some(project) = &project
         && !project.starts_with('/')
     {
-        return Err(format!("`project` of the request: {}: expected an absolute path", quote(project, 400)));
+        return Err(format!("`project` of the request: {}: expected an absolute path", shorten(project, 400)));
     }
-    let option = |name: &str, text: &str, why: String| format!("`{name}` of the request: {}: {why}", quote(text, 80));
+    let option = |name: &str, text: &str, why: String| format!("`{name}` of the request: {}: {why}", shorten(text, 80));
     let timeout = timeout.map(|text| values::timeout(OsStr::new(&text)).map_err(|why| option("timeout", &text, why)));
     let request_id =
         request_id.map(|text| values::request_id(OsStr::new(&text)).map_err(|why| option("request_id", &text, why)));
@@ -189,9 +188,7 @@ pub(super) fn request(
     }
     let mut members = Map::new();
     if let Some(project) = &call.project {
-        let wrong = |why: String| {
-            Failure::new(Code::Usage, format!("--project {}: {why}", quote(&project.to_string_lossy(), 400)))
-        };
+        let wrong = |why: String| Failure::new(Code::Usage, format!("--project {}: {why}", shorten(project, 400)));
         // The service works elsewhere, and follows no link and no `..` of its callers: they are followed here, as far as
         // this user can.
         let absolute = std::fs::canonicalize(project)
@@ -314,7 +311,7 @@ mod tests {
         #[test]
         fn any_bytes_are_a_request_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             if let Err(refused) = parse(&bytes, None) {
-                prop_assert!(!refused.failure.message.chars().any(crate::report::text::is_control));
+                prop_assert!(!refused.failure.message.chars().any(crate::text::is_control));
             }
         }
 

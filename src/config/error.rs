@@ -47,7 +47,7 @@ impl ConfigError {
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", crate::quote::shorten(&self.path.to_string_lossy(), 4096))?;
+        write!(f, "{}", crate::text::shorten(&self.path, 4096))?;
         if let Some((line, column)) = self.place {
             write!(f, ":{line}:{column}")?;
         }

@@ -7,7 +7,7 @@ use super::reader::{Reader, reserved};
 use super::tree::{Key, Node, Source};
 use super::value;
 use crate::keys;
-use crate::quote::quote;
+use crate::text::quote;
 use crate::types::{Client, EgressGroup, EgressSource, Proxy};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

@@ -18,7 +18,7 @@
 
 use super::error::{ConfigError, ConfigErrorKind};
 use crate::mounts::Table;
-use crate::quote::{shell, shorten};
+use crate::text::{shell, shorten};
 use crate::walk::{self, How};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
@@ -184,7 +184,7 @@ fn refuse_shared(path: &Path) -> Result<(), ConfigError> {
 /// The error of a planted configuration.
 fn planted(path: &Path, record: &Record) -> ConfigError {
     let named = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let granted = shorten(&record.granted.to_string_lossy(), 4096);
+    let granted = shorten(&record.granted, 4096);
     ConfigError::new(
         ConfigErrorKind::Untrusted,
         path,

@@ -3,7 +3,7 @@
 use super::error::ConfigError;
 use super::path::{PathSpec, is_reserved};
 use super::tree::{Data, Key, Node, Source};
-use crate::quote::quote;
+use crate::text::quote;
 use std::collections::BTreeSet;
 use std::path::Path;
 

@@ -4,7 +4,7 @@ use super::error::{ConfigError, ConfigErrorKind};
 use super::tree::json_place;
 use super::trust::{check_trusted, read_trusted};
 use crate::json::parse_strict;
-use crate::quote::quote;
+use crate::text::quote;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -2,7 +2,7 @@
 
 use super::error::ConfigError;
 use crate::json::{StrictError, parse_strict};
-use crate::quote::{quote, shorten};
+use crate::text::{quote, shorten};
 use serde::de::{DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use std::fmt;

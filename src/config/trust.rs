@@ -4,7 +4,7 @@
 //! on the way. The file is read through the descriptor that was checked.
 
 use super::error::{ConfigError, ConfigErrorKind};
-use crate::quote::shell;
+use crate::text::shell;
 use crate::walk::{self, Flaw, How, Object, WalkError};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;

@@ -2,7 +2,7 @@
 
 use super::{Config, ConfigError, DEFAULT_INTERPRETER, EntrySpec, GrantKeys, is_reserved, planted, protect};
 use crate::mounts::Table;
-use crate::quote::shorten;
+use crate::text::shorten;
 use protect::{Protected, Reach};
 use std::collections::HashSet;
 use std::ffi::OsString;

@@ -24,6 +24,7 @@ pub mod verify;
 
 use crate::decide::plan::Plan;
 use crate::sys;
+use crate::text::shorten;
 use ::landlock::RulesetCreated;
 use channels::{ChildEnds, Tag};
 use std::ffi::CString;
@@ -61,8 +62,7 @@ pub struct Prepared {
 /// Each names the path, rule or string that could not be had.
 pub fn prepare(plan: &Plan, runner: &'static [u8], as_root: bool, deadline: Instant) -> Result<Prepared, StepError> {
     let string = |text: String| {
-        CString::new(text.clone())
-            .map_err(|_| StepError::new(Step::Prepare, text.escape_default().to_string(), nix::Error::EINVAL))
+        CString::new(text.clone()).map_err(|_| StepError::new(Step::Prepare, shorten(&text, 400), nix::Error::EINVAL))
     };
     let argv = plan.argv.iter().cloned().map(string).collect::<Result<Vec<_>, _>>()?;
     let env = plan.env.iter().map(|(name, value)| string(format!("{name}={value}"))).collect::<Result<Vec<_>, _>>()?;

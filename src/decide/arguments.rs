@@ -2,7 +2,7 @@
 
 use crate::config::Schema;
 use crate::json::{StrictError, parse_strict};
-use crate::quote::{quote, shorten};
+use crate::text::{quote, shorten};
 use crate::types::{Code, Details, Failure};
 use jsonschema::{Draft, PatternOptions, Registry, ValidationError};
 use serde_json::value::RawValue;

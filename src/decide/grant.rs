@@ -2,7 +2,7 @@
 
 use crate::config::keys::{Scope, pick};
 use crate::config::{Config, EntrySpec, Grant, GrantKeys, Level, Plugin, ProjectDir};
-use crate::quote::quote;
+use crate::text::quote;
 use crate::types::{CallerSpec, Code, Details, Entry, Failure};
 use crate::walk::Id;
 use std::fmt;
@@ -97,16 +97,13 @@ impl fmt::Display for DecideError {
                 list(allowed),
                 config.display()
             ),
-            DecideError::ProjectNotAllowed { project, allowed } => write!(
-                f,
-                "{} is not an allowed project; --project may be {}",
-                quote(&project.to_string_lossy()),
-                list(allowed)
-            ),
+            DecideError::ProjectNotAllowed { project, allowed } => {
+                write!(f, "{} is not an allowed project; --project may be {}", quote(project), list(allowed))
+            }
             DecideError::ProjectRules { project, what } => write!(
                 f,
                 "{} cannot be the project, because the plugin could change {what}; use a directory apart from it",
-                quote(&project.to_string_lossy())
+                quote(project)
             ),
         }
     }

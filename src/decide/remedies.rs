@@ -4,6 +4,7 @@ use super::names;
 use super::verdict::{Remedy, View};
 use crate::config;
 use crate::keys::Key;
+use crate::text::shorten;
 use crate::types::{Change, Class, Denial, Denied, EgressRule, EgressSource, Explained, NoLock, Refused, Setting};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -65,7 +66,7 @@ impl View<'_> {
             let text = format!("{name}:{port}");
             let pattern = match config::parse_host(&text) {
                 Ok(pattern) => pattern,
-                Err(why) => return Remedy::Nothing(format!("{}: {why}", text.escape_default())),
+                Err(why) => return Remedy::Nothing(format!("{}: {why}", shorten(&text, 400))),
             };
             let only_it = self
                 .config

@@ -2,7 +2,7 @@
 //! results.
 
 use super::went;
-use crate::report::text::complain;
+use crate::report::complain;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::fs::{self, File, OpenOptions};

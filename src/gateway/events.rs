@@ -5,6 +5,7 @@
 //! `{"event":"connection",…}` with the fields of [`EgressRecord`], and `{"event":"dropped","count":n}` for refusals
 //! beyond [`MAX_DISTINCT`]. The same refusal may come again with the count of what was added since.
 
+use crate::text::shorten;
 use crate::types::{Class, Denied, EgressRecord, NoHello};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, send};
@@ -76,7 +77,7 @@ impl Refusal {
     /// A name that nothing grants. `asked` is what [`super::stub::answer`] hands to its closure. The supervisor uses
     /// this too, for calls without egress.
     pub fn resolve(asked: &str) -> Refusal {
-        Refusal::new(Denied::Resolve { name: shorten(asked) })
+        Refusal::new(Denied::Resolve { name: shorten(asked, MAX_SHOWN_NAME) })
     }
 
     /// A granted name, after [`super::addresses::MAX_NAMES`] others.
@@ -112,14 +113,6 @@ impl Refusal {
     /// The call's bytes are used up.
     pub fn limit(name: &str, port: u16, limit: u64) -> Refusal {
         Refusal::new(Denied::EgressBytes { name: name.to_owned(), port, limit })
-    }
-}
-
-/// The first characters of an escaped, so pure ASCII, name.
-fn shorten(name: &str) -> String {
-    match name.get(..MAX_SHOWN_NAME) {
-        Some(start) if name.len() > MAX_SHOWN_NAME => format!("{start}…"),
-        _ => name.to_owned(),
     }
 }
 

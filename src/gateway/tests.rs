@@ -547,7 +547,7 @@ fn hostile_proxies() {
     let scripts: [(Script, &str); 5] = [
         (
             Box::new(|s| s.write_all(b"HTTP/1.1 403 Not \x1b[31mhere\r\nX: y\r\n\r\n<html>").unwrap()),
-            "proxy: 403 Not \\u{1b}[31mhere",
+            "proxy: 403 Not \\x1b[31mhere",
         ),
         (
             Box::new(|s| {

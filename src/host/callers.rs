@@ -1,6 +1,7 @@
 //! Who a caller is, and whether `callers` names it. Names are looked up with the host's `nsswitch.conf`.
 
 use crate::sys;
+use crate::text::shorten;
 use crate::types::{Caller, CallerSpec};
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::{Gid, Group, User};
@@ -83,7 +84,7 @@ pub fn id(spec: &CallerSpec) -> Option<u32> {
 #[must_use]
 pub fn shown(uid: u32) -> String {
     match User::from_uid(uid.into()) {
-        Ok(Some(user)) => format!("{} ({uid})", user.name.escape_default()),
+        Ok(Some(user)) => format!("{} ({uid})", shorten(&user.name, 80)),
         _ => uid.to_string(),
     }
 }

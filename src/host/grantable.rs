@@ -3,7 +3,7 @@
 
 use crate::decide::grant::Decision;
 use crate::keys::Key;
-use crate::report::text::escape;
+use crate::text::escape;
 use crate::types::Change;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;

@@ -4,7 +4,7 @@ use super::callers;
 use crate::decide::grant::Decision;
 use crate::decide::plan::Facts;
 use crate::keys::Key;
-use crate::quote::shell;
+use crate::text::shell;
 use crate::types::{Code, Details, Failure};
 use crate::walk::{self, How};
 use std::path::Path;

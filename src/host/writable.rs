@@ -11,7 +11,7 @@ use crate::confine::step::{Step, StepError};
 use crate::confine::trees::Tree;
 use crate::decide::plan::{Plan, Source};
 use crate::mounts::Table;
-use crate::quote::{shell, shorten};
+use crate::text::{shell, shorten};
 use crate::types::{Cause, Code, Details, Failure, Layer};
 use crate::walk::{self, How};
 use rustix::fs::{AtFlags, Dir};
@@ -138,7 +138,7 @@ impl Writable {
             Errno::NOSYS | Errno::PERM => {
                 StepError::new(Step::Prepare, format!("the record of {}", path.display()), errno).into()
             }
-            errno => self.fail(&format!("{} cannot be recorded: {errno}", shorten(&path.to_string_lossy(), 400))),
+            errno => self.fail(&format!("{} cannot be recorded: {errno}", shorten(path, 400))),
         })
     }
 

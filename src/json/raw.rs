@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::{MAX_DEPTH, StrictError};
-use crate::quote::quote;
+use crate::text::quote;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Error as _, Serialize, SerializeMap, SerializeSeq, Serializer};
 use serde::{Deserialize, de};

@@ -8,6 +8,7 @@ use crate::config::{self, Grant};
 use crate::decide::plan::{self, ClientNeeds, Code as PluginCode, Environment, Facts};
 use crate::supervise::signals::{self, Signals};
 use crate::supervise::{self, Job, Unwatched, apart};
+use crate::text::shorten;
 use crate::types::{Client, Code, EgressGroup, EgressRule, EgressSource, Entry, Failure, HostPattern};
 use crate::walk::{self, How};
 use serde::Deserialize;
@@ -93,7 +94,7 @@ fn rules_of(group: &EgressGroup, answer: &Answer) -> Result<Vec<EgressRule>, Fai
                 format!(
                     "[egress.{}]: the client is configured for {}:{}, which is not a host name and port that can be granted",
                     group.name,
-                    name.escape_default(),
+                    shorten(&name, 80),
                     host.port
                 ),
             ));

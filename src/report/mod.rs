@@ -6,4 +6,10 @@ mod details;
 pub mod envelope;
 pub mod render;
 mod sandbox;
-pub mod text;
+
+/// Tells stderr one line, where anybody still reads it: the answer is what counts, and `eprintln!` panics when the pipe, or
+/// the journal's stream, is gone.
+pub fn complain(message: std::fmt::Arguments<'_>) {
+    use std::io::Write as _;
+    drop(std::io::stderr().write_all(format!("upm: {message}\n").as_bytes()));
+}

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::envelope::Envelope;
-use super::text::escape_json;
+use crate::text::escape_json;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use std::borrow::Cow;

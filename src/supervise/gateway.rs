@@ -5,7 +5,7 @@ use crate::confine::step::{Step, StepError};
 use crate::confine::{capabilities, filter, id_map, landlock, session};
 use crate::decide::plan::Plan;
 use crate::gateway::{self, ProxyEnv, Sockets};
-use crate::report::text::complain;
+use crate::report::complain;
 use crate::sys;
 use ::landlock::{AccessFs, PathBeneath, RulesetCreatedAttr};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};

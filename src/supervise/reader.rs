@@ -60,7 +60,7 @@ pub fn run(
             match (Ended::from_raw(status), answer.split_first()) {
                 (Ended::Exited(0), Some((&DONE, rest))) => Ok(rest.to_vec()),
                 (_, Some((&UNCONFINED, why))) => {
-                    let why = crate::quote::shorten(&String::from_utf8_lossy(why), 400);
+                    let why = crate::text::shorten(&*String::from_utf8_lossy(why), 400);
                     Err(Failure::new(
                         Code::SandboxUnavailable,
                         format!("the arguments cannot be read: the process for that cannot be confined: {why}"),

@@ -11,9 +11,8 @@ use upm::confine::step::{Step, StepError};
 use upm::gateway::events::{Event, MAX_EVENT, Refusal};
 use upm::report::envelope::Envelope;
 use upm::report::render::render;
-use upm::report::text;
 use upm::types::{Code, Denial, Denied, EgressRecord, Explained};
-use upm::{quote, units};
+use upm::{text, units};
 
 /// Some characters, many of them odd.
 fn foreign(rng: &mut Rng, most: usize) -> String {
@@ -236,18 +235,17 @@ fn text_for_people() {
             assert!(!shown.contains(|c| text::is_control(c) && !(lines && (c == '\n' || c == '\t'))));
         }
         let limit = rng.below(300);
-        let quoted = text::quote(&foreign, limit);
-        assert!(!quoted.contains(text::is_control));
+        let short = text::shorten(&foreign, limit);
+        assert!(!short.contains(text::is_control) && crate::harness::is_plain(&short));
+        assert!(short.chars().count() <= 10 * limit + 1);
         assert_eq!(
-            quoted.ends_with('…') && !foreign.ends_with('…'),
+            short.ends_with('…') && !foreign.ends_with('…'),
             foreign.chars().count() > limit && !foreign.ends_with('…')
         );
-        let shown = quote::quote(&foreign);
+        let shown = text::quote(&foreign);
         assert!(shown.chars().all(|c| c.is_ascii_graphic() || c == ' ' || c == '…') && shown.len() < 1000, "{shown}");
-        let short = quote::shorten(&foreign, limit);
-        assert!(crate::harness::is_plain(&short) && short.chars().count() <= 10 * limit + 1);
         // one word of a shell: quotes and what is in them, or nothing that a shell knows
-        let word = quote::shell(foreign.as_ref());
+        let word = text::shell(&foreign);
         let inside = word.strip_prefix('\'').and_then(|w| w.strip_suffix('\''));
         match inside {
             Some(inside) => assert!(!inside.replace(r"'\''", "").contains('\''), "{word}"),

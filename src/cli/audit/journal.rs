@@ -1,7 +1,7 @@
 //! Records from the journal, read by journalctl.
 
 use crate::audit::trail::{Records, Wanted};
-use crate::cli::terminal::quote;
+use crate::text::shorten;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::{self, Read};
 use std::os::fd::AsFd;
@@ -50,7 +50,7 @@ pub(super) fn journalctl(program: &Path, wanted: &Wanted, records: &mut Records)
     if complaint.is_empty() && status.code() == Some(1) {
         return Ok(());
     }
-    Err(format!("{}: {status}: {}", program.display(), quote(&complaint, 400)))
+    Err(format!("{}: {status}: {}", program.display(), shorten(&complaint, 400)))
 }
 
 /// Reads both pipes to their ends, so that neither can fill up while the other is read.

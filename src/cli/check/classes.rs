@@ -4,7 +4,7 @@ use super::{Report, Severity, cannot_tell};
 use crate::decide::grant::Decision;
 use crate::keys::Key;
 use crate::plugin::classes::{ClassState, Look, MethodState, ModuleState, OLDEST_PYTHON};
-use crate::quote::shorten;
+use crate::text::shorten;
 use crate::types::Failure;
 
 /// The reader gave no answer.
@@ -91,7 +91,7 @@ fn unusable(report: &Report<'_>, decision: &Decision, module: &str, look: &Look)
             format!(
                 "module {module}: {}: may not be read by the plugin's user; fix it with: chmod go+r {}",
                 file.display(),
-                crate::quote::shell(&file)
+                crate::text::shell(&file)
             )
         }
         ModuleState::Unknown | ModuleState::Source => return None,

@@ -14,7 +14,7 @@ use crate::host::{self, writable};
 use crate::keys::Key;
 use crate::plugin::classes::{self, Look};
 use crate::plugin::client::Patience;
-use crate::quote::{quote, shorten};
+use crate::text::{quote, shorten};
 use crate::types::{Code, Entry, Failure};
 use crate::walk::{self, How};
 use rustix::fs::{Access, FileType};
@@ -301,7 +301,7 @@ fn executable(report: &mut Report<'_>, decision: &Decision, path: &Path, facts: 
         return fail("is not a regular file; name a program".to_owned());
     }
     if data.mode() & 0o111 == 0 {
-        return fail(format!("is not executable; fix it with: chmod +x {}", crate::quote::shell(real)));
+        return fail(format!("is not executable; fix it with: chmod +x {}", crate::text::shell(real)));
     }
     let acl = |name| rustix::fs::getxattr(real, name, &mut [0u8; 4096]).is_ok();
     // As root no supplementary group is left, so that the mode alone decides, but for an ACL.
@@ -316,7 +316,7 @@ fn executable(report: &mut Report<'_>, decision: &Decision, path: &Path, facts: 
                 "may not be run by the plugin's user, uid {} outside (mode {:04o}); fix it with: chmod go+rx {}",
                 facts.outside_uid,
                 data.mode() & 0o7777,
-                crate::quote::shell(real)
+                crate::text::shell(real)
             ));
         }
     }
@@ -327,23 +327,19 @@ fn executable(report: &mut Report<'_>, decision: &Decision, path: &Path, facts: 
             if !interpreter.is_file() {
                 fail(format!(
                     "its interpreter (#!) {} does not exist; install it, or name another",
-                    quoted(&interpreter)
+                    quote(&interpreter)
                 ));
             } else if !shown {
                 fail(format!(
                     "its interpreter (#!) {} is not in the call's root; use one under /usr, or grant read = [{}]",
-                    quoted(&interpreter),
-                    quoted(interpreter.parent().unwrap_or(&interpreter))
+                    quote(&interpreter),
+                    quote(interpreter.parent().unwrap_or(&interpreter))
                 ));
             }
         }
         Ok(None) => {}
         Err(error) => fail(error.to_string()),
     }
-}
-
-fn quoted(path: &Path) -> String {
-    quote(&path.to_string_lossy())
 }
 
 /// Whether a path of the host is in every call's root: `/usr`, or a name of the root that is it or links into it.

@@ -1,8 +1,8 @@
 //! What a watched call looked for, as text and as JSON.
 
-use crate::cli::terminal::escape;
 use crate::config::Config;
 use crate::report::envelope::Envelope;
+use crate::text::escape;
 use crate::types::{Change, Look, LookFor};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;

@@ -340,7 +340,7 @@ proptest::proptest! {
     fn no_command_line_panics(words in proptest::collection::vec(".{0,20}", 0..6), terminal: bool) {
         let args = std::iter::once("upm".to_owned()).chain(words).map(OsString::from);
         if let Err(error) = parse(args, terminal) {
-            proptest::prop_assert!(!error.message.chars().any(crate::report::text::is_control), "{:?}", error.message);
+            proptest::prop_assert!(!error.message.chars().any(crate::text::is_control), "{:?}", error.message);
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use crate::confine::step::{Step, StepError};
 use crate::confine::{capabilities, filter, session};
-use crate::report::text::complain;
+use crate::report::complain;
 use crate::sys;
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;

@@ -1,7 +1,17 @@
-//! Untrusted text made harmless: which characters a terminal or a log reader may act on, and how they are shown.
+//! Text that others chose, made fit for where it is shown. One function for each place:
+//!
+//! - [`escape`]: a terminal or a log, whole;
+//! - [`shorten`]: a sentence, at most so many characters;
+//! - [`quote`]: a sentence, in double quotes, where each character must be told from others that look like it;
+//! - [`shell`]: a command that the reader is to run;
+//! - [`escape_json`]: JSON on a terminal, still the same JSON.
 #![forbid(unsafe_code)]
 
+use std::ffi::OsStr;
 use std::fmt::Write;
+
+/// Characters that [`quote`] shows.
+const QUOTED: usize = 80;
 
 /// True for a character that a terminal acts on or that hides or reorders what stands around it: C0 and C1 controls,
 /// DEL, line and paragraph separators, the bidirectional controls, and characters that draw nothing (Unicode's
@@ -25,13 +35,6 @@ pub fn escape(text: &str, lines: bool) -> String {
     safe
 }
 
-/// Tells stderr one line, where anybody still reads it: the answer is what counts, and `eprintln!` panics when the pipe, or
-/// the journal's stream, is gone.
-pub fn complain(message: std::fmt::Arguments<'_>) {
-    use std::io::Write as _;
-    drop(std::io::stderr().write_all(format!("upm: {message}\n").as_bytes()));
-}
-
 /// One character of [`escape`].
 pub(crate) fn push_escaped(safe: &mut String, c: char, lines: bool) {
     if !is_control(c) || (lines && matches!(c, '\n' | '\t')) {
@@ -48,19 +51,57 @@ pub(crate) fn push_escaped(safe: &mut String, c: char, lines: bool) {
     };
 }
 
-/// The text escaped and cut to at most `limit` characters, with `…` where something is missing: for sentences that
-/// quote what a caller or a plugin wrote.
+/// The text as [`escape`] shows one line, cut after `limit` characters with `…`.
 #[must_use]
-pub fn quote(text: &str, limit: usize) -> String {
-    let mut quoted = String::new();
+pub fn shorten(text: &(impl AsRef<OsStr> + ?Sized), limit: usize) -> String {
+    let text = text.as_ref().to_string_lossy();
+    let mut short = String::new();
     let mut characters = text.chars();
     for c in characters.by_ref().take(limit) {
-        push_escaped(&mut quoted, c, false);
+        push_escaped(&mut short, c, false);
     }
     if characters.next().is_some() {
+        short.push('…');
+    }
+    short
+}
+
+/// The text in double quotes, escaped to printable ASCII (so that look-alike letters show as what they are) and cut
+/// after 80 characters with the number of characters it had.
+#[must_use]
+pub fn quote(text: &(impl AsRef<OsStr> + ?Sized)) -> String {
+    let text = text.as_ref().to_string_lossy();
+    let mut quoted = String::from("\"");
+    let mut rest = text.chars();
+    for c in rest.by_ref().take(QUOTED) {
+        quoted.extend(c.escape_default());
+    }
+    let cut = rest.count();
+    if cut > 0 {
         quoted.push('…');
     }
+    quoted.push('"');
+    if cut > 0 {
+        quoted.push_str(&format!(" ({} characters)", QUOTED + cut));
+    }
     quoted
+}
+
+/// The text, often a path, as one word of a POSIX shell, for the commands that messages tell people to run.
+#[must_use]
+pub fn shell(text: &(impl AsRef<OsStr> + ?Sized)) -> String {
+    let text = text.as_ref().to_string_lossy();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%,=".contains(c);
+    if !text.is_empty() && !text.starts_with('-') && text.chars().all(plain) {
+        text.into_owned()
+    } else {
+        single_quoted(&shorten(&*text, 4096))
+    }
+}
+
+/// Exactly this text as one word of a POSIX shell: nothing is escaped or cut.
+pub(crate) fn single_quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 /// Rendered JSON with every control character beyond ASCII written as `\uXXXX`.
@@ -96,10 +137,23 @@ mod tests {
     }
 
     #[test]
-    fn quotes_are_bounded() {
-        assert_eq!(quote(&"A".repeat(10_000), 5), "AAAAA…");
-        assert_eq!(quote("AAAAA", 5), "AAAAA");
-        assert_eq!(quote("é\n", 2), "é\\n");
+    fn short_text_is_bounded() {
+        assert_eq!(shorten(&"A".repeat(10_000), 5), "AAAAA…");
+        assert_eq!(shorten("AAAAA", 5), "AAAAA");
+        assert_eq!(shorten("é\n", 2), "é\\n");
+    }
+
+    #[test]
+    fn quoted_text_is_ascii_and_bounded() {
+        assert_eq!(quote("a\n\u{1b}[31m\"Р"), r#""a\n\u{1b}[31m\"\u{420}""#);
+        assert_eq!(quote(&"x".repeat(10_000)), format!("\"{}…\" (10000 characters)", "x".repeat(80)));
+    }
+
+    #[test]
+    fn commands_survive_odd_paths() {
+        assert_eq!(shell("/a/b-c.d"), "/a/b-c.d");
+        assert_eq!(shell("/a b/it's"), r"'/a b/it'\''s'");
+        assert_eq!(shell("-rf"), "'-rf'");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::report::complain;
 use crate::report::envelope;
 use crate::types::{Caller, Code, Failure, Outcome, sha256_hex};
 use chrono::{DateTime, Utc};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 use uuid::Uuid;
 
@@ -48,11 +48,9 @@ impl Log {
             Some(audit) => (journald_mode(audit.journald), audit.file.clone()),
             None => (JournaldMode::Auto, None),
         };
-        let path = |name: &str| std::env::var_os(name).map(PathBuf::from);
-        let default = default_file(nix::unistd::getuid().as_raw(), path("XDG_STATE_HOME"), path("HOME"));
         let check = |path: &Path| config::check_trusted(path).map(drop).map_err(|error| error.to_string());
         self.named = sinks_name(file.as_deref());
-        self.sinks = Some(Sinks::open(mode, file, default, Path::new(JOURNALD_SOCKET), check)?);
+        self.sinks = Some(Sinks::open(mode, file, default_file(), Path::new(JOURNALD_SOCKET), check)?);
         Ok(())
     }
 

@@ -10,6 +10,7 @@
 use super::file::FileSink;
 use super::journald::Journald;
 use super::record::Record;
+use crate::config;
 use crate::report::envelope::hostname;
 use crate::types::{Code, Details, Failure};
 use std::fmt;
@@ -80,18 +81,10 @@ pub enum JournaldMode {
     Off,
 }
 
-/// The file used when the configuration names none: `/var/log/upm/audit.jsonl` for root, else
-/// `$XDG_STATE_HOME/upm/audit.jsonl` or `$HOME/.local/state/upm/audit.jsonl`. A variable that is empty or relative
-/// counts as unset, as the XDG base directory specification says; with neither there is no default.
+/// The file of this process when the configuration names none: [`config::default_audit_file`].
 #[must_use]
-pub fn default_file(uid: u32, xdg_state_home: Option<PathBuf>, home: Option<PathBuf>) -> Option<PathBuf> {
-    if uid == 0 {
-        return Some(PathBuf::from("/var/log/upm/audit.jsonl"));
-    }
-    let absolute = |path: &PathBuf| path.is_absolute();
-    let state =
-        xdg_state_home.filter(absolute).or_else(|| home.filter(absolute).map(|home| home.join(".local/state")))?;
-    Some(state.join("upm/audit.jsonl"))
+pub fn default_file() -> Option<PathBuf> {
+    config::default_audit_file(rustix::process::getuid().is_root(), &|name| std::env::var_os(name))
 }
 
 /// Where a record went.
@@ -301,17 +294,6 @@ pub(super) mod tests {
         fn open(&self, mode: JournaldMode, file: Option<PathBuf>) -> Result<Sinks, AuditError> {
             Sinks::open(mode, file, Some(self.default_file()), &self.socket(), trusted)
         }
-    }
-
-    #[test]
-    fn the_default_file_depends_on_the_user() {
-        let path = |uid, xdg: Option<&str>, home: Option<&str>| {
-            default_file(uid, xdg.map(PathBuf::from), home.map(PathBuf::from))
-        };
-        assert_eq!(path(0, Some("/x"), Some("/h")), Some("/var/log/upm/audit.jsonl".into()));
-        assert_eq!(path(5, Some("/x"), Some("/h")), Some("/x/upm/audit.jsonl".into()));
-        assert_eq!(path(5, Some("x"), Some("/h")), Some("/h/.local/state/upm/audit.jsonl".into()));
-        assert_eq!(path(5, Some(""), None), None);
     }
 
     #[test]

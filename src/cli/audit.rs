@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Where journalctl is looked for: never along the caller's `PATH`.
 const JOURNALCTL: [&str; 2] = ["/usr/bin/journalctl", "/bin/journalctl"];
@@ -93,11 +93,8 @@ fn show(show: &Args) -> Result<i32, Failure> {
         Wanted { request_id: show.request_id.map(|id| id.to_string()), plugin: show.plugin.clone(), since: show.since };
     let mut sources = Vec::new();
     sources.extend(from_journal(settings.journald, &wanted));
-    let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
-    let uid = rustix::process::getuid().as_raw();
-    let default = || default_file(uid, variable("XDG_STATE_HOME"), variable("HOME"));
     let stands_by = settings.journald != Journald::Required;
-    if let Some(file) = settings.file.clone().or_else(|| if stands_by { default() } else { None }) {
+    if let Some(file) = settings.file.clone().or_else(|| if stands_by { default_file() } else { None }) {
         sources.push(from_file(&file, sources.first(), &wanted));
     }
     tell_waiting(settings.file.as_deref());

@@ -26,7 +26,7 @@ pub use keys::{At, Grant, GrantKeys, Level, Limits, Origin};
 pub use model::{Audit, AuditArguments, EntrySpec, Journald, Plugin};
 pub use outline::Outline;
 pub use path::{Base, PathSpec, ProjectPattern, is_reserved, normalize};
-pub use planted::{granted, record_dirs, record_keys, state_dirs};
+pub use planted::{default_audit_file, granted, record_dirs, record_keys, state_dirs};
 pub use schema::{Schema, load_schema};
 pub use search::load;
 pub(crate) use trust::error_of;

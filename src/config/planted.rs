@@ -40,16 +40,33 @@ const MAX_LOOKS: usize = 10_000;
 /// Opens without read access.
 const LOOK: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
+/// The parents of a user's state directories: `XDG_STATE_HOME`, and `.local/state` of `HOME`. An empty or relative variable
+/// counts as unset (XDG base directory specification).
+fn state_homes(env: &dyn Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
+    let variable = |name: &str| env(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    [variable("XDG_STATE_HOME"), variable("HOME").map(of_home)].into_iter().flatten().collect()
+}
+
+fn of_home(home: PathBuf) -> PathBuf {
+    home.join(".local/state")
+}
+
+/// The audit file if the configuration names none: `/var/log/upm/audit.jsonl` for root, else `upm/audit.jsonl` below
+/// `XDG_STATE_HOME` or `~/.local/state`. `None` for a user without `XDG_STATE_HOME` and `HOME`.
+pub fn default_audit_file(is_root: bool, env: &dyn Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    if is_root {
+        return Some(PathBuf::from("/var/log/upm/audit.jsonl"));
+    }
+    state_homes(env).first().map(|state| state.join("upm/audit.jsonl"))
+}
+
 /// The state directories: root's for root; for a user those of `XDG_STATE_HOME` and `HOME`, or, if both are unset, that of
-/// the user database. An empty or relative variable counts as unset (XDG base directory specification).
+/// the user database.
 pub fn state_dirs(is_root: bool, env: &dyn Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
     if is_root {
         return vec![PathBuf::from(ROOT_STATE)];
     }
-    let variable = |name: &str| env(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let of_home = |home: PathBuf| home.join(".local/state");
-    let mut bases: Vec<PathBuf> =
-        [variable("XDG_STATE_HOME"), variable("HOME").map(of_home)].into_iter().flatten().collect();
+    let mut bases = state_homes(env);
     bases.dedup();
     if bases.is_empty() {
         let user = nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten();
@@ -389,11 +406,22 @@ mod tests {
         );
     }
 
+    fn env(vars: &'static [(&'static str, &'static str)]) -> impl Fn(&str) -> Option<OsString> {
+        move |name| vars.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(value))
+    }
+
+    #[test]
+    fn the_default_audit_file_depends_on_the_user() {
+        let file = |is_root, vars| default_audit_file(is_root, &env(vars));
+        assert_eq!(file(true, &[("XDG_STATE_HOME", "/x")]), Some("/var/log/upm/audit.jsonl".into()));
+        assert_eq!(file(false, &[("XDG_STATE_HOME", "/x"), ("HOME", "/h")]), Some("/x/upm/audit.jsonl".into()));
+        let of_home = Some("/h/.local/state/upm/audit.jsonl".into());
+        assert_eq!(file(false, &[("XDG_STATE_HOME", "x"), ("HOME", "/h")]), of_home);
+        assert_eq!(file(false, &[("XDG_STATE_HOME", "")]), None);
+    }
+
     #[test]
     fn where_records_are() {
-        let env = |vars: &'static [(&'static str, &'static str)]| {
-            move |name: &str| vars.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(value))
-        };
         let dirs = |is_root, vars| record_dirs(is_root, &env(vars));
         assert_eq!(dirs(true, &[("HOME", "/x")]), [Path::new("/var/lib/upm/writable")]);
         let both = [Path::new("/s/upm/writable"), Path::new("/h/.local/state/upm/writable")];

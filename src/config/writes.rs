@@ -79,18 +79,8 @@ pub(super) fn ruling(
         add("the plugin folder", dir, false);
     }
     // the audit file's default path is protected too
-    let state =
-        |name: &str, below: &str| env(name).map(|base| PathBuf::from(base).join(below)).filter(|p| p.is_absolute());
-    match &config.audit.file {
-        Some(file) => add("the audit file", file, false),
-        None if is_root => add("the audit file", Path::new("/var/log/upm/audit.jsonl"), false),
-        None => {
-            let file =
-                state("XDG_STATE_HOME", "upm/audit.jsonl").or_else(|| state("HOME", ".local/state/upm/audit.jsonl"));
-            if let Some(file) = file {
-                add("the audit file", &file, false);
-            }
-        }
+    if let Some(file) = config.audit.file.clone().or_else(|| planted::default_audit_file(is_root, env)) {
+        add("the audit file", &file, false);
     }
     for dir in planted::record_dirs(is_root, env) {
         add("the record of what plugins may write,", &dir, true);

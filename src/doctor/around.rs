@@ -184,15 +184,13 @@ pub(super) fn record() -> Trial {
 
 /// Where audit records would go. The sinks are opened; no record is written.
 pub(super) fn audit(config: Option<&Config>) -> Trial {
-    let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
-    let default = default_file(nix::unistd::getuid().as_raw(), variable("XDG_STATE_HOME"), variable("HOME"));
     let check = |path: &Path| config::check_trusted(path).map(drop).map_err(|error| error.to_string());
     let (mode, file) = match config.map(|config| &config.audit) {
         Some(audit) => (mode(audit.journald), audit.file.clone()),
         None => (JournaldMode::Auto, None),
     };
     let full = config.is_some_and(|config| config.audit.arguments == AuditArguments::Full);
-    match Sinks::open(mode, file, default, Path::new(JOURNALD_SOCKET), check) {
+    match Sinks::open(mode, file, default_file(), Path::new(JOURNALD_SOCKET), check) {
         Ok(sinks) => {
             let file = sinks.file_path().map(|path| path.display().to_string());
             let found = match (sinks.journald(), &file) {

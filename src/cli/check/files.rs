@@ -42,11 +42,8 @@ pub(super) fn audit(report: &mut Report<'_>) {
         let line = report.line(&["audit", "journald"]);
         report.add(Severity::Error, "configuration", line, error.to_string());
     }
-    let path = |name: &str| std::env::var_os(name).map(PathBuf::from);
-    let uid = rustix::process::getuid().as_raw();
-    let default = || sinks::default_file(uid, path("XDG_STATE_HOME"), path("HOME"));
     let stands_by = config.audit.journald != Mode::Required;
-    let wanted = config.audit.file.clone().or_else(|| if stands_by { default() } else { None });
+    let wanted = config.audit.file.clone().or_else(|| if stands_by { sinks::default_file() } else { None });
     let line = report.line(&["audit", "file"]);
     match wanted {
         Some(file) => {

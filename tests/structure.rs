@@ -245,7 +245,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("types", &["json", "keys"]),
     ("mounts", &[]),
     ("walk", &["mounts"]),
-    ("report", &["json", "keys", "text", "types"]),
+    ("report", &["json", "keys", "sys", "text", "types"]),
     ("config", &["json", "keys", "mounts", "sys", "text", "types", "units", "walk"]),
     // the typed configuration is plain data too; reading it is config's own
     ("decide", &["config", "json", "keys", "text", "types", "units", "walk"]),
@@ -259,7 +259,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     // a client's configuration is read by a supervised run
     ("plugin", &["config", "decide", "supervise", "text", "types", "walk"]),
     ("sealed", &["confine", "decide", "supervise", "types", "walk"]),
-    ("audit", &["config", "decide", "host", "json", "plugin", "report", "text", "types"]),
+    ("audit", &["config", "decide", "host", "json", "plugin", "report", "sys", "text", "types"]),
     // it tries a whole call
     ("doctor", &["audit", "config", "confine", "decide", "host", "plugin", "report", "supervise", "sys", "types"]),
     (
@@ -274,6 +274,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "plugin",
             "report",
             "supervise",
+            "sys",
             "text",
             "types",
             "walk",

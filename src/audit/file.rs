@@ -1,10 +1,9 @@
 //! The audit file: JSON lines, each one `write(2)` with `O_APPEND`.
 
-use super::journald::timespec;
 use super::sinks::AuditError;
 use crate::report::complain;
+use crate::sys::poll::poll;
 use crate::text::shorten;
-use rustix::event::poll;
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags, SeekFrom, flock, fstat, open, openat, seek};
 use rustix::io::Errno;
 use std::cell::Cell;
@@ -178,10 +177,7 @@ impl FileSink {
             if Instant::now() >= deadline {
                 return Err(Errno::TIMEDOUT);
             }
-            match poll(&mut [], Some(&timespec(LOCK_PAUSE))) {
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(errno) => return Err(errno),
-            }
+            poll(&mut [], Some(LOCK_PAUSE))?;
         }
     }
 

@@ -10,7 +10,8 @@
 
 use super::record::Event;
 use super::sinks::AuditError;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use crate::sys::poll::poll;
+use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
@@ -19,7 +20,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 const REMEDY: &str =
     "start systemd-journald, or set audit.journald to \"auto\" or \"off\" so that the audit file is used";
@@ -126,17 +127,11 @@ impl Journald {
         if left.is_zero() {
             return Err(Errno::TIMEDOUT);
         }
-        match poll(&mut [PollFd::new(&self.socket, PollFlags::OUT)], Some(&timespec(left))) {
-            Ok(0) => Err(Errno::TIMEDOUT),
-            Ok(_) | Err(Errno::INTR) => Ok(()),
-            Err(errno) => Err(errno),
+        match poll(&mut [PollFd::new(&self.socket, PollFlags::OUT)], Some(left))? {
+            0 => Err(Errno::TIMEDOUT),
+            _ => Ok(()),
         }
     }
-}
-
-/// A wait of seconds at most, as the kernel takes it.
-pub(super) fn timespec(duration: Duration) -> Timespec {
-    Timespec { tv_sec: duration.as_secs().cast_signed(), tv_nsec: i64::from(duration.subsec_nanos()) }
 }
 
 /// Every field in the form with a length, so that no value can end its field and begin another.

@@ -10,9 +10,10 @@ use crate::decide::arguments::{self, Checked};
 use crate::decide::cost;
 use crate::supervise::signals::{self, Signals};
 use crate::supervise::{self, reader};
+use crate::sys::poll::poll;
 use crate::types::{Code, Failure};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags};
 use std::time::{Duration, Instant};
 
 /// Processor time that reading may take, in seconds.
@@ -194,11 +195,7 @@ pub fn read_stdin(limit: u64, signals: &Signals) -> Result<Vec<u8>, Failure> {
     while text.len() as u64 <= limit {
         let mut fds = vec![PollFd::from_borrowed_fd(stdin, PollFlags::IN)];
         fds.extend(signals.poll().map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags)));
-        match poll(&mut fds, None) {
-            Ok(_) => {}
-            Err(rustix::io::Errno::INTR) => continue,
-            Err(error) => return Err(fail(error)),
-        }
+        poll(&mut fds, None).map_err(fail)?;
         if let Some(signal) = signals::pending(signals) {
             return Err(supervise::outcome::cancelled(signal));
         }

@@ -14,8 +14,9 @@ use crate::report::complain;
 use crate::report::render;
 use crate::supervise::client::{self, Client};
 use crate::supervise::{Watcher, outcome, signals};
+use crate::sys::poll::poll;
 use crate::types::{Caller, Code, Details, Failure};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType, sockopt};
@@ -231,10 +232,7 @@ fn read_line(connection: BorrowedFd<'_>, config: Option<&Path>, caller: &Caller)
         }
         let mut fds = vec![PollFd::from_borrowed_fd(connection, PollFlags::IN)];
         fds.extend(signals.poll().map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags)));
-        match poll(&mut fds, Some(&timespec(left))) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(errno) => return Err(failed(errno.into())),
-        }
+        poll(&mut fds, Some(left)).map_err(|errno| failed(errno.into()))?;
         if let Some(signal) = signals::pending(&signals) {
             return Err(Refused { failure: outcome::cancelled(signal), request_id: None });
         }
@@ -281,10 +279,6 @@ fn longest(config: Option<&Path>, caller: &Caller) -> Result<u64, Refused> {
     }
     let most = grant::tables(&config).filter_map(|keys| keys.arguments.as_ref()).map(|at| at.value).max();
     Ok(most.unwrap_or(0).max(ARGUMENTS).saturating_add(HEAD))
-}
-
-fn timespec(wait: Duration) -> Timespec {
-    Timespec { tv_sec: wait.as_secs().cast_signed(), tv_nsec: wait.subsec_nanos().into() }
 }
 
 /// The way back. While the call runs nothing waits for a caller that does not read: what does not fit is dropped, whole
@@ -385,10 +379,8 @@ impl<'a> Wire<'a> {
                     Err(Errno::AGAIN) => {
                         let mut fds = [PollFd::from_borrowed_fd(self.socket, PollFlags::OUT)];
                         let wait = STALLED.min(until.saturating_duration_since(Instant::now()));
-                        match poll(&mut fds, Some(&timespec(wait))) {
-                            Ok(0) => return Err(io::Error::new(io::ErrorKind::TimedOut, "the caller does not read")),
-                            Ok(_) | Err(Errno::INTR) => {}
-                            Err(errno) => return Err(errno.into()),
+                        if poll(&mut fds, Some(wait))? == 0 {
+                            return Err(io::Error::new(io::ErrorKind::TimedOut, "the caller does not read"));
                         }
                     }
                     Err(errno) => return Err(errno.into()),

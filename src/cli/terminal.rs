@@ -4,8 +4,9 @@
 //! and reads the environment; afterwards only `ppoll` and `write` on descriptor 2 are used. Nothing here waits for a
 //! terminal that is stopped or a reader that does not read, but [`Progress::finish`], for half a second at most.
 
+use crate::sys::poll::poll;
 use crate::text::{push_escaped, shorten};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use std::collections::VecDeque;
 use std::ffi::OsStr;
@@ -48,11 +49,8 @@ impl Sink for Stderr {
     fn write(&mut self, bytes: &[u8], wait: Duration) -> io::Result<usize> {
         let stderr = io::stderr();
         let mut polled = [PollFd::new(&stderr, PollFlags::OUT)];
-        let wait = Timespec { tv_sec: wait.as_secs().cast_signed(), tv_nsec: i64::from(wait.subsec_nanos()) };
-        match poll(&mut polled, Some(&wait)) {
-            Ok(0) | Err(Errno::INTR) => return Ok(0),
-            Ok(_) => {}
-            Err(errno) => return Err(errno.into()),
+        if poll(&mut polled, Some(wait))? == 0 {
+            return Ok(0);
         }
         match rustix::io::write(&stderr, &bytes[..bytes.len().min(CHUNK)]) {
             Ok(written) => Ok(written),

@@ -12,11 +12,12 @@ use crate::report::envelope::{self, Metadata};
 use crate::report::render;
 use crate::supervise::signals::{self, Signals};
 use crate::supervise::{client, outcome};
+use crate::sys::poll::poll;
 use crate::text::escape_json;
 use crate::text::shell;
 use crate::types::{Code, Details, Failure};
 use nix::sys::signal::Signal;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde::Deserialize;
@@ -226,12 +227,7 @@ impl Exchange<'_> {
             let out = if self.sent < self.to_send.len() { PollFlags::OUT } else { PollFlags::empty() };
             let mut fds = vec![PollFd::from_borrowed_fd(self.connection.as_fd(), PollFlags::IN | out)];
             fds.extend(self.signals.poll().map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags)));
-            let timeout =
-                wait.map(|wait| Timespec { tv_sec: wait.as_secs().cast_signed(), tv_nsec: wait.subsec_nanos().into() });
-            match poll(&mut fds, timeout.as_ref()) {
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(errno) => return Err(Failure::new(Code::Internal, format!("poll: {errno}"))),
-            }
+            poll(&mut fds, wait).map_err(|errno| Failure::new(Code::Internal, format!("poll: {errno}")))?;
             let ready = !fds[0].revents().is_empty();
             if let Some(signal) = signals::pending(&self.signals) {
                 self.cancel(signal)?;

@@ -4,10 +4,11 @@ use super::channels::Tag;
 use super::step::{Step, StepError};
 use super::{filter, locks};
 use crate::sys;
+use crate::sys::poll::poll;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{ForkResult, Pid};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags};
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -89,10 +90,7 @@ fn stay(plugin: Pid, lockable: &[u64]) -> io::Result<()> {
             Ok(None) => {
                 // Blocked since before that look: what has ended since is pending.
                 let mut fds = [signals, status].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
-                match poll(&mut fds, None) {
-                    Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                    Err(errno) => return Err(errno.into()),
-                }
+                poll(&mut fds, None)?;
                 end_in_time(signals)?;
                 if !fds[1].revents().is_empty() {
                     locks::answer(status, lockable)?;

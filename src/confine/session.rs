@@ -1,10 +1,12 @@
 //! Step `session`: nothing of the supervisor's session, signals or keyrings is carried along.
 
 use super::step::{Step, StepError};
+use crate::sys::poll::poll;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags};
 use std::io::Read;
 use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
 /// Default signals, empty mask, umask, own session and keyring, the usual priority, and death with the supervisor.
 ///
@@ -41,8 +43,7 @@ pub fn die_with(supervisor: BorrowedFd<'_>, step: Step) -> Result<(), StepError>
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)
         .map_err(|errno| StepError::new(step, "parent-death signal", errno))?;
     let mut fds = [PollFd::from_borrowed_fd(supervisor, PollFlags::IN)];
-    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-    match poll(&mut fds, Some(&now)) {
+    match poll(&mut fds, Some(Duration::ZERO)) {
         Ok(0) => Ok(()),
         Ok(_) => Err(StepError::new(step, "supervisor", nix::Error::ESRCH)),
         Err(errno) => Err(StepError::new(step, "supervisor", errno)),

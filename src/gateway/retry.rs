@@ -5,8 +5,8 @@
 //! must name the same host. A later ClientHello (a renegotiation of TLS 1.2) is encrypted, and not seen.
 
 use super::hello::{HelloReader, MAX_HELLO, Missing, TIMEOUT};
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::Errno;
+use crate::sys::poll::poll;
+use rustix::event::{PollFd, PollFlags};
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::os::fd::AsFd;
@@ -226,10 +226,7 @@ fn wait_for(host: &TcpStream, plugin: &TcpStream) -> Result<bool, Stopped> {
             PollFd::from_borrowed_fd(host.as_fd(), PollFlags::IN),
             PollFd::from_borrowed_fd(plugin.as_fd(), PollFlags::RDHUP),
         ];
-        match poll(&mut fds, None) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(errno) => return Err(Stopped::Error(format!("gateway: {errno}"))),
-        }
+        poll(&mut fds, None).map_err(|errno| Stopped::Error(format!("gateway: {errno}")))?;
         if !fds[0].revents().is_empty() {
             return Ok(true);
         }

@@ -1,13 +1,15 @@
 //! Who a caller is, and whether `callers` names it. Names are looked up with the host's `nsswitch.conf`.
 
 use crate::sys;
+use crate::sys::poll::poll;
 use crate::text::shorten;
 use crate::types::{Caller, CallerSpec};
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::{Gid, Group, User};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
 /// The user who started this process.
 #[must_use]
@@ -35,7 +37,7 @@ pub fn peer(socket: BorrowedFd<'_>) -> io::Result<Caller> {
             let read = login_uid_of(pid);
             // If the process has not ended by now, its number was not reused while that was read.
             let mut ended = [PollFd::new(&process, PollFlags::IN)];
-            read.filter(|_| matches!(poll(&mut ended, Some(&Timespec::default())), Ok(0)))
+            read.filter(|_| matches!(poll(&mut ended, Some(Duration::ZERO)), Ok(0)))
         }
         // Before Linux 6.5 the number may already belong to another process, and an audit record must not guess.
         _ => None,

@@ -2,8 +2,9 @@
 #![forbid(unsafe_code)]
 
 use super::envelope::Envelope;
+use crate::sys::poll::poll;
 use crate::text::escape_json;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use std::borrow::Cow;
 use std::io::{self, Write};
@@ -36,10 +37,7 @@ pub fn write_all(fd: impl AsFd, text: &[u8]) -> io::Result<()> {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(written) => rest = &rest[written..],
             Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => match poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::OUT)], None) {
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(errno) => return Err(errno.into()),
-            },
+            Err(Errno::AGAIN) => drop(poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::OUT)], None)?),
             Err(errno) => return Err(errno.into()),
         }
     }

@@ -4,7 +4,8 @@ use super::signals::{self, Signals};
 use crate::confine::session;
 use crate::confine::step::Step;
 use crate::sys::clone::{Forked, fork_into};
-use rustix::event::{PollFd, PollFlags, poll};
+use crate::sys::poll::poll;
+use rustix::event::{PollFd, PollFlags};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -56,10 +57,7 @@ fn collect(pipe: &OwnedFd, signals: Option<&Signals>, child: BorrowedFd<'_>, lim
         let mut fds = vec![PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::IN)];
         let asking = signals.into_iter().flat_map(Signals::poll);
         fds.extend(asking.map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags)));
-        match poll(&mut fds, None) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
+        poll(&mut fds, None)?;
         if let Some(signal) = signals.and_then(signals::pending) {
             came = Some(signal);
             if let Some(signal) = rustix::process::Signal::from_named_raw(signal) {

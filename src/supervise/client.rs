@@ -2,12 +2,14 @@
 #![forbid(unsafe_code)]
 
 use crate::json::parse_strict;
+use crate::sys::poll::poll;
 use nix::sys::signal::Signal;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use serde_json::{Value, json};
 use std::cell::RefCell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 /// The limit for the bytes of the line; the longest valid one has 37.
 const MAX_LINE: usize = 64;
@@ -84,8 +86,8 @@ impl State {
             }
         }
         let mut fds = [PollFd::from_borrowed_fd(socket, PollFlags::empty())];
-        match poll(&mut fds, Some(&Timespec::default())) {
-            Ok(0) | Err(Errno::INTR) => None,
+        match poll(&mut fds, Some(Duration::ZERO)) {
+            Ok(0) => None,
             // Closed by the other side. An error of poll(2) counts as that.
             Ok(_) | Err(_) => Some(Signal::SIGHUP),
         }

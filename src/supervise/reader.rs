@@ -7,9 +7,10 @@
 use super::signals::{self, Signals};
 use crate::confine::reader::{Bounds, confine};
 use crate::sys::clone::{Forked, fork_into};
+use crate::sys::poll::poll;
 use crate::sys::process::{self, Ended};
 use crate::types::{Code, Failure};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::Write;
@@ -101,14 +102,10 @@ fn collect(pipe: &OwnedFd, limit: usize, until: Instant, signals: &Signals) -> R
         if left.is_zero() {
             return Err(Failure::new(Code::Timeout, "the arguments were not checked in time; pass less"));
         }
-        let wait = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
         let asking = signals.poll().map(|(fd, flags): (BorrowedFd<'_>, PollFlags)| PollFd::from_borrowed_fd(fd, flags));
         let mut fds: Vec<PollFd<'_>> =
             std::iter::once(PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::IN)).chain(asking).collect();
-        match poll(&mut fds, Some(&wait)) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(errno) => return Err(failed(errno)),
-        }
+        poll(&mut fds, Some(left)).map_err(failed)?;
         if let Some(signal) = signals::pending(signals) {
             return Err(super::outcome::cancelled(signal));
         }

@@ -1,11 +1,14 @@
 //! Thin wrappers of system calls that no crate offers: the only place with `unsafe`.
 //!
+//! [`poll::poll`] is safe: it is the one way to wait for descriptors.
+//!
 //! Nothing here decides anything. Each function is one system call, or the few that only make sense together.
 
 pub mod clone;
 pub mod memory;
 pub mod mount;
 pub mod net;
+pub mod poll;
 pub mod process;
 pub mod seccomp;
 pub mod syscalls;

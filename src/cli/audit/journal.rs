@@ -1,15 +1,17 @@
 //! Records from the journal, read by journalctl.
 
 use crate::audit::trail::{Records, Wanted};
+use crate::sys::poll::poll;
 use crate::text::shorten;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 /// journalctl may be silent for so long.
-const PATIENCE: Timespec = Timespec { tv_sec: 30, tv_nsec: 0 };
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Bytes of its complaints.
 const COMPLAINT: usize = 4096;
 
@@ -67,11 +69,8 @@ fn drain(
             let mut fds: Vec<PollFd<'_>> = Vec::new();
             fds.extend(stdout.as_ref().map(|pipe| PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::IN)));
             fds.extend(stderr.as_ref().map(|pipe| PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::IN)));
-            match poll(&mut fds, Some(&PATIENCE)) {
-                Ok(0) => return Err(io::Error::other("said nothing for 30 s")),
-                Ok(_) => {}
-                Err(rustix::io::Errno::INTR) => continue,
-                Err(errno) => return Err(errno.into()),
+            if poll(&mut fds, Some(PATIENCE))? == 0 {
+                return Err(io::Error::other("said nothing for 30 s"));
             }
             let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
             (stdout.is_some() && ready.next().unwrap_or(false), stderr.is_some() && ready.next().unwrap_or(false))

@@ -6,20 +6,22 @@ use crate::confine::step::{Step, StepError};
 use crate::confine::{capabilities, filter, session};
 use crate::report::complain;
 use crate::sys;
+use crate::sys::poll::poll;
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use std::io::{IoSliceMut, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 /// `PATH_MAX`: the longest path that the kernel accepts.
 pub const MAX: usize = 4096;
 /// The smallest page size: a string may end right before an unmapped page.
 const PAGE: usize = 4096;
 /// An answer takes microseconds, unless the page is on a file system that does not respond.
-const PATIENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// What to read.
 #[derive(Debug, Clone, Copy)]
@@ -101,7 +103,7 @@ impl Peek {
         let mut reply = vec![0u8; MAX + 1];
         let answered = rustix::io::write(channel, &request).is_ok() && {
             let mut fds = [PollFd::from_borrowed_fd(channel.as_fd(), PollFlags::IN)];
-            matches!(poll(&mut fds, Some(&PATIENCE)), Ok(1))
+            matches!(poll(&mut fds, Some(PATIENCE)), Ok(1))
         };
         let length = if answered { rustix::io::read(channel, &mut reply).unwrap_or(0) } else { 0 };
         if length == 0 {

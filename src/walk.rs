@@ -157,8 +157,7 @@ pub fn walk(path: &Path, how: How) -> Result<Walked, WalkError> {
     if absolute.as_os_str().as_bytes().contains(&0) {
         return Err(io(path, Errno::INVAL));
     }
-    Walker { uid: rustix::process::getuid().as_raw(), how, links: Vec::new(), todo: components(&absolute) }
-        .go(&absolute)
+    Walker { uid: nix::unistd::getuid().as_raw(), how, links: Vec::new(), todo: components(&absolute) }.go(&absolute)
 }
 
 /// The object that `path` leads to.
@@ -178,7 +177,7 @@ pub fn find(path: &Path, how: How) -> Result<Rc<Object>, WalkError> {
 /// # Errors
 /// Those of `openat`; `ELOOP` for a link.
 pub fn child(directory: &Rc<Object>, name: &OsStr) -> Result<Rc<Object>, WalkError> {
-    let uid = rustix::process::getuid().as_raw();
+    let uid = nix::unistd::getuid().as_raw();
     let walker = Walker { uid, how: How::NoLinks, links: Vec::new(), todo: VecDeque::new() };
     let path = directory.path.join(name);
     let found = walker.open(directory, name, path.clone())?;

@@ -98,7 +98,7 @@ impl FileSink {
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(error("it is not a regular file".to_owned(), configure));
         }
-        let user = rustix::process::geteuid().as_raw();
+        let user = nix::unistd::geteuid().as_raw();
         if stat.st_uid != user {
             let reason = format!("it belongs to uid {}, not to uid {user}", stat.st_uid);
             return Err(error(reason, &format!("chown {user} {}", path.display())));
@@ -278,7 +278,7 @@ mod tests {
         assert_eq!(open(Path::new("audit.jsonl")).reason, "it is not the absolute path of a file");
         let error = FileSink::open(&path, |asked| Err(format!("{}: no", asked.display()))).unwrap_err();
         assert_eq!(error.reason, format!("{}: no", directory.path().display()));
-        if rustix::process::geteuid().is_root() {
+        if nix::unistd::geteuid().is_root() {
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
             std::os::unix::fs::chown(&path, Some(12345), None).unwrap();
             assert_eq!(open(&path).reason, "it belongs to uid 12345, not to uid 0");

@@ -135,7 +135,7 @@ impl Refusals {
             other => other?,
         };
         let stat = fstat(&file)?;
-        let own = stat.st_uid == rustix::process::geteuid().as_raw() && stat.st_mode & 0o077 == 0;
+        let own = stat.st_uid == nix::unistd::geteuid().as_raw() && stat.st_mode & 0o077 == 0;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || !own {
             return Err(io::Error::other("it is not a regular file that belongs to this user alone"));
         }

@@ -84,7 +84,7 @@ pub enum JournaldMode {
 /// The file of this process when the configuration names none: [`config::default_audit_file`].
 #[must_use]
 pub fn default_file() -> Option<PathBuf> {
-    config::default_audit_file(rustix::process::getuid().is_root(), &|name| std::env::var_os(name))
+    config::default_audit_file(nix::unistd::getuid().is_root(), &|name| std::env::var_os(name))
 }
 
 /// Where a record went.

@@ -120,7 +120,7 @@ impl Config {
         let text = edit::apply(self.outline.text(), self.is_json(), change)
             .map_err(|error| ConfigError::new(ConfigErrorKind::Invalid, &self.path, error))?;
         let env = |name: &str| std::env::var_os(name);
-        let is_root = rustix::process::getuid().is_root();
+        let is_root = nix::unistd::getuid().is_root();
         let config = understand(&self.path, &self.dir, text.clone().into_bytes(), &env, is_root)?;
         Ok((text, config))
     }

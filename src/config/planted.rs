@@ -182,7 +182,7 @@ fn closed(path: &Path) -> ConfigError {
 fn refuse_shared(path: &Path) -> Result<(), ConfigError> {
     // If the walk fails, the read fails too, with a better error.
     let Ok(walked) = walk::walk(path, How::Trusted) else { return Ok(()) };
-    let uid = rustix::process::getuid().as_raw();
+    let uid = nix::unistd::getuid().as_raw();
     let looked_in = walked.links.iter().map(|link| &link.parent).chain(walked.object.parent());
     let Some(shared) = looked_in.into_iter().find(|parent| parent.own_flaw(uid).is_some()) else { return Ok(()) };
     let named = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());

@@ -12,7 +12,7 @@ const MAX_BYTES: u64 = 1 << 20;
 /// `$UPM_CONFIG_PATH`, `./upm_config.toml`, `./upm_config.json`, `$XDG_CONFIG_HOME/upm/upm_config.toml` (not as root),
 /// `/etc/upm/upm_config.toml`. A file named by `--config` or `UPM_CONFIG_PATH` must exist.
 pub fn load(cli: Option<&Path>) -> Result<Config, ConfigError> {
-    load_with(cli, &|name| std::env::var_os(name), rustix::process::getuid().is_root())
+    load_with(cli, &|name| std::env::var_os(name), nix::unistd::getuid().is_root())
 }
 
 pub(super) fn load_with(

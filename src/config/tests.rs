@@ -433,7 +433,7 @@ fn who_else_may_write_is_refused_with_the_command() {
     }
     check().unwrap();
     // a sticky directory is accepted on the way, but not as the folder itself
-    if rustix::process::getuid().is_root() {
+    if nix::unistd::getuid().is_root() {
         mode(&below, 0o1777);
         check().unwrap();
         assert_eq!(check_trusted(&below).unwrap_err().kind, ConfigErrorKind::Untrusted);

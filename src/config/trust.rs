@@ -58,7 +58,7 @@ pub fn check_trusted(path: &Path) -> Result<Trusted, ConfigError> {
 /// [`check_trusted`] for a directory and everything in it, at most 10 000 entries: a plugin's package. Links in
 /// it are followed and their targets are checked too; sockets, pipes and devices are refused.
 pub fn check_trusted_tree(dir: &Path) -> Result<Trusted, ConfigError> {
-    let uid = rustix::process::getuid().as_raw();
+    let uid = nix::unistd::getuid().as_raw();
     let trusted = check_trusted(dir)?;
     if trusted.is_dir {
         let mut left = MAX_TREE_ENTRIES;
@@ -131,7 +131,7 @@ fn fuse_owner(uid: Option<u32>) -> String {
 }
 
 fn untrusted(path: &Path, flaw: &Flaw) -> ConfigError {
-    let own = rustix::process::getuid().as_raw();
+    let own = nix::unistd::getuid().as_raw();
     let message = match flaw {
         Flaw::Owner { uid, link } => {
             let link = if *link { "-h " } else { "" };

@@ -59,7 +59,7 @@ fn make_last(above: &Rc<Object>, name: &OsStr, mode: u32, owner: Option<(u32, u3
         // The owner of `above` may have replaced it by another directory. Nobody can replace what is created in a directory of
         // root that nobody else may enter, wherever that is.
         let stat = own.stat();
-        if !own.is_dir() || stat.st_uid != rustix::process::geteuid().as_raw() || stat.st_mode & 0o077 != 0 {
+        if !own.is_dir() || stat.st_uid != nix::unistd::geteuid().as_raw() || stat.st_mode & 0o077 != 0 {
             return Err(Errno::STALE);
         }
         mkdirat(own.fd(), &partial, Mode::from_raw_mode(mode))?;

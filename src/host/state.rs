@@ -18,7 +18,7 @@ const OWN: u32 = 0o700;
 /// # Errors
 /// `NotFound` if its path is unknown; otherwise as [`open`].
 pub fn open_state_dir() -> io::Result<OwnedFd> {
-    let is_root = rustix::process::geteuid().is_root();
+    let is_root = nix::unistd::geteuid().is_root();
     let dirs = config::state_dirs(is_root, &|name| std::env::var_os(name));
     open(dirs.first().ok_or(Errno::NOENT)?, FOR_ALL)
 }
@@ -30,7 +30,7 @@ pub fn open_state_dir() -> io::Result<OwnedFd> {
 /// # Errors
 /// A directory that does not meet this, or cannot be created or opened; the message names it.
 pub fn open(path: &Path, mode: u32) -> io::Result<OwnedFd> {
-    let user = rustix::process::getuid();
+    let user = nix::unistd::getuid();
     let untrusted = |error| io::Error::other(config::error_of(path, error));
     let walked = walk::walk(path, How::Trusted).map_err(untrusted)?;
     let mut at = walked.object;

@@ -52,7 +52,7 @@ impl Writable {
     /// # Errors
     /// `sandbox_unavailable`: the directory is unknown, cannot be created, or others could change it.
     pub fn open(caller: u32) -> Result<Writable, Failure> {
-        let own = rustix::process::getuid().as_raw();
+        let own = nix::unistd::getuid().as_raw();
         let caller = (caller != own && caller != 0).then_some((caller, MAX_OF_CALLER));
         let path = place()?;
         let dir = state::open(&path, LOOK_UP).map_err(|why| unusable(&path, &why.to_string()))?;
@@ -239,7 +239,7 @@ pub fn look() -> Result<PathBuf, Failure> {
     let fail = |why: String| unusable(&path, &why);
     let walked = walk::walk(&path, How::Trusted).map_err(|error| fail(config::error_of(&path, error).to_string()))?;
     let there = walked.object;
-    let own = rustix::process::getuid();
+    let own = nix::unistd::getuid();
     if there.own_flaw(own.as_raw()).is_some() {
         return Err(fail(format!("{}: other users can change its contents", there.path().display())));
     }
@@ -272,7 +272,7 @@ fn named_by(target: &[u8]) -> Option<u32> {
 
 /// Where records are created; doing so in the first place must succeed.
 fn places() -> Vec<PathBuf> {
-    config::record_dirs(rustix::process::getuid().is_root(), &|name| std::env::var_os(name))
+    config::record_dirs(nix::unistd::getuid().is_root(), &|name| std::env::var_os(name))
 }
 
 fn place() -> Result<PathBuf, Failure> {
@@ -287,8 +287,7 @@ fn place() -> Result<PathBuf, Failure> {
 fn unusable(path: &Path, why: &str) -> Failure {
     let remedy = match path.ancestors().nth(1).filter(|_| path.is_absolute()) {
         Some(above) => {
-            let other =
-                if rustix::process::getuid().is_root() { "" } else { ", or set HOME or XDG_STATE_HOME to another" };
+            let other = if nix::unistd::getuid().is_root() { "" } else { ", or set HOME or XDG_STATE_HOME to another" };
             format!("make {} a directory that only you can write to, with free space{other}", shell(above))
         }
         None => "set HOME".to_owned(),

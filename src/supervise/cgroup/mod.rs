@@ -220,7 +220,7 @@ impl Missing {
 /// # Errors
 /// Why there is none. The call then has the limits of each process and the watched sum of their memory; see [`Missing::refuses`].
 pub fn make(bounds: Bounds, request_id: &str) -> Result<Cgroup, Missing> {
-    let caller = rustix::process::geteuid().as_raw();
+    let caller = nix::unistd::geteuid().as_raw();
     let base = find(caller, bounds.cpus)?;
     sweep(&base.directory);
     let failed = |name: &str, error: Errno| {
@@ -353,7 +353,7 @@ impl Cgroup {
     pub fn refused_clone(self, error: &std::io::Error) -> Missing {
         Missing::new(
             format!("cgroup {}: clone3: {error}", self.plugin.path.display()),
-            remedy(rustix::process::geteuid().as_raw()),
+            remedy(nix::unistd::geteuid().as_raw()),
         )
     }
 

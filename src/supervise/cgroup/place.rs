@@ -81,7 +81,7 @@ pub(super) fn remedy(caller: u32) -> String {
 pub fn make_own_directory() {
     let in_root =
         || std::fs::read_to_string("/proc/self/cgroup").is_ok_and(|own| own.lines().any(|line| line == "0::/"));
-    if !rustix::process::geteuid().is_root() || Path::new(SYSTEMD).is_dir() {
+    if !nix::unistd::geteuid().is_root() || Path::new(SYSTEMD).is_dir() {
         return;
     }
     let Some(root) = mounted().and_then(|mount| Directory::open(mount, Path::new("/")).ok()) else { return };

@@ -122,7 +122,7 @@ impl Serialize for Proxy {
 /// A package manager whose own configuration names the hosts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Client {
+pub enum PackageManager {
     /// Python's pip.
     Pip,
     /// Node's npm.
@@ -147,7 +147,7 @@ pub enum EgressSource {
     /// The configuration.
     Hosts(Vec<HostPattern>),
     /// This client's configuration on this host.
-    Client(Client),
+    Client(PackageManager),
 }
 
 /// One `[egress.NAME]` table.

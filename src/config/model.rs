@@ -8,7 +8,7 @@ use super::tree::{Key, Node, Source};
 use super::value;
 use crate::keys;
 use crate::text::quote;
-use crate::types::{Client, EgressGroup, EgressSource, Proxy};
+use crate::types::{EgressGroup, EgressSource, PackageManager, Proxy};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -214,7 +214,10 @@ impl Reader<'_> {
                     }
                     hosts = Some(patterns);
                 }
-                "client" => client = Some((key.at, self.word(node, &[("pip", Client::Pip), ("npm", Client::Npm)])?)),
+                "client" => {
+                    client =
+                        Some((key.at, self.word(node, &[("pip", PackageManager::Pip), ("npm", PackageManager::Npm)])?))
+                }
                 "allow_private" => allow_private = self.bool(node)?,
                 "proxy" => proxy = self.proxy(node)?,
                 "tls" => tls = self.bool(node)?,

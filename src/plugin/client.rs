@@ -9,7 +9,7 @@ use crate::decide::plan::{self, ClientNeeds, Code as PluginCode, Environment, Fa
 use crate::supervise::signals::{self, Signals};
 use crate::supervise::{self, Job, Unwatched, apart};
 use crate::text::shorten;
-use crate::types::{Client, Code, EgressGroup, EgressRule, EgressSource, Entry, Failure, HostPattern};
+use crate::types::{Code, EgressGroup, EgressRule, EgressSource, Entry, Failure, HostPattern, PackageManager};
 use crate::walk::{self, How};
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -141,7 +141,7 @@ fn needed_file(file: PathBuf) -> Result<Option<PathBuf>, Failure> {
 
 /// The existing files that the client reads, for the reader. As root, each must be a file that only root could have written.
 fn configuration_files(
-    client: Client,
+    client: PackageManager,
     as_root: bool,
     variable: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Vec<PathBuf>, Failure> {
@@ -149,7 +149,7 @@ fn configuration_files(
     let below_home =
         |names: &[&str]| home.iter().flat_map(|home| names.iter().map(|name| home.join(name))).collect::<Vec<_>>();
     let mut files: Vec<PathBuf> = match client {
-        Client::Pip => {
+        PackageManager::Pip => {
             let lists = variable("XDG_CONFIG_DIRS").unwrap_or_else(|| "/etc/xdg".to_owned());
             let mut files: Vec<PathBuf> = lists.split(':').map(|list| Path::new(list).join("pip/pip.conf")).collect();
             files.push(PathBuf::from("/etc/pip.conf"));
@@ -164,15 +164,15 @@ fn configuration_files(
             }
             files
         }
-        Client::Npm => {
+        PackageManager::Npm => {
             let mut files = vec![PathBuf::from("/etc/npmrc"), PathBuf::from("/usr/etc/npmrc")];
             files.extend(below_home(&[".npmrc"]));
             files
         }
     };
     let named = match client {
-        Client::Pip => variable("PIP_CONFIG_FILE"),
-        Client::Npm => variable("NPM_CONFIG_USERCONFIG").or_else(|| variable("npm_config_userconfig")),
+        PackageManager::Pip => variable("PIP_CONFIG_FILE"),
+        PackageManager::Npm => variable("NPM_CONFIG_USERCONFIG").or_else(|| variable("npm_config_userconfig")),
     };
     files.extend(named.map(PathBuf::from).filter(|path| path.is_absolute() && path != Path::new("/dev/null")));
     files.retain(|path| path.is_absolute() && path.is_file());
@@ -204,10 +204,10 @@ fn configuration_files(
 
 /// Variables that configure a client. As root, only those that the grant names in `env_pass`: a caller who may use
 /// one `sudo` rule must not redirect root's installs.
-fn variables(client: Client, as_root: bool, grant: &Grant) -> BTreeMap<String, String> {
+fn variables(client: PackageManager, as_root: bool, grant: &Grant) -> BTreeMap<String, String> {
     let ours = |name: &str| match client {
-        Client::Pip => name.starts_with("PIP_") || PIP_ALSO.contains(&name),
-        Client::Npm => name.to_ascii_lowercase().starts_with("npm_config_"),
+        PackageManager::Pip => name.starts_with("PIP_") || PIP_ALSO.contains(&name),
+        PackageManager::Npm => name.to_ascii_lowercase().starts_with("npm_config_"),
     };
     // Variables that are not UTF-8 are ignored.
     let texts =
@@ -225,7 +225,7 @@ pub struct Patience<'a> {
 
 /// Runs the client's reader ([`run`]).
 fn ask(
-    client: Client,
+    client: PackageManager,
     grant: &Grant,
     facts: &Facts,
     variable: &dyn Fn(&str) -> Option<String>,
@@ -233,8 +233,8 @@ fn ask(
 ) -> Result<Answer, Failure> {
     let as_root = facts.caller_uid == 0;
     let (name, class, source) = match client {
-        Client::Pip => ("pip", "PipClient", PIP_CLIENT),
-        Client::Npm => ("npm", "NpmClient", NPM_CLIENT),
+        PackageManager::Pip => ("pip", "PipClient", PIP_CLIENT),
+        PackageManager::Npm => ("npm", "NpmClient", NPM_CLIENT),
     };
     let env = variables(client, as_root, grant);
     let seen = |name: &str| env.get(name).cloned();

@@ -3,7 +3,7 @@
 
 use super::record::{Event, Record};
 use super::refusals::{Counted, Refusals, Verdict};
-use super::sinks::{JOURNALD_SOCKET, JournaldMode, Sinks, default_file};
+use super::sinks::Sinks;
 use crate::config::{self, Config};
 use crate::decide::arguments::Checked;
 use crate::decide::plan::Plan;
@@ -44,13 +44,9 @@ impl Log {
 
     /// Opens the sinks that the configuration names, or the default ones where there is none.
     pub(crate) fn open(&mut self, config: Option<&Config>) -> Result<(), Failure> {
-        let (mode, file) = match config.map(|config| &config.audit) {
-            Some(audit) => (journald_mode(audit.journald), audit.file.clone()),
-            None => (JournaldMode::Auto, None),
-        };
-        let check = |path: &Path| config::check_trusted(path).map(drop).map_err(|error| error.to_string());
-        self.named = sinks_name(file.as_deref());
-        self.sinks = Some(Sinks::open(mode, file, default_file(), Path::new(JOURNALD_SOCKET), check)?);
+        let audit = config.map(|config| &config.audit);
+        self.named = sinks_name(audit.and_then(|audit| audit.file.as_deref()));
+        self.sinks = Some(Sinks::of(audit)?);
         Ok(())
     }
 
@@ -184,12 +180,4 @@ fn stamp(micros: i64) -> String {
 /// The name by which [`Refusals`] knows the sinks that a configuration names.
 pub(crate) fn sinks_name(file: Option<&Path>) -> String {
     file.map_or_else(String::new, |file| file.to_string_lossy().into_owned())
-}
-
-fn journald_mode(mode: config::Journald) -> JournaldMode {
-    match mode {
-        config::Journald::Auto => JournaldMode::Auto,
-        config::Journald::Required => JournaldMode::Required,
-        config::Journald::Off => JournaldMode::Off,
-    }
 }

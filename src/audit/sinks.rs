@@ -10,7 +10,7 @@
 use super::file::FileSink;
 use super::journald::Journald;
 use super::record::Record;
-use crate::config;
+use crate::config::{self, Audit, JournaldMode};
 use crate::report::envelope::hostname;
 use crate::types::{Code, Details, Failure};
 use std::fmt;
@@ -70,17 +70,6 @@ impl From<AuditError> for Failure {
     }
 }
 
-/// `audit.journald` of the configuration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum JournaldMode {
-    /// journald when it listens, else the file; the file too when journald fails later.
-    Auto,
-    /// journald, or the call is refused.
-    Required,
-    /// The file only.
-    Off,
-}
-
 /// The file of this process when the configuration names none: [`config::default_audit_file`].
 #[must_use]
 pub fn default_file() -> Option<PathBuf> {
@@ -115,6 +104,16 @@ pub struct Sinks {
 }
 
 impl Sinks {
+    /// Opens the sinks of a configuration, or the default ones without a configuration.
+    ///
+    /// # Errors
+    /// As [`Sinks::open`].
+    pub fn of(audit: Option<&Audit>) -> Result<Self, AuditError> {
+        let (mode, file) = audit.map_or((JournaldMode::Auto, None), |audit| (audit.journald, audit.file.clone()));
+        let check = |path: &Path| config::check_trusted(path).map(drop).map_err(|error| error.to_string());
+        Sinks::open(mode, file, default_file(), Path::new(JOURNALD_SOCKET), check)
+    }
+
     /// Opens what the configuration's `[audit]` asks for.
     ///
     /// `file` is the configured file, written in addition to journald; `default_file` stands in for journald when

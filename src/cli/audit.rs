@@ -10,7 +10,7 @@ use crate::audit::journald;
 use crate::audit::refusals;
 use crate::audit::sinks::{JOURNALD_SOCKET, default_file};
 use crate::audit::trail::{Denied, Kind, Records, Refusals, State, Story, Trail, Wanted};
-use crate::config::{self, Audit, ConfigError, ConfigErrorKind, Journald};
+use crate::config::{self, Audit, ConfigError, ConfigErrorKind, JournaldMode};
 use crate::report::complain;
 use crate::report::envelope::hostname;
 use crate::report::render::write_all;
@@ -93,7 +93,7 @@ fn show(show: &Args) -> Result<i32, Failure> {
         Wanted { request_id: show.request_id.map(|id| id.to_string()), plugin: show.plugin.clone(), since: show.since };
     let mut sources = Vec::new();
     sources.extend(from_journal(settings.journald, &wanted));
-    let stands_by = settings.journald != Journald::Required;
+    let stands_by = settings.journald != JournaldMode::Required;
     if let Some(file) = settings.file.clone().or_else(|| if stands_by { default_file() } else { None }) {
         sources.push(from_file(&file, sources.first(), &wanted));
     }
@@ -251,11 +251,11 @@ fn from_file(path: &Path, beside: Option<&Source>, wanted: &Wanted) -> Source {
 }
 
 /// What the journal holds; `None` where none is used.
-fn from_journal(mode: Journald, wanted: &Wanted) -> Option<Source> {
-    if mode == Journald::Off {
+fn from_journal(mode: JournaldMode, wanted: &Wanted) -> Option<Source> {
+    if mode == JournaldMode::Off {
         return None;
     }
-    let in_use = mode == Journald::Required || journald::Journald::connect(Path::new(JOURNALD_SOCKET)).is_ok();
+    let in_use = mode == JournaldMode::Required || journald::Journald::connect(Path::new(JOURNALD_SOCKET)).is_ok();
     let kept = JOURNALS.iter().any(|directory| Path::new(directory).is_dir());
     if !in_use && !kept {
         return None;

@@ -23,7 +23,7 @@ mod writes;
 
 pub use error::{ConfigError, ConfigErrorKind};
 pub use keys::{At, Grant, GrantKeys, Level, Limits, Origin};
-pub use model::{Audit, AuditArguments, EntrySpec, Journald, Plugin};
+pub use model::{Audit, AuditArguments, EntrySpec, JournaldMode, Plugin};
 pub use outline::Outline;
 pub use path::{Base, PathSpec, ProjectPattern, is_reserved, normalize};
 pub use planted::{default_audit_file, granted, record_dirs, record_keys, state_dirs};

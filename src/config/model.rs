@@ -46,13 +46,13 @@ pub struct Plugin {
 
 /// `audit.journald`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Journald {
-    /// If it is available.
+pub enum JournaldMode {
+    /// journald while it takes records, else the file.
     #[default]
     Auto,
     /// Without it, no call is made.
     Required,
-    /// Never.
+    /// The file only.
     Off,
 }
 
@@ -70,7 +70,7 @@ pub enum AuditArguments {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Audit {
     /// Whether records go to journald.
-    pub journald: Journald,
+    pub journald: JournaldMode,
     /// The absolute path of the file for JSON lines; `None` if the configuration does not have one.
     pub file: Option<PathBuf>,
     /// What a record contains of the arguments.
@@ -185,7 +185,11 @@ impl Reader<'_> {
         for (key, node) in self.table(node, "audit")? {
             match key.name.as_str() {
                 "journald" => {
-                    let words = [("auto", Journald::Auto), ("required", Journald::Required), ("off", Journald::Off)];
+                    let words = [
+                        ("auto", JournaldMode::Auto),
+                        ("required", JournaldMode::Required),
+                        ("off", JournaldMode::Off),
+                    ];
                     audit.journald = self.word(node, &words)?;
                 }
                 "file" => audit.file = Some(self.path(node, false)?.path),

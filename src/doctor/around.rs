@@ -1,8 +1,8 @@
 //! Checks what is not a layer but can prevent calls: the configuration, id-mapped mounts, audit, cgroups, locks.
 
 use super::{Finding, State, Trial, Tried, tried, went};
-use crate::audit::sinks::{JOURNALD_SOCKET, JournaldMode, Sinks, default_file};
-use crate::config::{self, AuditArguments, Config, ConfigErrorKind, Journald};
+use crate::audit::sinks::{JOURNALD_SOCKET, Sinks};
+use crate::config::{self, AuditArguments, Config, ConfigErrorKind, JournaldMode};
 use crate::confine::step::{Step, StepError};
 use crate::decide::grant;
 use crate::sys::clone::{Forked, fork_into};
@@ -184,13 +184,9 @@ pub(super) fn record() -> Trial {
 
 /// Where audit records would go. The sinks are opened; no record is written.
 pub(super) fn audit(config: Option<&Config>) -> Trial {
-    let check = |path: &Path| config::check_trusted(path).map(drop).map_err(|error| error.to_string());
-    let (mode, file) = match config.map(|config| &config.audit) {
-        Some(audit) => (mode(audit.journald), audit.file.clone()),
-        None => (JournaldMode::Auto, None),
-    };
+    let mode = config.map_or(JournaldMode::Auto, |config| config.audit.journald);
     let full = config.is_some_and(|config| config.audit.arguments == AuditArguments::Full);
-    match Sinks::open(mode, file, default_file(), Path::new(JOURNALD_SOCKET), check) {
+    match Sinks::of(config.map(|config| &config.audit)) {
         Ok(sinks) => {
             let file = sinks.file_path().map(|path| path.display().to_string());
             let found = match (sinks.journald(), &file) {
@@ -215,14 +211,6 @@ pub(super) fn audit(config: Option<&Config>) -> Trial {
             let all = vec![tried(format!("open the sink {}", error.sink), "opens", error.reason)];
             Trial { tried: all, ..line("audit", false, found, Some(error.remedy)) }
         }
-    }
-}
-
-fn mode(journald: Journald) -> JournaldMode {
-    match journald {
-        Journald::Auto => JournaldMode::Auto,
-        Journald::Required => JournaldMode::Required,
-        Journald::Off => JournaldMode::Off,
     }
 }
 

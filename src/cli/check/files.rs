@@ -7,7 +7,7 @@ use crate::audit::file::FileSink;
 use crate::audit::journald::Journald;
 use crate::audit::sinks;
 use crate::call::{self, reading};
-use crate::config::{self, ConfigError, Journald as Mode};
+use crate::config::{self, ConfigError, JournaldMode as Mode};
 use crate::decide::grant::Decision;
 use crate::decide::plan::Facts;
 use crate::host::{self, writable};

@@ -69,7 +69,7 @@ pub(super) struct Args {
 }
 
 /// One place where records are kept.
-struct Source {
+struct RecordSource {
     /// `journald`, or the file's path.
     name: String,
     records: Records,
@@ -228,7 +228,7 @@ fn settings(named: Option<&Path>) -> Result<Audit, ConfigError> {
 }
 
 /// `beside` may hold the same records.
-fn from_file(path: &Path, beside: Option<&Source>, wanted: &Wanted) -> Source {
+fn from_file(path: &Path, beside: Option<&RecordSource>, wanted: &Wanted) -> RecordSource {
     let mut records = match beside {
         Some(other) => Records::beside(Kind::File, &other.records),
         None => Records::new(Kind::File),
@@ -247,11 +247,11 @@ fn from_file(path: &Path, beside: Option<&Source>, wanted: &Wanted) -> Source {
         records.read(trusted.file, wanted).map_err(|error| error.to_string())
     };
     let error = read().err();
-    Source { name: path.display().to_string(), records, error }
+    RecordSource { name: path.display().to_string(), records, error }
 }
 
 /// What the journal holds; `None` where none is used.
-fn from_journal(mode: JournaldMode, wanted: &Wanted) -> Option<Source> {
+fn from_journal(mode: JournaldMode, wanted: &Wanted) -> Option<RecordSource> {
     if mode == JournaldMode::Off {
         return None;
     }
@@ -266,7 +266,7 @@ fn from_journal(mode: JournaldMode, wanted: &Wanted) -> Option<Source> {
         None => Err(format!("{} does not exist; install systemd's journalctl", JOURNALCTL[0])),
         Some(program) => journal::journalctl(program, wanted, &mut records),
     };
-    let mut source = Source { name: "journald".to_owned(), records, error: read.err() };
+    let mut source = RecordSource { name: "journald".to_owned(), records, error: read.err() };
     if !in_use {
         // No record can have gone there lately: what it will not show is worth a word, and no failure.
         if let Some(error) = source.error.take() {

@@ -188,7 +188,7 @@ fn understand(
     is_root: bool,
 ) -> Result<Config, ConfigError> {
     let sha256 = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-    let source = tree::Source::new(path, bytes)?;
+    let source = tree::SourceFile::new(path, bytes)?;
     let is_json = path.extension().is_some_and(|extension| extension == "json");
     let root = if is_json { source.parse_json()? } else { source.parse_toml()? };
     let model = model::read(&source, &root, dir)?;

@@ -4,7 +4,7 @@ use super::error::ConfigError;
 use super::keys::GrantKeys;
 use super::path::{PathSpec, ProjectPattern, is_reserved};
 use super::reader::{Reader, reserved};
-use super::tree::{Key, Node, Source};
+use super::tree::{Key, Node, SourceFile};
 use super::value;
 use crate::keys;
 use crate::text::quote;
@@ -90,7 +90,7 @@ pub(super) struct Model {
     pub plugins: BTreeMap<String, Plugin>,
 }
 
-pub(super) fn read(source: &Source, root: &Node, dir: &Path) -> Result<Model, ConfigError> {
+pub(super) fn read(source: &SourceFile, root: &Node, dir: &Path) -> Result<Model, ConfigError> {
     let mut reader = Reader { source, dir, groups: BTreeSet::new() };
     let top = reader.table(root, "the configuration")?;
     const KEYS: &[&str] =

@@ -1,12 +1,12 @@
 //! The line of each key and list item in the file, for messages.
 
-use super::tree::{Data, Key, Node, Source};
+use super::tree::{Data, Key, Node, SourceFile};
 use std::fmt;
 
 /// The file's tables, keys and list items with their lines, as they were written.
 #[derive(Clone)]
 pub struct Outline {
-    source: Source,
+    source: SourceFile,
     root: Node,
 }
 
@@ -18,7 +18,7 @@ impl fmt::Debug for Outline {
 }
 
 impl Outline {
-    pub(super) fn new(source: Source, root: Node) -> Self {
+    pub(super) fn new(source: SourceFile, root: Node) -> Self {
         Outline { source, root }
     }
 
@@ -74,7 +74,7 @@ mod tests {
         let toml = "a = 1\n[egress.x]\nhosts = [\n  \"p\",\n\n  \"q\",\n]\n[plugins.X]\nenv = { A = \"1\" }\n";
         let json = "{\"a\":\n1, \"egress\": {\"x\": {\"hosts\": [\n\"p\",\n \"q\"]}}}";
         let outline = |text: &str, is_json: bool| {
-            let source = Source::new(Path::new("/c"), text.as_bytes().to_vec()).unwrap();
+            let source = SourceFile::new(Path::new("/c"), text.as_bytes().to_vec()).unwrap();
             let root = if is_json { source.parse_json() } else { source.parse_toml() }.unwrap();
             Outline::new(source, root)
         };

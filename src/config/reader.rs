@@ -2,7 +2,7 @@
 
 use super::error::ConfigError;
 use super::path::{PathSpec, is_reserved};
-use super::tree::{Data, Key, Node, Source};
+use super::tree::{Data, Key, Node, SourceFile};
 use crate::text::quote;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -12,7 +12,7 @@ const MAX_ITEMS: usize = 2000;
 
 /// The configuration file that is being read.
 pub(super) struct Reader<'a> {
-    pub source: &'a Source,
+    pub source: &'a SourceFile,
     /// Relative paths start here.
     pub dir: &'a Path,
     /// The names of `[egress.NAME]`.

@@ -59,21 +59,21 @@ impl Data {
 
 /// The text of a configuration file, for places.
 #[derive(Clone)]
-pub(super) struct Source {
+pub(super) struct SourceFile {
     pub path: PathBuf,
     text: String,
     /// Where each line starts: places are looked up for every grant key.
     lines: Vec<usize>,
 }
 
-impl Source {
+impl SourceFile {
     pub fn new(path: &Path, bytes: Vec<u8>) -> Result<Self, ConfigError> {
         match String::from_utf8(bytes) {
-            Ok(text) => Ok(Source::of(path, text)),
+            Ok(text) => Ok(SourceFile::of(path, text)),
             Err(error) => {
                 let valid = error.utf8_error().valid_up_to();
                 let text = String::from_utf8_lossy(&error.as_bytes()[..valid]).into_owned();
-                let source = Source::of(path, text);
+                let source = SourceFile::of(path, text);
                 Err(source.error(valid, "bytes that are not UTF-8; save the file as UTF-8"))
             }
         }
@@ -82,7 +82,7 @@ impl Source {
     fn of(path: &Path, text: String) -> Self {
         let newlines = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
         let lines = std::iter::once(0).chain(newlines.map(|(at, _)| at + 1)).collect();
-        Source { path: path.to_owned(), text, lines }
+        SourceFile { path: path.to_owned(), text, lines }
     }
 
     /// The text itself.
@@ -184,11 +184,11 @@ pub(super) fn json_place(bytes: &[u8], error: &StrictError) -> (usize, usize) {
 }
 
 struct JsonVisitor<'s, 't> {
-    source: &'s Source,
+    source: &'s SourceFile,
     text: &'t str,
 }
 
-struct JsonNode<'s>(&'s Source);
+struct JsonNode<'s>(&'s SourceFile);
 
 impl<'de> DeserializeSeed<'de> for JsonNode<'_> {
     type Value = Node;
@@ -254,15 +254,15 @@ impl<'de> Visitor<'de> for JsonVisitor<'_, '_> {
 mod tests {
     use super::*;
 
-    fn source(text: &str) -> Source {
-        Source::new(Path::new("/c"), text.as_bytes().to_vec()).unwrap()
+    fn source(text: &str) -> SourceFile {
+        SourceFile::new(Path::new("/c"), text.as_bytes().to_vec()).unwrap()
     }
 
     #[test]
     fn both_formats_give_the_same_tree_with_places() {
         let toml = source("\"é\" = 1\n[a]\n  b = [true, \"x\"]\n");
         let json = source("{\"é\": 1,\n\"a\": {\n  \"b\": [true, \"x\"]}}");
-        let places = |source: &Source, tree: Node| {
+        let places = |source: &SourceFile, tree: Node| {
             let Data::Table(top) = tree.value else { panic!("not a table") };
             let Data::Table(a) = &top[1].1.value else { panic!("not a table") };
             let Data::Array(b) = &a[0].1.value else { panic!("not a list") };
@@ -287,7 +287,7 @@ mod tests {
         assert!(source(&deep).parse_toml().is_err());
         let deep = format!("{}{}", "[".repeat(300), "]".repeat(300));
         assert_eq!(source(&deep).parse_json().unwrap_err().to_string(), "/c:1:65: nested deeper than 64 levels");
-        let bytes = Source::new(Path::new("/c"), b"a = 1\nb = \"\xff\"".to_vec()).err().unwrap();
+        let bytes = SourceFile::new(Path::new("/c"), b"a = 1\nb = \"\xff\"".to_vec()).err().unwrap();
         assert_eq!(bytes.to_string(), "/c:2:6: bytes that are not UTF-8; save the file as UTF-8");
     }
 }

@@ -24,11 +24,11 @@ const KINDS: [(&str, CloneFlags); 7] = [
 /// What an administrator can do, by the step that found out, on what, and its errno; `None` where no layer is missing.
 #[must_use]
 pub(super) fn remedy(error: &StepError, errno: Errno) -> Option<String> {
-    told((error.step, error.subject), &error.object, errno, &Host::look)
+    told((error.step, error.subject), &error.object, errno, &Obstacles::look)
 }
 
 /// As [`remedy`], of a host that `look` describes. It is asked only when there is something to say.
-fn told((step, subject): (Step, Subject), object: &str, errno: Errno, look: &dyn Fn() -> Host) -> Option<String> {
+fn told((step, subject): (Step, Subject), object: &str, errno: Errno, look: &dyn Fn() -> Obstacles) -> Option<String> {
     use Errno::{E2BIG, EACCES, EINVAL, ENOENT, ENOSPC, ENOSYS, EOPNOTSUPP, EPERM, EROFS, EUSERS};
     let of_proc = subject == Subject::ProcFile;
     match (step, errno) {
@@ -141,7 +141,7 @@ fn limits(exhausted: &[&str]) -> String {
 
 /// What may stand in the way here. What cannot be read is left out.
 #[derive(Debug, Clone, Default)]
-struct Host {
+struct Obstacles {
     /// `CAP_SYS_ADMIN` is effective.
     admin: bool,
     /// upm itself runs under a system call filter.
@@ -164,8 +164,8 @@ struct Host {
     program: String,
 }
 
-impl Host {
-    fn look() -> Host {
+impl Obstacles {
+    fn look() -> Obstacles {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().trim_end_matches('\0').to_owned();
         let status = read("/proc/self/status");
         let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
@@ -176,7 +176,7 @@ impl Host {
         let kinds = KINDS.iter().filter(|(kind, _)| !Path::new("/proc/self/ns").join(kind).exists());
         // AppArmor's own file first: the other is that of whichever module is the first.
         let context = [read("/proc/self/attr/apparmor/current"), read("/proc/self/attr/current")];
-        Host {
+        Obstacles {
             admin: capabilities & sys_admin != 0,
             filtered: field("Seccomp:") == Some("2"),
             userns_off: read("/proc/sys/kernel/unprivileged_userns_clone") == "0",
@@ -287,40 +287,40 @@ fn covered<'a>(places: &[&'a str]) -> Vec<&'a str> {
 mod tests {
     use super::*;
 
-    fn on(host: &Host, step: Step, object: &str, errno: Errno) -> String {
+    fn on(host: &Obstacles, step: Step, object: &str, errno: Errno) -> String {
         of(host, step, Subject::Other, object, errno)
     }
 
-    fn of(host: &Host, step: Step, subject: Subject, object: &str, errno: Errno) -> String {
+    fn of(host: &Obstacles, step: Step, subject: Subject, object: &str, errno: Errno) -> String {
         told((step, subject), object, errno, &|| host.clone()).unwrap_or_default()
     }
 
     #[test]
     fn user_namespaces_name_what_stands_in_the_way() {
-        let clone = |host: &Host| on(host, Step::Clone, "clone3", Errno::EPERM);
-        let off = Host { userns_off: true, ..Host::default() };
+        let clone = |host: &Obstacles| on(host, Step::Clone, "clone3", Errno::EPERM);
+        let off = Obstacles { userns_off: true, ..Obstacles::default() };
         assert_eq!(clone(&off), "allow unprivileged user namespaces: `sysctl kernel.unprivileged_userns_clone=1`");
-        let apparmor = Host { apparmor_userns: true, program: "/opt/upm".to_owned(), ..Host::default() };
+        let apparmor = Obstacles { apparmor_userns: true, program: "/opt/upm".to_owned(), ..Obstacles::default() };
         assert!(clone(&apparmor).starts_with("give /opt/upm an AppArmor profile with the rule `userns,`"));
         // There the namespace can be made, but has no rights: the id map is what fails.
         assert_eq!(of(&apparmor, Step::IdMap, Subject::ProcFile, "/proc/7/uid_map", Errno::EPERM), clone(&apparmor));
         assert!(on(&apparmor, Step::Root, "root tmpfs", Errno::EPERM).contains("AppArmor"));
-        let filtered = Host { filtered: true, ..Host::default() };
+        let filtered = Obstacles { filtered: true, ..Obstacles::default() };
         assert!(
             clone(&filtered)
                 .starts_with("allow clone3 and unshare with namespaces, pipe2, waitid in the system call filter")
         );
-        assert!(clone(&Host { chroot: true, ..Host::default() }).contains("outside of the chroot"));
-        assert!(clone(&Host::default()).contains("kernel.unprivileged_userns_clone=1` where it exists"));
-        let both = Host { userns_off: true, ..filtered };
+        assert!(clone(&Obstacles { chroot: true, ..Obstacles::default() }).contains("outside of the chroot"));
+        assert!(clone(&Obstacles::default()).contains("kernel.unprivileged_userns_clone=1` where it exists"));
+        let both = Obstacles { userns_off: true, ..filtered };
         assert!(clone(&both).contains("sysctl") && clone(&both).contains("; and allow clone3"));
         // Who has CAP_SYS_ADMIN needs no unprivileged ones.
-        assert!(!clone(&Host { admin: true, ..both }).contains("sysctl kernel.unprivileged"));
+        assert!(!clone(&Obstacles { admin: true, ..both }).contains("sysctl kernel.unprivileged"));
     }
 
     #[test]
     fn a_covered_proc_is_told_with_what_covers_it() {
-        let host = Host { covered: "/proc/kcore, /proc/keys".to_owned(), filtered: true, ..Host::default() };
+        let host = Obstacles { covered: "/proc/kcore, /proc/keys".to_owned(), filtered: true, ..Obstacles::default() };
         let text = of(&host, Step::Root, Subject::OwnProc, "/proc", Errno::EPERM);
         assert!(text.starts_with("other mounts cover /proc/kcore, /proc/keys of the host's /proc"), "{text}");
         assert!(on(&host, Step::Root, "root tmpfs", Errno::EPERM).starts_with("allow mount, fsopen"));
@@ -331,8 +331,8 @@ mod tests {
 
     #[test]
     fn landlock_is_off_or_filtered() {
-        let host = |lsm: &str, filtered| Host { lsm: lsm.to_owned(), filtered, ..Host::default() };
-        let text = |host: &Host, errno| on(host, Step::Landlock, "landlock", errno);
+        let host = |lsm: &str, filtered| Obstacles { lsm: lsm.to_owned(), filtered, ..Obstacles::default() };
+        let text = |host: &Obstacles, errno| on(host, Step::Landlock, "landlock", errno);
         let off = "enable landlock in the kernel: CONFIG_SECURITY_LANDLOCK=y, and `lsm=landlock,";
         assert!(text(&host("capability,apparmor", false), Errno::EOPNOTSUPP).starts_with(off));
         assert!(
@@ -348,15 +348,15 @@ mod tests {
     fn limits_of_namespaces_name_the_key() {
         assert!(limits(&["net"]).starts_with("raise `sysctl user.max_net_namespaces`: "));
         assert!(limits(&[]).contains("user.max_user_namespaces") && limits(&[]).contains("user.max_cgroup_namespaces"));
-        let host = Host { missing_kinds: "CONFIG_USER_NS".to_owned(), ..Host::default() };
+        let host = Obstacles { missing_kinds: "CONFIG_USER_NS".to_owned(), ..Obstacles::default() };
         assert_eq!(on(&host, Step::Clone, "clone3", Errno::EINVAL), "use a kernel with CONFIG_USER_NS");
     }
 
     #[test]
     fn without_a_filter_it_is_a_security_module_or_the_kernel() {
-        let confined = Host { admin: true, context: "upm_t".to_owned(), ..Host::default() };
+        let confined = Obstacles { admin: true, context: "upm_t".to_owned(), ..Obstacles::default() };
         assert!(on(&confined, Step::Root, "root tmpfs", Errno::EPERM).contains("security context upm_t"));
-        let plain = Host { admin: true, ..Host::default() };
+        let plain = Obstacles { admin: true, ..Obstacles::default() };
         let text = on(&plain, Step::Session, "setsid", Errno::EPERM);
         assert!(text.starts_with("a security module refuses one of setsid"), "{text}");
         assert!(on(&plain, Step::Session, "setsid", Errno::ENOSYS).starts_with("use Linux 5.19 or newer"));

@@ -81,7 +81,7 @@ pub type OwnAddresses = dyn Fn() -> io::Result<Vec<IpAddr>> + Send + Sync;
 pub type IsHere = dyn Fn(IpAddr) -> io::Result<bool> + Send + Sync;
 
 /// What the gateway takes from its host, so that tests can put something else in its place.
-pub struct Host {
+pub struct Network {
     /// All addresses of a name, in the order to try.
     pub resolve: Box<Resolve>,
     /// This host's own addresses.
@@ -92,10 +92,10 @@ pub struct Host {
     pub proxies: ProxyEnv,
 }
 
-impl Host {
+impl Network {
     /// This host: `getaddrinfo(3)`, `getifaddrs(3)`, this process's environment.
-    pub fn real() -> Host {
-        Host {
+    pub fn real() -> Network {
+        Network {
             resolve: Box::new(|name, port| Ok((name, port).to_socket_addrs()?.collect())),
             own_addresses: Box::new(addresses::own_addresses),
             is_here: Box::new(routes::is_here),
@@ -104,9 +104,9 @@ impl Host {
     }
 }
 
-impl fmt::Debug for Host {
+impl fmt::Debug for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Host").field("proxies", &self.proxies).finish_non_exhaustive()
+        f.debug_struct("Network").field("proxies", &self.proxies).finish_non_exhaustive()
     }
 }
 
@@ -151,14 +151,14 @@ pub fn readable_paths() -> Vec<&'static str> {
 /// the call's end, 1 when it could not go on.
 pub fn run(sockets: Sockets, rules: Vec<EgressRule>, limit_bytes: u64, events: OwnedFd) -> ! {
     // A panic must not unwind into the supervisor's code, of which this process still has a copy.
-    let served = catch_unwind(AssertUnwindSafe(|| serve(sockets, rules, limit_bytes, events, Host::real())));
+    let served = catch_unwind(AssertUnwindSafe(|| serve(sockets, rules, limit_bytes, events, Network::real())));
     sys::process::exit_now(if matches!(served, Ok(Ok(()))) { 0 } else { 1 })
 }
 
 /// What all threads share.
 struct Shared {
     rules: Vec<EgressRule>,
-    host: Host,
+    host: Network,
     budget: Budget,
     outbox: Outbox,
     book: Mutex<AddressBook>,

@@ -4,7 +4,7 @@ use super::connection::{accept, is_exhaustion};
 use super::events::Outbox;
 use super::pace::Pace;
 use super::relay::Budget;
-use super::{Host, Live, MAX_CONNECTIONS, Shared, Sockets, lock, stub};
+use super::{Live, MAX_CONNECTIONS, Network, Shared, Sockets, lock, stub};
 use crate::types::EgressRule;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -79,7 +79,7 @@ pub fn serve(
     rules: Vec<EgressRule>,
     limit_bytes: u64,
     events: OwnedFd,
-    host: Host,
+    host: Network,
 ) -> io::Result<()> {
     let mut door = Door::new(sockets)?;
     let shared = Arc::new(Shared {

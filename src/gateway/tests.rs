@@ -41,10 +41,10 @@ fn rule(name: &str, port: u16) -> EgressRule {
     }
 }
 
-fn resolving(answers: impl Fn(usize) -> Vec<SocketAddr> + Send + Sync + 'static) -> (Host, Arc<AtomicUsize>) {
+fn resolving(answers: impl Fn(usize) -> Vec<SocketAddr> + Send + Sync + 'static) -> (Network, Arc<AtomicUsize>) {
     let asked = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&asked);
-    let host = Host {
+    let host = Network {
         resolve: Box::new(move |_, _| Ok(answers(count.fetch_add(1, Ordering::SeqCst)))),
         own_addresses: Box::new(addresses::own_addresses),
         is_here: Box::new(routes::is_here),
@@ -53,7 +53,7 @@ fn resolving(answers: impl Fn(usize) -> Vec<SocketAddr> + Send + Sync + 'static)
     (host, asked)
 }
 
-fn to(server: SocketAddr) -> Host {
+fn to(server: SocketAddr) -> Network {
     resolving(move |_| vec![server]).0
 }
 
@@ -72,7 +72,7 @@ fn channel() -> (OwnedFd, OwnedFd) {
 }
 
 impl Gate {
-    fn start(host: Host, limit: u64, rules: impl Fn(u16) -> Vec<EgressRule>) -> Gate {
+    fn start(host: Network, limit: u64, rules: impl Fn(u16) -> Vec<EgressRule>) -> Gate {
         let (sockets, dns, dns_tcp, port) = sockets();
         let (events, theirs) = channel();
         let rules = rules(port);

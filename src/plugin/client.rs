@@ -31,7 +31,7 @@ const ANSWER: u64 = 1 << 20;
 /// A reader's answer.
 #[derive(Debug, Deserialize)]
 struct Answer {
-    hosts: Vec<Host>,
+    hosts: Vec<Endpoint>,
     #[serde(default)]
     env: BTreeMap<String, String>,
     #[serde(default)]
@@ -39,7 +39,7 @@ struct Answer {
 }
 
 #[derive(Debug, Deserialize)]
-struct Host {
+struct Endpoint {
     host: String,
     port: u16,
     scheme: String,

@@ -40,7 +40,7 @@ pub struct Facts {
     /// Directories outside `/usr` that the interpreter needs.
     pub interpreter_prefixes: Vec<PathBuf>,
     /// The plugin's top-level package or module, and its directory.
-    pub code: Code,
+    pub code: PluginCode,
     /// Symbolic links that led to the code and to the interpreter, with their targets: only root and the calling user
     /// could have placed them.
     pub links: BTreeMap<PathBuf, PathBuf>,
@@ -48,7 +48,7 @@ pub struct Facts {
 
 /// The plugin's own files.
 #[derive(Debug, Clone, Serialize)]
-pub struct Code {
+pub struct PluginCode {
     /// The package directory, module file or executable to mount.
     pub path: PathBuf,
     /// The directory to add to `sys.path`; empty for an executable.

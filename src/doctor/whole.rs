@@ -4,7 +4,7 @@ use super::inside::{Ask, WORD};
 use super::{Finding, LAYERS, State, Tried, in_child, tried};
 use crate::config::Grant;
 use crate::confine::step::Step;
-use crate::decide::plan::{ClientNeeds, Code as PluginCode, Environment, Facts, INSIDE_ID, Plan, STUB_ADDRESS, plan};
+use crate::decide::plan::{ClientNeeds, Environment, Facts, INSIDE_ID, Plan, PluginCode, STUB_ADDRESS, plan};
 use crate::supervise::{self, Job, Unwatched, signals};
 use crate::types::{Code, Denial, Denied, Details, Entry, Failure, Layer, Outcome};
 use nix::libc;

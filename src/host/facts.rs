@@ -3,7 +3,7 @@
 use crate::config::{self, ConfigErrorKind, Grant};
 use crate::confine::step::{Step, StepError};
 use crate::decide::grant::Decision;
-use crate::decide::plan::{Code as PluginCode, Facts};
+use crate::decide::plan::{Facts, PluginCode};
 use crate::keys::Key;
 use crate::types::{Cause, Code, Details, Entry, Failure, Layer};
 use crate::walk;

@@ -3,7 +3,7 @@
 
 use super::client::{self, Patience};
 use crate::config::Grant;
-use crate::decide::plan::{self, ClientNeeds, Code as PluginCode, Environment, Facts};
+use crate::decide::plan::{self, ClientNeeds, Environment, Facts, PluginCode};
 use crate::types::{Code, Entry, Failure};
 use serde::Deserialize;
 use serde_json::{Value, json};

@@ -5,7 +5,7 @@
 
 use super::{Init, call_frame};
 use crate::config::{self, Grant};
-use crate::decide::plan::{self, ClientNeeds, Code as PluginCode, Environment, Facts};
+use crate::decide::plan::{self, ClientNeeds, Environment, Facts, PluginCode};
 use crate::supervise::signals::{self, Signals};
 use crate::supervise::{self, Job, Unwatched, apart};
 use crate::text::shorten;

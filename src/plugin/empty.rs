@@ -3,7 +3,7 @@
 
 use super::{Init, call_frame};
 use crate::config::Grant;
-use crate::decide::plan::{self, ClientNeeds, Code as PluginCode, Environment, Facts, Plan};
+use crate::decide::plan::{self, ClientNeeds, Environment, Facts, Plan, PluginCode};
 use crate::types::Entry;
 use serde_json::Map;
 use std::fs::File;

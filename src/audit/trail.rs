@@ -18,7 +18,7 @@ use std::os::unix::fs::FileExt;
 mod shelf;
 mod story;
 
-pub use story::{Denied, Refusals, State, Story, Trail};
+pub use story::{CallState, CountedRefusals, DenialRecord, Story, Trail};
 
 /// Bytes of a line; `arguments = "full"` makes long ones.
 const MAX_LINE: usize = 16 << 20;
@@ -29,7 +29,7 @@ const MAX_DEPTH: usize = 3;
 
 /// One record.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Entry {
+pub struct StoredRecord {
     /// When it was written.
     pub time: DateTime<Utc>,
     /// The host, as the record or the journal has it.
@@ -44,7 +44,7 @@ pub struct Entry {
     pub fields: BTreeMap<String, String>,
 }
 
-impl Entry {
+impl StoredRecord {
     fn field(&self, name: &str) -> Option<&str> {
         self.fields.get(name).map(String::as_str)
     }
@@ -76,7 +76,7 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    fn takes(&self, entry: &Entry) -> bool {
+    fn takes(&self, entry: &StoredRecord) -> bool {
         let same =
             |wanted: &Option<String>, name| wanted.as_deref().is_none_or(|wanted| entry.field(name) == Some(wanted));
         same(&self.request_id, "request_id")
@@ -263,7 +263,7 @@ impl Records {
     }
 
     /// A record once more.
-    fn entry(&self, place: &Place) -> io::Result<Entry> {
+    fn entry(&self, place: &Place) -> io::Result<StoredRecord> {
         let changed = || io::Error::other("it was changed while it was read; try again");
         let mut line = vec![0; place.length as usize];
         self.shelf.line(place.offset, &mut line).map_err(|error| match error.kind() {
@@ -278,7 +278,7 @@ impl Records {
 }
 
 enum Parsed {
-    Record(Box<Entry>),
+    Record(Box<StoredRecord>),
     /// In the journal under upm's name, but no record: what a unit's process wrote to stderr.
     Other,
     Malformed,
@@ -292,7 +292,7 @@ fn parse(line: &[u8], kind: Kind) -> Parsed {
     record(&object, kind).map_or(Parsed::Malformed, |entry| Parsed::Record(Box::new(entry)))
 }
 
-fn record(object: &Map<String, Value>, kind: Kind) -> Option<Entry> {
+fn record(object: &Map<String, Value>, kind: Kind) -> Option<StoredRecord> {
     let get = |name: &str| object.get(name).and_then(text);
     let time = match kind {
         Kind::File => DateTime::parse_from_rfc3339(&get("timestamp")?).ok()?.to_utc(),
@@ -314,7 +314,7 @@ fn record(object: &Map<String, Value>, kind: Kind) -> Option<Entry> {
     if !known.contains(&event.as_str()) || !fields.contains_key("request_id") {
         return None;
     }
-    Some(Entry {
+    Some(StoredRecord {
         time,
         hostname: get(hostname).unwrap_or_default(),
         pid: get(pid).and_then(|pid| pid.parse().ok()),
@@ -372,7 +372,7 @@ mod tests {
         stories(vec![read(text, Kind::File, &Wanted::default())], &|pid, _| pid == 7)
     }
 
-    fn entries(records: &Records) -> Vec<Entry> {
+    fn entries(records: &Records) -> Vec<StoredRecord> {
         records.places.iter().map(|place| records.entry(place).unwrap()).collect()
     }
 
@@ -397,16 +397,16 @@ mod tests {
         ]
         .concat();
         let stories = told(&text);
-        let states: Vec<(&str, State)> = stories.iter().map(|one| (one.request_id.as_str(), one.state)).collect();
+        let states: Vec<(&str, CallState)> = stories.iter().map(|one| (one.request_id.as_str(), one.state)).collect();
         assert_eq!(
             states,
             [
-                ("a", State::Finished),
-                ("b", State::NoEndRecorded),
-                ("c", State::Running),
-                ("d", State::Refused),
-                ("a", State::NoEndRecorded),
-                ("e", State::NoStartRecorded),
+                ("a", CallState::Finished),
+                ("b", CallState::NoEndRecorded),
+                ("c", CallState::Running),
+                ("d", CallState::Refused),
+                ("a", CallState::NoEndRecorded),
+                ("e", CallState::NoStartRecorded),
             ]
         );
         let a = &stories[0];

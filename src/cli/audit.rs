@@ -9,7 +9,7 @@ use super::values::{self, value};
 use crate::audit::journald;
 use crate::audit::refusals;
 use crate::audit::sinks::{JOURNALD_SOCKET, default_file};
-use crate::audit::trail::{Denied, Kind, Records, Refusals, State, Story, Trail, Wanted};
+use crate::audit::trail::{CallState, CountedRefusals, DenialRecord, Kind, Records, Story, Trail, Wanted};
 use crate::config::{self, Audit, ConfigError, ConfigErrorKind, JournaldMode};
 use crate::report::complain;
 use crate::report::envelope::hostname;
@@ -308,14 +308,14 @@ fn tell(text: &mut String, call: &Story, names: &mut BTreeMap<u32, Option<String
     let by = call.recorded_by.map(|uid| format!(", recorded by {}", user(Some(uid)))).unwrap_or_default();
     let code = call.code.as_deref().map(|code| shorten(code, 64));
     let end = match call.state {
-        State::Finished => code.unwrap_or_else(|| "?".to_owned()),
-        State::RefusalsCounted => "refusals counted".to_owned(),
-        State::Refused => format!("refused: {}", code.unwrap_or_else(|| "?".to_owned())),
-        State::Running => "running".to_owned(),
-        State::NoEndRecorded => "no end recorded".to_owned(),
-        State::NoStartRecorded => format!("no start recorded: {}", code.unwrap_or_else(|| "?".to_owned())),
+        CallState::Finished => code.unwrap_or_else(|| "?".to_owned()),
+        CallState::RefusalsCounted => "refusals counted".to_owned(),
+        CallState::Refused => format!("refused: {}", code.unwrap_or_else(|| "?".to_owned())),
+        CallState::Running => "running".to_owned(),
+        CallState::NoEndRecorded => "no end recorded".to_owned(),
+        CallState::NoStartRecorded => format!("no start recorded: {}", code.unwrap_or_else(|| "?".to_owned())),
     };
-    if let Some(Refusals { count, first, last }) = &call.refusals {
+    if let Some(CountedRefusals { count, first, last }) = &call.refusals {
         let (first, last) = (shorten(first, 64), shorten(last, 64));
         let time = call.time.format("%Y-%m-%dT%H:%M:%S%.3fZ");
         writeln!(text, "{time}  {caller}{by}  refused {count} more calls, from {first} to {last}")
@@ -336,7 +336,7 @@ fn tell(text: &mut String, call: &Story, names: &mut BTreeMap<u32, Option<String
         shorten(&call.hostname, 64),
         call.pid.map_or_else(|| "?".to_owned(), |pid| pid.to_string())
     ));
-    for Denied { layer, operation, object, remedy, count, .. } in call.denials.iter().take(SHOWN) {
+    for DenialRecord { layer, operation, object, remedy, count, .. } in call.denials.iter().take(SHOWN) {
         let times = if *count > 1 { format!(" ({count} times)") } else { String::new() };
         line(format_args!(
             "    denied: {} {} {}{times}: {}",

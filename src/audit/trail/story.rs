@@ -1,7 +1,7 @@
 //! The stories that records tell together.
 #![forbid(unsafe_code)]
 
-use super::{Entry, Place, Records};
+use super::{Place, Records, StoredRecord};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
@@ -13,7 +13,7 @@ const MAX_CALL: u64 = 64 << 20;
 /// How far a call is known to have come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum State {
+pub enum CallState {
     /// Started and ended.
     Finished,
     /// Never started.
@@ -31,7 +31,7 @@ pub enum State {
 /// One denial of a call.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[allow(missing_docs)] // each is the member of the same name of a denial
-pub struct Denied {
+pub struct DenialRecord {
     pub layer: String,
     pub operation: String,
     pub object: String,
@@ -43,7 +43,7 @@ pub struct Denied {
 /// Refused calls of one user that are not recorded one by one.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[allow(missing_docs)] // each is the member of the same name of a record
-pub struct Refusals {
+pub struct CountedRefusals {
     pub count: u64,
     pub first: String,
     pub last: String,
@@ -55,7 +55,7 @@ pub struct Story {
     /// The call's UUID.
     pub request_id: String,
     /// How far it came.
-    pub state: State,
+    pub state: CallState,
     /// Time of the first record.
     #[serde(serialize_with = "as_stamp")]
     pub time: DateTime<Utc>,
@@ -74,10 +74,10 @@ pub struct Story {
     /// Microseconds.
     pub duration_us: Option<u64>,
     /// What was denied.
-    pub denials: Vec<Denied>,
+    pub denials: Vec<DenialRecord>,
     /// In place of a call: what was counted.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub refusals: Option<Refusals>,
+    pub refusals: Option<CountedRefusals>,
     /// The host.
     pub hostname: String,
     /// The supervisor.
@@ -202,11 +202,11 @@ impl Trail {
                 story.get_or_insert_with(|| Story::begin(&entry)).add(entry);
             }
             let mut story = story.ok_or(io::ErrorKind::NotFound)?;
-            if story.state == State::NoEndRecorded
+            if story.state == CallState::NoEndRecorded
                 && story.hostname == hostname
                 && story.pid.is_some_and(|pid| alive(pid, story.time))
             {
-                story.state = State::Running;
+                story.state = CallState::Running;
             }
             Ok(story)
         })
@@ -214,14 +214,14 @@ impl Trail {
 }
 
 impl Story {
-    fn begin(entry: &Entry) -> Self {
+    fn begin(entry: &StoredRecord) -> Self {
         Story {
             request_id: entry.field("request_id").unwrap_or_default().to_owned(),
             state: match entry.event.as_str() {
-                "call_started" => State::NoEndRecorded,
-                "call_refused" => State::Refused,
-                "refusals_counted" => State::RefusalsCounted,
-                _ => State::NoStartRecorded,
+                "call_started" => CallState::NoEndRecorded,
+                "call_refused" => CallState::Refused,
+                "refusals_counted" => CallState::RefusalsCounted,
+                _ => CallState::NoStartRecorded,
             },
             time: entry.time,
             plugin: None,
@@ -239,7 +239,7 @@ impl Story {
         }
     }
 
-    fn add(&mut self, entry: Entry) {
+    fn add(&mut self, entry: StoredRecord) {
         let own = |name| entry.field(name).map(str::to_owned);
         self.plugin = self.plugin.take().or_else(|| own("plugin"));
         self.method = self.method.take().or_else(|| own("method"));
@@ -249,7 +249,7 @@ impl Story {
             entry.writer.filter(|writer| *writer != 0 && Some(*writer) != self.caller_uid).or(self.recorded_by);
         if entry.event == "denial" {
             let text = |name| own(name).unwrap_or_default();
-            self.denials.push(Denied {
+            self.denials.push(DenialRecord {
                 layer: text("layer"),
                 operation: text("operation"),
                 object: text("object"),
@@ -260,12 +260,12 @@ impl Story {
         } else if entry.event == "refusals_counted" {
             let text = |name| own(name).unwrap_or_default();
             let count = entry.number("count").unwrap_or(1);
-            self.refusals = Some(Refusals { count, first: text("first"), last: text("last") });
+            self.refusals = Some(CountedRefusals { count, first: text("first"), last: text("last") });
         } else {
             self.code = own("code").or_else(|| self.code.take());
             self.duration_us = entry.number("duration_us").or(self.duration_us);
-            if entry.event == "call_finished" && self.state == State::NoEndRecorded {
-                self.state = State::Finished;
+            if entry.event == "call_finished" && self.state == CallState::NoEndRecorded {
+                self.state = CallState::Finished;
             }
         }
         self.more.extend(entry.fields.into_iter().filter(|(name, _)| !OWN.contains(&name.as_str())));

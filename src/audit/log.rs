@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::record::{Event, Record};
-use super::refusals::{Counted, Refusals, Verdict};
+use super::refusals::{Counted, Recording, Refusals};
 use super::sinks::Sinks;
 use crate::config::{self, Config};
 use crate::decide::arguments::Checked;
@@ -74,7 +74,7 @@ impl Log {
     /// What is to be done with this refusal: one over the socket, by another user than root and the service's own (who could
     /// write the audit themselves), may be one of many. Not so what a caller who may call something was refused by policy, or for
     /// what the host is like: calls of that user are recorded one by one too.
-    fn limit(&mut self, code: Code) -> Verdict {
+    fn limit(&mut self, code: Code) -> Recording {
         let uid = self.record.caller_uid;
         let malformed = match code {
             Code::ArgumentsInvalid | Code::Cancelled | Code::Timeout => true,
@@ -83,10 +83,10 @@ impl Log {
             _ => false,
         };
         if self.may_call && !malformed {
-            return Verdict::Record;
+            return Recording::Record;
         }
         if !self.by_socket || self.begun || uid == 0 || uid == nix::unistd::getuid().as_raw() {
-            return Verdict::Record;
+            return Recording::Record;
         }
         let noted = Refusals::open(&self.named, true).and_then(|counts| {
             let mut counts = counts.ok_or(std::io::ErrorKind::NotFound)?;
@@ -95,7 +95,7 @@ impl Log {
         });
         noted.unwrap_or_else(|error| {
             complain(format_args!("refused calls cannot be counted, each is recorded: {error}"));
-            Verdict::Record
+            Recording::Record
         })
     }
 
@@ -142,9 +142,9 @@ impl Log {
             }
         }
         match self.limit(failure.code) {
-            Verdict::Record => {}
-            Verdict::Last { until } => self.record.limited_until = Some(stamp(until)),
-            Verdict::Counted => return,
+            Recording::Record => {}
+            Recording::Last { until } => self.record.limited_until = Some(stamp(until)),
+            Recording::Counted => return,
         }
         let event = if self.begun { Event::CallFinished } else { Event::CallRefused };
         if let Err(error) = self.end(event, Some(failure.code), None)

@@ -42,7 +42,7 @@ pub struct Counted {
 
 /// What is to be done with a refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Recording {
     /// It is recorded.
     Record,
     /// It is recorded, and further ones until then (microseconds since 1970) are counted.
@@ -185,10 +185,10 @@ impl Refusals {
     ///
     /// # Errors
     /// The file cannot be written: the refusal is to be recorded.
-    pub fn note(&mut self, uid: u32, now: i64) -> io::Result<Verdict> {
+    pub fn note(&mut self, uid: u32, now: i64) -> io::Result<Recording> {
         let known = self.slots.iter().position(|slot| slot.since != 0 && slot.uid == uid);
         let Some(at) = known.or_else(|| self.slots.iter().position(|slot| slot.since == 0)) else {
-            return Ok(Verdict::Record);
+            return Ok(Recording::Record);
         };
         let mut slot = match known {
             Some(at) => self.slots[at],
@@ -197,7 +197,11 @@ impl Refusals {
         if slot.recorded < ONE_BY_ONE {
             slot.recorded += 1;
             self.put(at, slot)?;
-            return Ok(if slot.recorded == ONE_BY_ONE { Verdict::Last { until: slot.end() } } else { Verdict::Record });
+            return Ok(if slot.recorded == ONE_BY_ONE {
+                Recording::Last { until: slot.end() }
+            } else {
+                Recording::Record
+            });
         }
         if slot.counted == 0 {
             slot.first = now;
@@ -205,7 +209,7 @@ impl Refusals {
         slot.counted = slot.counted.saturating_add(1);
         slot.last = now;
         self.put(at, slot)?;
-        Ok(Verdict::Counted)
+        Ok(Recording::Counted)
     }
 
     fn put(&mut self, at: usize, slot: Slot) -> io::Result<()> {
@@ -257,24 +261,24 @@ mod tests {
     fn the_first_are_recorded_and_the_rest_is_counted_and_told_once() {
         let place = Place::new();
         for n in 0..i64::from(ONE_BY_ONE) - 1 {
-            assert_eq!(place.open().note(7, BEGIN + n).unwrap(), Verdict::Record);
+            assert_eq!(place.open().note(7, BEGIN + n).unwrap(), Recording::Record);
         }
-        assert_eq!(place.open().note(7, BEGIN + 30).unwrap(), Verdict::Last { until: BEGIN + 60 * SECOND });
+        assert_eq!(place.open().note(7, BEGIN + 30).unwrap(), Recording::Last { until: BEGIN + 60 * SECOND });
         for n in 0..500 {
-            assert_eq!(place.open().note(7, BEGIN + 100 + n).unwrap(), Verdict::Counted);
+            assert_eq!(place.open().note(7, BEGIN + 100 + n).unwrap(), Recording::Counted);
         }
         // another user's are its own
-        assert_eq!(place.open().note(8, BEGIN + 700).unwrap(), Verdict::Record);
+        assert_eq!(place.open().note(8, BEGIN + 700).unwrap(), Recording::Record);
         let expected = Counted { uid: 7, count: 500, first: BEGIN + 100, last: BEGIN + 599 };
         assert_eq!(place.open().waiting().collect::<Vec<_>>(), [expected]);
         assert_eq!(place.closed(BEGIN + 60 * SECOND - 1), []);
         // a record that cannot be stored keeps the count
         place.open().close_windows(BEGIN + 60 * SECOND, &mut |_| false).unwrap();
-        assert_eq!(place.open().note(7, BEGIN + 61 * SECOND).unwrap(), Verdict::Counted);
+        assert_eq!(place.open().note(7, BEGIN + 61 * SECOND).unwrap(), Recording::Counted);
         let all = place.closed(BEGIN + 62 * SECOND);
         assert_eq!(all, [Counted { count: 501, last: BEGIN + 61 * SECOND, ..expected }]);
         assert_eq!(place.closed(BEGIN + 63 * SECOND), []);
-        assert_eq!(place.open().note(7, BEGIN + 63 * SECOND).unwrap(), Verdict::Record, "a new window");
+        assert_eq!(place.open().note(7, BEGIN + 63 * SECOND).unwrap(), Recording::Record, "a new window");
     }
 
     #[test]
@@ -286,12 +290,12 @@ mod tests {
                 refusals.note(uid, BEGIN).unwrap();
             }
         }
-        assert_eq!(refusals.note(0, BEGIN).unwrap(), Verdict::Counted);
-        assert_eq!(refusals.note(2 * SLOTS as u32, BEGIN).unwrap(), Verdict::Record);
+        assert_eq!(refusals.note(0, BEGIN).unwrap(), Recording::Counted);
+        assert_eq!(refusals.note(2 * SLOTS as u32, BEGIN).unwrap(), Recording::Record);
         drop(refusals);
         assert_eq!(std::fs::metadata(place.dir.path().join("refusals")).unwrap().len(), (SLOTS * SLOT) as u64);
         assert_eq!(place.closed(BEGIN + 60 * SECOND).len(), SLOTS);
-        assert_eq!(place.open().note(2 * SLOTS as u32, BEGIN + 60 * SECOND).unwrap(), Verdict::Record);
+        assert_eq!(place.open().note(2 * SLOTS as u32, BEGIN + 60 * SECOND).unwrap(), Recording::Record);
         assert_eq!(place.open().waiting().count(), 0);
     }
 
@@ -326,7 +330,7 @@ mod tests {
         let path = place.dir.path().join("refusals");
         std::fs::write(&path, vec![0xff; 100_000]).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
-        assert_eq!(place.open().note(7, BEGIN).unwrap(), Verdict::Record, "all begin before 1970: free");
+        assert_eq!(place.open().note(7, BEGIN).unwrap(), Recording::Record, "all begin before 1970: free");
         std::fs::write(&path, vec![0x11; SLOT * 2 + 3]).unwrap();
         assert_eq!(place.closed(BEGIN).len(), 2);
         let held = place.open();

@@ -26,7 +26,7 @@ pub struct Way {
     /// Whether access is allowed.
     pub yes: bool,
     /// `root` if mounts decide, `permissions` if the host's permissions do.
-    pub layer: Layer,
+    pub layer: Barrier,
     /// The reason.
     pub why: String,
     /// The path with links resolved, which a grant would have to name.
@@ -37,7 +37,7 @@ pub struct Way {
 
 /// What decides about a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Layer {
+pub enum Barrier {
     /// Mounts: what is in the root, and whether it is writable.
     Root,
     /// Modes, owners and ACLs of the host.
@@ -148,7 +148,7 @@ impl Walk<'_> {
                     links += 1;
                     if links > MAX_LINKS {
                         return Ok(no(
-                            Layer::Root,
+                            Barrier::Root,
                             format!("{}: too many symbolic links (ELOOP)", at.display()),
                             path,
                             false,
@@ -162,7 +162,7 @@ impl Walk<'_> {
                 Ok(Step::Missing) => return Ok(self.missing(&node, &above, &at, &todo)),
                 Err(errno) => {
                     let whole = todo.iter().rev().fold(at.clone(), |path, part| path.join(part));
-                    let layer = if errno == Errno::ACCESS { Layer::Permissions } else { Layer::Root };
+                    let layer = if errno == Errno::ACCESS { Barrier::Permissions } else { Barrier::Root };
                     return Ok(no(layer, self.refused(&above, errno), &whole, false));
                 }
             }
@@ -224,30 +224,30 @@ impl Walk<'_> {
                 Way {
                     why: format!("{mount} is empty when a call starts; {can}"),
                     yes,
-                    ..no(Layer::Root, String::new(), &whole, false)
+                    ..no(Barrier::Root, String::new(), &whole, false)
                 }
             }
-            Node::Empty(_) => no(Layer::Root, format!("{shown} does not exist (ENOENT)"), &whole, false),
+            Node::Empty(_) => no(Barrier::Root, format!("{shown} does not exist (ENOENT)"), &whole, false),
             Node::Host(index, object) => {
                 let mount = &self.plan.mounts[*index];
                 let place = mount.path.display();
                 if !self.write || climbs {
                     let why = format!("{shown} does not exist (ENOENT); {place} is in the call's root ({})", mount.why);
-                    return no(Layer::Root, why, &whole, false);
+                    return no(Barrier::Root, why, &whole, false);
                 }
                 if !mount.write {
-                    return no(Layer::Root, format!("{place} is read-only in the call (EROFS)"), &whole, true);
+                    return no(Barrier::Root, format!("{place} is read-only in the call (EROFS)"), &whole, true);
                 }
                 match accessat(object, ".", Access::WRITE_OK | Access::EXEC_OK, rustix::fs::AtFlags::empty()) {
                     Ok(()) => yes(format!("{shown} does not exist; it can be created in {}", above.display()), &whole),
-                    Err(errno) => no(Layer::Permissions, self.refused(above, errno), &whole, false),
+                    Err(errno) => no(Barrier::Permissions, self.refused(above, errno), &whole, false),
                 }
             }
             Node::Proc => {
-                no(Layer::Root, format!("{shown}: /proc has only the call's own processes (ENOENT)"), &whole, false)
+                no(Barrier::Root, format!("{shown}: /proc has only the call's own processes (ENOENT)"), &whole, false)
             }
             Node::Sealed | Node::Made | Node::Device => {
-                no(Layer::Root, format!("{shown} is not in the call's root (ENOENT)"), &whole, true)
+                no(Barrier::Root, format!("{shown} is not in the call's root (ENOENT)"), &whole, true)
             }
         }
     }
@@ -255,26 +255,29 @@ impl Walk<'_> {
     fn found(&self, node: &Node, at: &Path, directory: bool) -> Way {
         let shown = at.display();
         let sealed = |what: &str| match self.write {
-            true => no(Layer::Root, format!("{shown} is {what}, which is read-only (EROFS)"), at, true),
+            true => no(Barrier::Root, format!("{shown} is {what}, which is read-only (EROFS)"), at, true),
             false => yes(format!("{shown} is {what}"), at),
         };
         match node {
             Node::Made | Node::Device if directory => {
-                no(Layer::Root, format!("{shown} is not a directory (ENOTDIR)"), at, false)
+                no(Barrier::Root, format!("{shown} is not a directory (ENOTDIR)"), at, false)
             }
             Node::Sealed => sealed("a directory of the sealed root"),
             Node::Made => sealed("a file of the sealed root"),
             Node::Device => yes(format!("{shown} is a device that each call has"), at),
             Node::Proc if self.write && !is_stream(at) => {
-                no(Layer::Root, format!("{shown} is in /proc, which is read-only (EROFS)"), at, false)
+                no(Barrier::Root, format!("{shown} is in /proc, which is read-only (EROFS)"), at, false)
             }
             Node::Proc => yes(format!("{shown} is the call's own"), at),
             Node::Empty(index) => {
                 let mount = &self.plan.mounts[*index];
                 match self.write && !mount.write {
-                    true => {
-                        no(Layer::Root, format!("{} is read-only in the call (EROFS)", mount.path.display()), at, true)
-                    }
+                    true => no(
+                        Barrier::Root,
+                        format!("{} is read-only in the call (EROFS)", mount.path.display()),
+                        at,
+                        true,
+                    ),
                     false => yes(format!("{} is empty when a call starts ({})", mount.path.display(), mount.why), at),
                 }
             }
@@ -286,25 +289,25 @@ impl Walk<'_> {
         let shown = at.display();
         let kind = match fstat(object) {
             Ok(stat) => FileType::from_raw_mode(stat.st_mode),
-            Err(errno) => return no(Layer::Permissions, self.refused(at, errno), at, false),
+            Err(errno) => return no(Barrier::Permissions, self.refused(at, errno), at, false),
         };
         if directory && kind != FileType::Directory {
-            return no(Layer::Root, format!("{shown} is not a directory (ENOTDIR)"), at, false);
+            return no(Barrier::Root, format!("{shown} is not a directory (ENOTDIR)"), at, false);
         }
         match kind {
             FileType::CharacterDevice | FileType::BlockDevice => {
                 return no(
-                    Layer::Root,
+                    Barrier::Root,
                     format!("{shown} is a device, and its mount does not allow devices (EACCES)"),
                     at,
                     false,
                 );
             }
-            FileType::Socket => return no(Layer::Root, format!("{shown} is a socket (ENXIO)"), at, false),
+            FileType::Socket => return no(Barrier::Root, format!("{shown} is a socket (ENXIO)"), at, false),
             _ => {}
         }
         if self.write && !mount.write {
-            return no(Layer::Root, format!("{} is read-only in the call (EROFS)", mount.path.display()), at, true);
+            return no(Barrier::Root, format!("{} is read-only in the call (EROFS)", mount.path.display()), at, true);
         }
         let wanted = match (self.write, kind) {
             (true, FileType::Directory) => Access::WRITE_OK | Access::EXEC_OK,
@@ -317,7 +320,7 @@ impl Walk<'_> {
         };
         match allowed {
             Ok(()) => yes(format!("{} is in the call's root ({})", mount.path.display(), mount.why), at),
-            Err(errno) => no(Layer::Permissions, self.refused(at, errno), at, false),
+            Err(errno) => no(Barrier::Permissions, self.refused(at, errno), at, false),
         }
     }
 
@@ -335,10 +338,10 @@ impl Walk<'_> {
 }
 
 fn yes(why: String, at: &Path) -> Way {
-    Way { yes: true, layer: Layer::Root, why, at: at.to_owned(), grantable: false }
+    Way { yes: true, layer: Barrier::Root, why, at: at.to_owned(), grantable: false }
 }
 
-fn no(layer: Layer, why: String, at: &Path, grantable: bool) -> Way {
+fn no(layer: Barrier, why: String, at: &Path, grantable: bool) -> Way {
     Way { yes: false, layer, why, at: at.to_owned(), grantable }
 }
 

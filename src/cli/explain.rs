@@ -14,7 +14,7 @@ use crate::decide::verdict::{Act, Remedy, Verdict, View};
 use crate::host::facts;
 use crate::keys::Key;
 use crate::plugin::client::Patience;
-use crate::sealed::{self, Layer};
+use crate::sealed::{self, Barrier};
 use crate::supervise::cgroup;
 use crate::text::{escape, shorten};
 use crate::types::{Change, Code, Failure};
@@ -203,8 +203,8 @@ fn of_path(view: &View<'_>, path: &Path, write: bool, patience: &Patience<'_>) -
     Ok(Verdict {
         yes: way.yes,
         layer: match way.layer {
-            Layer::Root => "root",
-            Layer::Permissions => "permissions",
+            Barrier::Root => "root",
+            Barrier::Permissions => "permissions",
         },
         key: if write { Key::Write } else { Key::Read },
         remedy: match (way.yes, way.grantable) {

@@ -5,7 +5,7 @@
 use super::packed::{Packer, Unpacker, torn};
 use crate::config::Schema;
 use crate::confine::privileges;
-use crate::confine::reader::Bounds;
+use crate::confine::reader::ReaderLimits;
 use crate::decide::arguments::{self, Checked};
 use crate::decide::cost;
 use crate::supervise::signals::{self, Signals};
@@ -71,7 +71,7 @@ fn apart<T>(
     pack: impl FnOnce(&T, &mut Packer),
     unpack: impl FnOnce(&mut Unpacker<'_>) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    let bounds = Bounds { memory: MEMORY + COPIES * length as u64, cpu_s: CPU_S };
+    let bounds = ReaderLimits { memory: MEMORY + COPIES * length as u64, cpu_s: CPU_S };
     let bytes = reader::run(bounds, ANSWER + 6 * length, until, signals, || {
         let mut packer = Packer::default();
         match act() {

@@ -81,7 +81,7 @@ fn learned(args: &CallArgs, as_json: bool, screen: &mut Screen) -> Result<String
     let internal = |error: std::io::Error| failed(Failure::new(Code::Internal, format!("upm learn: {error}")));
     let signals = signals::take().map_err(internal)?;
     // A supervisor confines itself for good: what this process wants to know of the host afterwards it could not.
-    let apart::Told { bytes, .. } = apart::run(ANSWER, Some(&signals), || {
+    let apart::Returned { bytes, .. } = apart::run(ANSWER, Some(&signals), || {
         let answer = call::observed(args, screen);
         screen.progress.finish();
         let Answer { envelope: Envelope { document, result }, exit, observed, denials } = answer;
@@ -174,7 +174,7 @@ fn report(
 /// What an empty plugin looks for that is started in the same way, measured on this host.
 fn start_alone(view: &View<'_>, facts: &Facts, signals: &Signals) -> std::io::Result<BTreeSet<(LookFor, String)>> {
     let (plan, frame) = plugin::empty::like(&view.decision.entry, &view.decision.grant, facts);
-    let apart::Told { bytes, .. } = apart::run(ANSWER, Some(signals), || {
+    let apart::Returned { bytes, .. } = apart::run(ANSWER, Some(signals), || {
         let run = || -> Result<Observed, Failure> {
             let signals = signals::take().map_err(|error| Failure::new(Code::Internal, error.to_string()))?;
             let deadline = Instant::now() + START;

@@ -7,7 +7,7 @@ use std::os::fd::BorrowedFd;
 
 /// What it may use.
 #[derive(Debug, Clone, Copy)]
-pub struct Bounds {
+pub struct ReaderLimits {
     /// Bytes of its data, those that it began with included.
     pub memory: u64,
     /// Seconds of processor time.
@@ -20,7 +20,7 @@ pub struct Bounds {
 ///
 /// # Errors
 /// If any restriction cannot be fully applied.
-pub fn confine(bounds: Bounds, answer: i32, engine: BorrowedFd<'_>) -> Result<(), StepError> {
+pub fn confine(bounds: ReaderLimits, answer: i32, engine: BorrowedFd<'_>) -> Result<(), StepError> {
     let fail = |step, error: std::io::Error| StepError::new(step, "reader", error);
     session::default_signals_and_mask()?;
     session::die_with(engine, Step::Session)?;

@@ -3,7 +3,7 @@
 use super::addresses::{self, Class};
 use super::events::Refusal;
 use super::hello::{self, HelloError, Missing};
-use super::relay::{self, Counters, Room};
+use super::relay::{self, Room, Traffic};
 use super::{Live, Shared, lock, proxy, retry};
 use crate::decide::names;
 use crate::types::EgressRule;
@@ -49,7 +49,7 @@ pub(super) fn accept(listener: &TcpListener, port: u16, shared: &Arc<Shared>, ne
         host: name.clone().unwrap_or_else(|| dialled.ip().to_string()),
         port,
         accepted: Instant::now(),
-        counters: Counters::default(),
+        counters: Traffic::default(),
         host_side: Mutex::default(),
     });
     let id = *next_id;

@@ -40,7 +40,7 @@ use crate::sys;
 use crate::types::{EgressRecord, EgressRule};
 use addresses::AddressBook;
 use events::{Outbox, Refusal};
-use relay::{Budget, Counters};
+use relay::{Budget, Traffic};
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
@@ -173,7 +173,7 @@ struct Live {
     host: String,
     port: u16,
     accepted: Instant,
-    counters: Counters,
+    counters: Traffic,
     /// The connection to the host, once there is one.
     host_side: Mutex<Option<TcpStream>>,
 }

@@ -110,7 +110,7 @@ pub enum End {
 
 /// Bytes delivered so far, readable while the connection is carried.
 #[derive(Debug, Default)]
-pub struct Counters {
+pub struct Traffic {
     /// From the plugin to the host.
     pub sent: AtomicU64,
     /// From the host to the plugin.
@@ -215,7 +215,7 @@ pub fn carry(
     to_host: Vec<u8>,
     to_plugin: Vec<u8>,
     budget: &Budget,
-    counters: &Counters,
+    counters: &Traffic,
 ) -> End {
     match carry_inner(plugin, host, to_host, to_plugin, budget, counters) {
         Ok(()) => End::Closed,
@@ -229,7 +229,7 @@ fn carry_inner(
     to_host: Vec<u8>,
     to_plugin: Vec<u8>,
     budget: &Budget,
-    counters: &Counters,
+    counters: &Traffic,
 ) -> Result<(), End> {
     let here = |e: io::Error| End::Error(format!("gateway: {e}"));
     for stream in [plugin, host] {
@@ -360,14 +360,14 @@ mod tests {
     struct Setup {
         client: TcpStream,
         server: TcpStream,
-        counters: Arc<Counters>,
+        counters: Arc<Traffic>,
         relay: thread::JoinHandle<End>,
     }
 
     fn setup(budget: &Arc<Budget>, to_host: &[u8], to_plugin: &[u8]) -> Setup {
         let (client, inner) = connected();
         let (server, outer) = connected();
-        let counters = Arc::new(Counters::default());
+        let counters = Arc::new(Traffic::default());
         let (c, b, h, p) = (counters.clone(), budget.clone(), to_host.to_vec(), to_plugin.to_vec());
         let relay = thread::spawn(move || carry(&inner, &outer, h, p, &b, &c));
         Setup { client, server, counters, relay }
@@ -448,7 +448,7 @@ mod tests {
         let (client, inner) = connected();
         let (server, outer) = connected();
         let relay = thread::spawn(move || {
-            let end = carry(&inner, &outer, vec![], vec![], &Budget::new(1 << 30), &Counters::default());
+            let end = carry(&inner, &outer, vec![], vec![], &Budget::new(1 << 30), &Traffic::default());
             let used = getrusage(UsageWho::RUSAGE_THREAD).unwrap();
             (end, (used.user_time() + used.system_time()).num_milliseconds())
         });

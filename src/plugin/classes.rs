@@ -78,7 +78,7 @@ pub struct Problem {
 
 /// The reader's answer.
 #[derive(Debug, Clone, Deserialize)]
-pub struct Look {
+pub struct Inspection {
     /// Version of the interpreter.
     pub python: (u64, u64, u64),
     /// The module.
@@ -119,7 +119,7 @@ pub fn look(
     class: &str,
     methods: &[&str],
     patience: &Patience<'_>,
-) -> Result<Look, Failure> {
+) -> Result<Inspection, Failure> {
     let entry = Entry::Python { module: "class_reader".to_owned() };
     let reader = Grant {
         interpreter: grant.interpreter.clone(),

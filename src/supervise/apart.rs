@@ -11,7 +11,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// The result of a child.
-pub struct Told {
+pub struct Returned {
     /// The bytes that `act` returned.
     pub bytes: Vec<u8>,
     /// The last cancelling signal that was passed on to the child.
@@ -23,7 +23,7 @@ pub struct Told {
 ///
 /// # Errors
 /// No more processes or descriptors; a child that ended without returning; more bytes than `limit`.
-pub fn run(limit: u64, signals: Option<&Signals>, act: impl FnOnce() -> Vec<u8>) -> io::Result<Told> {
+pub fn run(limit: u64, signals: Option<&Signals>, act: impl FnOnce() -> Vec<u8>) -> io::Result<Returned> {
     let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     let own = crate::sys::process::own_pidfd()?;
     match fork_into(0, None)? {
@@ -50,7 +50,7 @@ pub fn run(limit: u64, signals: Option<&Signals>, act: impl FnOnce() -> Vec<u8>)
     }
 }
 
-fn collect(pipe: &OwnedFd, signals: Option<&Signals>, child: BorrowedFd<'_>, limit: u64) -> io::Result<Told> {
+fn collect(pipe: &OwnedFd, signals: Option<&Signals>, child: BorrowedFd<'_>, limit: u64) -> io::Result<Returned> {
     let (mut bytes, mut came) = (Vec::new(), None);
     let mut buffer = vec![0u8; 65_536];
     loop {
@@ -69,7 +69,7 @@ fn collect(pipe: &OwnedFd, signals: Option<&Signals>, child: BorrowedFd<'_>, lim
             continue;
         }
         match rustix::io::read(pipe, &mut buffer) {
-            Ok(0) => return Ok(Told { bytes, signal: came }),
+            Ok(0) => return Ok(Returned { bytes, signal: came }),
             Ok(count) if (bytes.len() + count) as u64 > limit => {
                 return Err(io::Error::other(format!("its answer is longer than {limit} bytes")));
             }

@@ -5,7 +5,7 @@
 //! as the arguments: an exploited parser could put secrets into them. Credentials of clients (pip, npm) are read later.
 
 use super::signals::{self, Signals};
-use crate::confine::reader::{Bounds, confine};
+use crate::confine::reader::{ReaderLimits, confine};
 use crate::sys::clone::{Forked, fork_into};
 use crate::sys::poll::poll;
 use crate::sys::process::{self, Ended};
@@ -29,7 +29,7 @@ const UNCONFINED: u8 = 2;
 /// `arguments_invalid` if it used more memory or processor time than `bounds`, or a system call that its filter does not allow;
 /// `cancelled` by a signal or by the caller; `timeout` after `until`; `sandbox_unavailable` if it cannot be confined.
 pub fn run(
-    bounds: Bounds,
+    bounds: ReaderLimits,
     limit: usize,
     until: Instant,
     signals: &Signals,
@@ -73,7 +73,7 @@ pub fn run(
     }
 }
 
-fn unread(ended: Ended, bounds: Bounds) -> Failure {
+fn unread(ended: Ended, bounds: ReaderLimits) -> Failure {
     use nix::libc::{SIGABRT, SIGKILL, SIGSYS, SIGXCPU};
     let why = match ended {
         Ended::Killed(SIGXCPU | SIGKILL) => format!("more than {} s of processor time", bounds.cpu_s),

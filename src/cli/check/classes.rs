@@ -3,7 +3,7 @@
 use super::{Report, Severity, cannot_tell};
 use crate::decide::grant::Decision;
 use crate::keys::Key;
-use crate::plugin::classes::{ClassState, Look, MethodState, ModuleState, OLDEST_PYTHON};
+use crate::plugin::classes::{ClassState, Inspection, MethodState, ModuleState, OLDEST_PYTHON};
 use crate::text::shorten;
 use crate::types::Failure;
 
@@ -24,7 +24,7 @@ pub(super) fn not_looked(report: &mut Report<'_>, decision: &Decision, failure: 
 }
 
 /// What was seen of the module and the class.
-pub(super) fn class(report: &mut Report<'_>, decision: &Decision, module: &str, look: &Look) {
+pub(super) fn class(report: &mut Report<'_>, decision: &Decision, module: &str, look: &Inspection) {
     if let Some((subject, line, what)) = unusable(report, decision, module, look) {
         return report.add(Severity::Error, subject, line, what);
     }
@@ -68,7 +68,12 @@ pub(super) fn class(report: &mut Report<'_>, decision: &Decision, module: &str, 
 }
 
 /// An interpreter that is too old, or a module that cannot be read: what is wrong, and where.
-fn unusable(report: &Report<'_>, decision: &Decision, module: &str, look: &Look) -> Option<(String, usize, String)> {
+fn unusable(
+    report: &Report<'_>,
+    decision: &Decision,
+    module: &str,
+    look: &Inspection,
+) -> Option<(String, usize, String)> {
     let interpreter = decision.grant.interpreter.display();
     if (look.python.0, look.python.1) < OLDEST_PYTHON {
         let (subject, line) = report.origin(decision, Key::Interpreter);
@@ -101,7 +106,7 @@ fn unusable(report: &Report<'_>, decision: &Decision, module: &str, look: &Look)
 }
 
 /// What was found about one method, and about what its grant passes to the class.
-pub(super) fn method(report: &mut Report<'_>, decision: &Decision, look: &Look) {
+pub(super) fn method(report: &mut Report<'_>, decision: &Decision, look: &Inspection) {
     let (name, method) = (decision.plugin.as_str(), decision.method.as_str());
     let subject = format!("{name}.{method}");
     let file = look.file.clone().unwrap_or_default();

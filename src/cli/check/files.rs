@@ -12,7 +12,7 @@ use crate::decide::grant::Decision;
 use crate::decide::plan::Facts;
 use crate::host::{self, writable};
 use crate::keys::Key;
-use crate::plugin::classes::{self, Look};
+use crate::plugin::classes::{self, Inspection};
 use crate::plugin::client::Patience;
 use crate::text::{quote, shorten};
 use crate::types::{Code, Entry, Failure};
@@ -171,7 +171,7 @@ fn subject_of(report: &Report<'_>, schemas: &Path) -> String {
 pub(super) fn plugins(report: &mut Report<'_>, decisions: &[Decision], patience: &Patience<'_>) -> Vec<Option<Facts>> {
     let mut gathered = Vec::new();
     let mut shared = false;
-    let mut looked: BTreeMap<(&str, &Path, Option<&str>), Option<Look>> = BTreeMap::new();
+    let mut looked: BTreeMap<(&str, &Path, Option<&str>), Option<Inspection>> = BTreeMap::new();
     for decision in decisions {
         paths(report, decision);
         let facts = match call::trusted_facts(decision) {

@@ -118,7 +118,7 @@ impl Mount {
 
 /// Decodes a path: the kernel writes space, tab, newline, `\\` and `#` as three octal digits (proc_pid_mountinfo(5)).
 #[must_use]
-pub fn unescape(word: &[u8]) -> PathBuf {
+fn unescape(word: &[u8]) -> PathBuf {
     let mut out = Vec::with_capacity(word.len());
     let mut at = 0;
     while at < word.len() {

@@ -69,13 +69,8 @@ impl Class {
     }
 }
 
-/// Whether `ip` is [`Class::Public`] and not one of `own`.
-pub fn is_public(ip: IpAddr, own: &[IpAddr]) -> bool {
-    classify(ip, own) == Class::Public
-}
-
 /// The class of `ip`. `own` are this host's addresses ([`own_addresses`]).
-pub fn classify(ip: IpAddr, own: &[IpAddr]) -> Class {
+fn classify(ip: IpAddr, own: &[IpAddr]) -> Class {
     match ip {
         IpAddr::V4(v4) => classify_v4(v4, own),
         IpAddr::V6(v6) => classify_v6(v6, own),
@@ -145,7 +140,7 @@ fn embeds_only(s: [u16; 8]) -> bool {
 }
 
 /// Every address that may be reached by sending to `ip`: itself, and those that it embeds.
-pub fn reached_by(ip: IpAddr) -> impl Iterator<Item = IpAddr> {
+fn reached_by(ip: IpAddr) -> impl Iterator<Item = IpAddr> {
     let embedded = match ip {
         IpAddr::V6(v6) => embedded(v6.segments()),
         IpAddr::V4(_) => Vec::new(),
@@ -325,7 +320,6 @@ mod tests {
         ] {
             let ip: IpAddr = address.parse().unwrap();
             assert_eq!(classify(ip, &own), class, "{address}");
-            assert_eq!(is_public(ip, &own), class == Class::Public, "{address}");
         }
     }
 

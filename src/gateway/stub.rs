@@ -147,14 +147,14 @@ fn presentation<'a>(labels: impl Iterator<Item = &'a [u8]>) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use proptest::prelude::*;
 
     const GIVEN: Ipv4Addr = Ipv4Addr::new(127, 64, 0, 1);
 
     /// A query as `getaddrinfo` writes it.
-    fn query(labels: &[&[u8]], qtype: u16) -> Vec<u8> {
+    pub fn query(labels: &[&[u8]], qtype: u16) -> Vec<u8> {
         let mut q = vec![0xab, 0xcd, 0x01, 0x00, 0, 1, 0, 0, 0, 0, 0, 0];
         for l in labels {
             q.push(l.len() as u8);

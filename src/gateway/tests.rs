@@ -3,6 +3,7 @@
 use super::addresses::Class;
 use super::connection::ALERT_UNRECOGNIZED_NAME;
 use super::hello::{Missing, sample};
+use super::stub::tests::query;
 use super::*;
 use crate::types::{Denied, HostPattern, Proxy};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -80,18 +81,6 @@ impl Gate {
         Gate { dns, dns_tcp, port, events, loop_: Some(loop_) }
     }
 
-    fn query(labels: &[&[u8]], qtype: u16) -> Vec<u8> {
-        let mut q = vec![0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
-        for l in labels {
-            q.push(l.len() as u8);
-            q.extend_from_slice(l);
-        }
-        q.push(0);
-        q.extend_from_slice(&qtype.to_be_bytes());
-        q.extend_from_slice(&[0, 1]);
-        q
-    }
-
     fn ask(&self, query: &[u8]) -> Vec<u8> {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
@@ -109,7 +98,7 @@ impl Gate {
     /// The address of a granted name.
     fn address(&self, name: &str) -> Ipv4Addr {
         let labels: Vec<&[u8]> = name.split('.').map(str::as_bytes).collect();
-        let reply = self.ask(&Gate::query(&labels, 1));
+        let reply = self.ask(&query(&labels, 1));
         assert_eq!(reply[3] & 15, 0, "{name} is refused");
         Ipv4Addr::from(*reply.last_chunk::<4>().unwrap())
     }
@@ -262,7 +251,7 @@ fn names_granted_and_refused() {
         (&[], ""),
     ] {
         for qtype in [1, 28] {
-            let reply = gate.ask(&Gate::query(labels, qtype));
+            let reply = gate.ask(&query(labels, qtype));
             assert_eq!((reply[3] & 15, reply[7]), (3, 0), "{shown}");
         }
         for _ in 0..2 {
@@ -270,7 +259,7 @@ fn names_granted_and_refused() {
         }
     }
     // The trailing dot is the root label on the wire; a written one comes from names in a ClientHello.
-    let reply = gate.ask(&Gate::query(&[b"example", b"org"], 28));
+    let reply = gate.ask(&query(&[b"example", b"org"], 28));
     assert_eq!((reply[3] & 15, reply[7]), (0, 0), "no AAAA");
     assert_eq!(gate.finish(), []);
 }
@@ -291,9 +280,9 @@ fn names_over_tcp() {
         stream.read_exact(&mut reply).unwrap();
         reply
     };
-    let reply = ask(&mut stream, &Gate::query(&[b"example", b"org"], 1), 1);
+    let reply = ask(&mut stream, &query(&[b"example", b"org"], 1), 1);
     assert_eq!(reply.last_chunk::<4>(), Some(&[127, 64, 0, 1]));
-    let reply = ask(&mut stream, &Gate::query(&[b"evil", b"org"], 1), 9);
+    let reply = ask(&mut stream, &query(&[b"evil", b"org"], 1), 9);
     assert_eq!(reply[3] & 15, 3);
     assert_eq!(gate.refused(), Refusal::resolve("evil.org"));
     // Longer than is read: the client is sent away.
@@ -631,7 +620,7 @@ fn a_flood_that_no_one_reads() {
     flood.connect(gate.dns).unwrap();
     for i in 0..20_000u32 {
         let label = format!("x{}", i % 5000);
-        flood.send(&Gate::query(&[&[b'a'; 60], &[b'b'; 60], label.as_bytes()], 1)).unwrap();
+        flood.send(&query(&[&[b'a'; 60], &[b'b'; 60], label.as_bytes()], 1)).unwrap();
     }
     // It still answers and carries, with nobody reading what it tells.
     let mut stream = gate.connect("example.org");
@@ -683,7 +672,7 @@ fn run_ends_the_process() {
     let dns = ready.split(' ').next().unwrap();
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.set_read_timeout(Some(WAIT)).unwrap();
-    socket.send_to(&Gate::query(&[b"sandbox"], 1), dns).unwrap();
+    socket.send_to(&query(&[b"sandbox"], 1), dns).unwrap();
     let mut buffer = [0; 512];
     let n = socket.recv(&mut buffer).unwrap();
     assert_eq!(buffer[..n].last_chunk::<4>(), Some(&[127, 0, 0, 1]));

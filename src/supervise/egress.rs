@@ -3,14 +3,15 @@
 use super::denials::Denials;
 use super::gateway::{self, Gateway};
 use super::observe::Observer;
-use super::{Channel, Polled, internal, lost, timespec};
+use super::{Channel, Polled, internal, lost};
 use crate::decide::plan::Plan;
 use crate::gateway::events::Refusal;
 use crate::gateway::{Event, Sockets, stub};
+use crate::sys::poll::poll;
 use crate::sys::process::own_pidfd;
 use crate::types::{Code, EgressRecord, Failure, Layer};
 use nix::sys::socket::{MsgFlags, SockaddrIn, recvfrom, sendto};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::net::{Shutdown, SocketFlags, accept_with, shutdown};
 use std::net::Ipv4Addr;
@@ -126,11 +127,9 @@ impl<'a> Egress<'a> {
             shutdown(&gateway.events, Shutdown::Write).ok();
         }
         while let Some(gateway) = &self.gateway {
-            let timeout = timespec(until.saturating_duration_since(Instant::now()));
+            let left = until.saturating_duration_since(Instant::now());
             let mut fds = [PollFd::from_borrowed_fd(gateway.events.as_fd(), PollFlags::IN)];
-            if !matches!(poll(&mut fds, Some(&timeout)), Ok(1..))
-                || self.read(buffer, denials, observer, false).is_err()
-            {
+            if !matches!(poll(&mut fds, Some(left)), Ok(1..)) || self.read(buffer, denials, observer, false).is_err() {
                 self.gateway = None;
             }
         }

@@ -32,7 +32,7 @@ mod watch;
 use crate::decide::plan::Plan;
 use crate::types::{Code, Denial, Details, Failure, Layer, Outcome, Stream};
 use nix::sched::CloneFlags;
-use rustix::event::{PollFlags, Timespec};
+use rustix::event::PollFlags;
 use signals::Signals;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -119,10 +119,6 @@ type Polled<'a> = (Channel, BorrowedFd<'a>, PollFlags);
 /// Polls a channel until it is closed.
 fn readable((channel, fd): (Channel, &Option<OwnedFd>)) -> Option<Polled<'_>> {
     Some((channel, fd.as_ref()?.as_fd(), PollFlags::IN))
-}
-
-fn timespec(wait: Duration) -> Timespec {
-    Timespec { tv_sec: wait.as_secs().cast_signed(), tv_nsec: wait.subsec_nanos().into() }
 }
 
 /// A layer that ended before the call did.

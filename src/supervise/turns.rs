@@ -11,12 +11,13 @@ use super::notifications::Notifications;
 use super::signals::Signals;
 use super::status::{Said, Status};
 use super::watch::{TICK, Watch};
-use super::{Channel, Polled, Watcher, internal, outcome, own, timespec};
+use super::{Channel, Polled, Watcher, internal, outcome, own};
 use crate::confine::step::{Step, StepError};
 use crate::decide::plan::Plan;
+use crate::sys::poll::poll;
 use crate::types::{Denial, Failure, Outcome, Stream};
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::Errno;
+use rustix::event::{PollFd, PollFlags};
+
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -54,20 +55,18 @@ impl Supervision<'_> {
     /// One round of the loop; true when pid 1 has ended.
     fn turn(&mut self) -> bool {
         let held = self.is_held();
-        let timeout = timespec(self.pause(held));
+        let time = self.pause(held);
         let channels = self.channels(held);
         let mut fds: Vec<PollFd<'_>> =
             channels.iter().map(|(_, fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)).collect();
-        let polled = poll(&mut fds, Some(&timeout));
+        let polled = poll(&mut fds, Some(time));
         let ready: Vec<(Channel, PollFlags)> = channels
             .iter()
             .zip(&fds)
             .map(|((channel, ..), fd)| (*channel, fd.revents()))
             .filter(|(_, events)| !events.is_empty())
             .collect();
-        if let Err(error) = polled
-            && error != Errno::INTR
-        {
+        if let Err(error) = polled {
             self.child.end(internal("poll")(error).into());
         }
         if !self.status.running {

@@ -4,13 +4,13 @@ use rustix::event::{PollFd, Timespec};
 use rustix::io::{Errno, Result};
 use std::time::{Duration, Instant};
 
-/// Waits until one of `fds` is ready and gives how many are: 0 after `time`. Without a time it waits as long as that takes. A
-/// signal does not end it (whoever wants to know of signals has a signalfd(2) among the descriptors).
+/// Waits until one of `fds` is ready and returns how many are: 0 after `time`, without a time never. A signal does not end the wait;
+/// to wait for signals, add a signalfd(2).
 ///
 /// # Errors
-/// As poll(2), but `EINTR`.
+/// As poll(2), except `EINTR`.
 pub fn poll(fds: &mut [PollFd<'_>], time: Option<Duration>) -> Result<usize> {
-    // a time that the clock or the kernel cannot express is as good as none
+    // A time that the clock or the kernel cannot express counts as none.
     let until = time.and_then(|time| Instant::now().checked_add(time));
     loop {
         let left = until.map(|until| until.saturating_duration_since(Instant::now()));

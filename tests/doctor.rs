@@ -72,7 +72,7 @@ fn the_trial_answers_only_on_a_socket(#[values(Mode::Root, Mode::User)] mode: Mo
     let Some(f) = Fixture::bare(mode) else { return };
     let answer = f.upm(["doctor-inside"]).run();
     let data = answer.failed("usage", 2);
-    assert!(data["error"].as_str().unwrap().starts_with("doctor-inside: no command"), "{data:#}");
+    assert!(data["error"].as_str().unwrap().starts_with("doctor-inside: unknown command"), "{data:#}");
     assert!(!f.upm(["--help"]).run().stdout.contains("doctor-inside"));
 
     let (mut ours, theirs) = UnixStream::pair().unwrap();

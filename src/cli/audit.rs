@@ -83,7 +83,7 @@ pub(super) fn run(args: &Args) -> i32 {
 }
 
 /// Prints text or JSON, and gives the exit status: 0 when there is something to show, 1 when nothing matches, 125 when a
-/// source could not be read. What is printed goes out as it is told: it may be more than fits in memory.
+/// source could not be read. What is printed is written as it is read: it may be more than fits in memory.
 ///
 /// # Errors
 /// A named configuration that does not exist.
@@ -206,7 +206,7 @@ fn tell_waiting(file: Option<&Path>) {
                 ));
             }
         }
-        Err(error) => complain(format_args!("audit: refused calls that were counted cannot be told: {error}")),
+        Err(error) => complain(format_args!("audit: cannot read the number of refused calls: {error}")),
     }
 }
 

@@ -1,6 +1,6 @@
 //! `upm check`: the whole configuration and every plugin, without running a call.
 //!
-//! Each finding says where it stands, begins with `FILE:LINE:`, and is made by one of the parts below. What cannot be told
+//! Each finding says where it stands, begins with `FILE:LINE:`, and is made by one of the parts below. What cannot be determined
 //! is either no finding (a class that comes from elsewhere) or one of its own severity (a host that has no sandbox).
 
 mod classes;
@@ -186,7 +186,7 @@ pub(super) fn run(args: &Args) -> i32 {
     show_with(checked(args.config.file.as_deref(), args.json.json))
 }
 
-/// Text or JSON for stdout, and the exit status: 0 when there is no error, 1 with one, 125 when it could not be told.
+/// Text or JSON for stdout, and the exit status: 0 when there is no error, 1 with one, 125 if this cannot be determined.
 ///
 /// # Errors
 /// A configuration that cannot be read at all.

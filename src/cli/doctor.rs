@@ -35,7 +35,7 @@ pub(super) fn run(args: &Args, before: Option<Failure>) -> i32 {
     show_with(Ok(tried(args.config.file.as_deref(), args.json.json, before)))
 }
 
-/// Text or JSON for stdout (`before` is what kept the engine from starting), and the exit status: 0 every layer holds, 1 one does not, 125 that could not be told.
+/// Text or JSON for stdout (`before` is what kept the engine from starting), and the exit status: 0 every layer holds, 1 one does not, 125 if this cannot be determined.
 fn tried(config: Option<&Path>, as_json: bool, before: Option<Failure>) -> (String, i32) {
     let trials = doctor::run(config, before);
     let good = trials.iter().all(|trial| trial.holds == Some(true));

@@ -100,7 +100,7 @@ fn learned(args: &CallArgs, as_json: bool, screen: &mut Screen) -> Result<String
     report(args, as_json, &signals, (envelope, exit), observed, denied).map_err(failed)
 }
 
-/// What the child tells of its call.
+/// What the child reports about its call.
 #[derive(Serialize, Deserialize)]
 struct Told {
     document: Value,

@@ -50,7 +50,7 @@ enum Typed {
     #[command(flatten)]
     Command(Command),
     Help(help::Args),
-    // A plugin, or a word that is nothing.
+    // A plugin, or an unknown word.
     #[command(external_subcommand)]
     Plugin(Vec<OsString>),
 }

@@ -99,7 +99,7 @@ impl Progress {
         self.screen.tick(elapsed);
     }
 
-    /// What the plugin said of its progress; `fraction` outside 0–1 is brought inside, and no number is none.
+    /// What the plugin said of its progress; `fraction` outside 0–1 is brought inside, and NaN counts as none.
     pub fn progress(&mut self, message: &str, fraction: Option<f64>) {
         self.screen.progress(message, fraction);
     }

@@ -33,7 +33,7 @@ use uuid::Uuid;
 const MAX_ARGUMENTS: u64 = 1 << 30;
 /// Most bytes of the answer, and of all that comes before it.
 const MAX_LINE: usize = 1 << 30;
-/// How long a full queue of the service is knocked at.
+/// How long to retry if the service's queue is full.
 const KNOCKING: Duration = Duration::from_secs(5);
 /// How long a cancelled call may take to answer.
 const CANCELLED: Duration = Duration::from_secs(5);
@@ -44,7 +44,7 @@ const TICK: Duration = Duration::from_millis(100);
 /// Bytes read at once.
 const CHUNK: usize = 64 << 10;
 
-/// A line of the service: what it tells of the call, or the envelope. Other members are skipped.
+/// A line of the service: a report about the call, or the envelope. Other members are skipped.
 #[derive(Deserialize)]
 struct Line<'a> {
     #[serde(rename = "type")]
@@ -95,7 +95,7 @@ pub(super) fn run(socket: &Path, args: &CallArgs) -> i32 {
     }
 }
 
-/// The very bytes of the service; at a terminal indented, and harmless to it.
+/// The service's bytes, unchanged; at a terminal indented, and harmless to it.
 fn print(line: &[u8]) {
     let stdout = std::io::stdout();
     let text = if stdout.is_terminal() {
@@ -215,7 +215,7 @@ impl Exchange<'_> {
             if let Some((signal, until)) = self.cancelled
                 && now >= until
             {
-                // Hanging up ends the call as well.
+                // Closing the connection ends the call as well.
                 return Err(outcome::cancelled(signal));
             }
             if self.deadline.is_some_and(|deadline| now >= deadline) {

@@ -5,7 +5,7 @@ use crate::decide::grant::Decision;
 use crate::keys::Key;
 use crate::supervise::cgroup;
 
-/// Methods whose memory only a cgroup may count, where none can be had.
+/// Methods whose memory only a cgroup may count, if no cgroup is available.
 pub(super) fn cgroups(report: &mut Report<'_>, decisions: &[Decision]) {
     let wanting = || decisions.iter().filter(|decision| decision.grant.require_cgroup);
     if wanting().next().is_none() {

@@ -14,7 +14,7 @@ pub(super) fn grants(report: &mut Report<'_>, decisions: &[Decision]) {
                 let holds = |(other_at, other): &(usize, &Granted)| {
                     *other_at != at
                         && one.path.starts_with(&other.path)
-                        // Of the same path twice the second is the one too many.
+                        // Of the same path twice the second is redundant.
                         && (one.path != other.path || *other_at < at)
                 };
                 let nearest =

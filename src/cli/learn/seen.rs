@@ -14,7 +14,7 @@ const LISTED: usize = 20;
 /// The same for paths that exist, and for what is not suggested.
 const LISTED_HERE: usize = 200;
 
-/// What there is to tell.
+/// What is reported.
 pub(super) struct Seen {
     pub looks: Vec<Look>,
     pub names: BTreeMap<(String, u16), u64>,

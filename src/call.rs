@@ -268,8 +268,8 @@ pub(crate) fn may_call(config: &Config, caller: &Caller) -> bool {
     grant::tables(config).filter_map(|keys| keys.callers.as_ref()).any(|at| callers::names(&at.value, caller))
 }
 
-/// The service may see directories that its caller cannot: whatever is no project of the configuration, or is not there, is
-/// answered in the same words.
+/// The service may see directories that its caller cannot: the answer is the same for a directory that is not a project of the
+/// configuration and for one that does not exist.
 fn unseen(failure: Failure, args: &CallArgs) -> Failure {
     match &args.project {
         Some(project) if failure.code == Code::Usage && !matches!(failure.details, Details::ProjectRules { .. }) => {
@@ -297,9 +297,8 @@ pub fn decide(config: &Config, plugin: &str, method: &str, project: Option<&Path
     Ok(decision)
 }
 
-/// Opens what is granted and there, for the whole call, and looks once more at what was opened: between the reading of the
-/// configuration and now a name may have come to mean something else. What is missing, or behind a link, is told when it
-/// is used.
+/// Opens the granted paths that exist, for the whole call, and checks again what was opened: since the configuration was read, a
+/// name may have changed its meaning. A path that is missing or behind a link is reported when it is used.
 fn hold_grants(config: &Config, decision: &Decision) -> Result<(), Failure> {
     let grant = &decision.grant;
     for (path, write) in grant.read.iter().map(|path| (path, false)).chain(grant.write.iter().map(|path| (path, true)))

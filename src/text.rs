@@ -2,7 +2,7 @@
 //!
 //! - [`escape`]: a terminal or a log, whole;
 //! - [`shorten`]: a sentence, at most so many characters;
-//! - [`quote`]: a sentence, in double quotes, where each character must be told from others that look like it;
+//! - [`quote`]: a sentence, in double quotes, where each character must differ from others that look like it;
 //! - [`shell`]: a command that the reader is to run;
 //! - [`escape_json`]: JSON on a terminal, still the same JSON.
 #![forbid(unsafe_code)]

@@ -4,7 +4,7 @@
 //! Every connection is a process of its own: what they share is a file in the state directory, one for each set of audit
 //! sinks, with a slot for each user, all of one size. It never grows. A user's first [`ONE_BY_ONE`] refusals within
 //! [`WINDOW`] are recorded one by one. Further ones are counted; when the window is over, the next connection of anybody
-//! records how many there were. Which refusals are not counted at all `call` says. Where there is no slot, or no file, every refusal is recorded.
+//! records how many there were. `call` decides which refusals are never counted. Without a free slot, or without the file, every refusal is recorded.
 
 use crate::host::state;
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags, flock, fstat, openat};

@@ -41,7 +41,7 @@ pub fn step(
         ForkResult::Parent { child } => {
             if let Err(error) = timed(deadline).and_then(|signals| empty(&status, &signals)) {
                 let told = rustix::io::write(failure, &StepError::new(Step::Init, "pid 1", error).encode());
-                // Not told: the supervisor sees pid 1 end before the plugin ran, which refuses as well.
+                // If this fails, the supervisor sees pid 1 end before the plugin ran, which refuses as well.
                 sys::process::exit_now(if told.is_ok() { 1 } else { 2 });
             }
             sys::process::exit_now(i32::from(stay(child, lockable).is_err()))

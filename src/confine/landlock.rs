@@ -202,7 +202,7 @@ mod tests {
     }
 
     /// The rules of a plan with no mount around them. That an inner rule takes nothing away is what the kernel documents, and why
-    /// `read_only_by_mount` is told: should a kernel ever do otherwise, this says so.
+    /// `read_only_by_mount` is reported: if a kernel ever does otherwise, this test fails.
     #[test]
     fn rules_of_a_parent_add_up() {
         let Ok(number) = crate::sys::process::landlock_version() else { return };

@@ -70,7 +70,7 @@ pub fn prepare(plan: &Plan, runner: &'static [u8], as_root: bool, deadline: Inst
     let ruleset = landlock::prepare(plan, &trees)?;
     let filter = filter::plugin(&plan.syscalls, plan.named_unix)
         .map_err(|error| StepError::new(Step::Prepare, "syscalls", std::io::Error::other(error.to_string())))?;
-    // Asked here, where it can be told: in the child pid 1 and the plugin would both fail, each ending the other.
+    // Checked here, where it can be reported: in the child, pid 1 and the plugin would both fail, each ending the other.
     sys::seccomp::user_notification().map_err(|error| StepError::new(Step::Seccomp, "system call filter", error))?;
     Ok(Prepared {
         trees,

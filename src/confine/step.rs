@@ -1,4 +1,4 @@
-//! How a failed step of confinement is told.
+//! How a failed step of confinement is reported.
 
 use super::remedy::remedy;
 pub use crate::types::Step;

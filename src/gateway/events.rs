@@ -32,7 +32,7 @@ pub enum Event {
     Refused(Refusal),
     /// A connection ended, or was open at the call's end.
     Connection(EgressRecord),
-    /// Refusals beyond those told.
+    /// Refusals beyond those reported.
     Dropped {
         /// How many.
         count: u64,
@@ -65,7 +65,7 @@ impl Event {
 pub struct Refusal {
     /// What.
     pub denied: Denied,
-    /// How often, since this refusal was last told.
+    /// How often, since this refusal was last reported.
     pub count: u64,
 }
 
@@ -126,7 +126,7 @@ pub struct Outbox {
 #[derive(Debug, Default)]
 struct Waiting {
     records: VecDeque<Vec<u8>>,
-    /// How often each was refused since it was last told.
+    /// How often each was refused since it was last reported.
     refusals: HashMap<Denied, u64>,
     untold: bool,
     dropped: u64,
@@ -165,7 +165,7 @@ impl Outbox {
         }
     }
 
-    /// Tells which address a name got; should there be no room, nobody is told.
+    /// Reports which address a name got; not if the queue is full.
     pub fn named(&self, name: &str, address: Ipv4Addr) {
         self.send(&Event::Named { name: name.to_owned(), address });
     }

@@ -164,11 +164,11 @@ struct Shared {
     book: Mutex<AddressBook>,
     live: Mutex<HashMap<u64, Arc<Live>>>,
     threads: AtomicUsize,
-    /// Wakes the loop: a thread ended, or something waits to be told.
+    /// Wakes the loop: a thread ended, or something waits to be reported.
     wake: OwnedFd,
 }
 
-/// A connection that was accepted and not yet told.
+/// A connection that was accepted and not yet reported.
 struct Live {
     host: String,
     port: u16,

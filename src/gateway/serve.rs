@@ -112,7 +112,7 @@ struct Door {
 /// What a turn may do.
 #[derive(Clone, Copy)]
 struct May {
-    /// Something waits to be told.
+    /// Something waits to be reported.
     waiting: bool,
     /// The host had no room for one more connection.
     paused: bool,

@@ -137,18 +137,18 @@ impl Gate {
     fn refused(&self) -> Refusal {
         match self.next() {
             Some(Event::Refused(r)) => r,
-            other => panic!("{other:?} is no refusal"),
+            other => panic!("{other:?} is not a refusal"),
         }
     }
 
     fn record(&self) -> EgressRecord {
         match self.next() {
             Some(Event::Connection(r)) => r,
-            other => panic!("{other:?} is no record"),
+            other => panic!("{other:?} is not a record"),
         }
     }
 
-    /// The call's end; what was told then.
+    /// The call's end; what was reported then.
     fn finish(mut self) -> Vec<Event> {
         shutdown(self.events.as_raw_fd(), nix::sys::socket::Shutdown::Write).unwrap();
         let loop_ = self.loop_.take().unwrap();
@@ -435,13 +435,13 @@ fn answers_that_may_not_be_dialled() {
     let gate = Gate::start(host, 1 << 20, |p| vec![rule("example.org", p)]);
     drained(&mut gate.connect("example.org"));
     assert_eq!(gate.record().end, "error: gateway: own addresses: permission denied");
-    // So do routes that cannot be told.
+    // So do routes that cannot be determined.
     let mut host = to("203.0.113.9:1".parse().unwrap());
     host.is_here = Box::new(|_| Err(io::ErrorKind::PermissionDenied.into()));
     let gate = Gate::start(host, 1 << 20, |p| vec![rule("example.org", p)]);
     drained(&mut gate.connect("example.org"));
     assert_eq!(gate.record().end, "error: gateway: routes: permission denied");
-    // Of several the one that can be told is dialled.
+    // Of several, the one that can be determined is dialled.
     let mut host = resolving(move |_| vec!["203.0.113.9:1".parse().unwrap(), server]).0;
     host.is_here = Box::new(|ip| if ip.is_loopback() { Ok(true) } else { Err(io::ErrorKind::InvalidInput.into()) });
     let gate = Gate::start(host, 1 << 20, |p| vec![rule("example.org", p)]);

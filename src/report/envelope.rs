@@ -388,7 +388,7 @@ mod tests {
         assert_eq!(cut("a🦀".as_bytes(), 9), json!({"stdout": "a🦀", "stderr": "", "truncated": {"stdout": 9}}));
         // Not cut: the plugin itself wrote half a character.
         assert_eq!(cut(b"ab\xc3", 0), json!({"stdout": "ab\u{fffd}", "stderr": "", "encoding": "lossy"}));
-        // A lone continuation byte is no beginning of anything.
+        // A lone continuation byte does not begin a character.
         assert_eq!(
             cut(b"ab\x80", 1),
             json!({"stdout": "ab\u{fffd}", "stderr": "", "truncated": {"stdout": 1}, "encoding": "lossy"})

@@ -319,7 +319,7 @@ mod tests {
             .filter(|(_, _, _, want)| *want == libc::EPERM)
             .map(|(_, nr, args, _)| (filter::syscall_name(*nr as i32), args[1]))
             .collect();
-        assert_eq!(told, expected, "each denial was told, and nothing else");
+        assert_eq!(told, expected, "each denial was reported, and nothing else");
     }
 
     #[test]

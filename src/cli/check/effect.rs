@@ -230,16 +230,7 @@ fn groups(report: &mut Report<'_>, decisions: &[Decision]) {
         };
         for (at, line) in lines.iter().enumerate() {
             if names::is_own(&hosts[at].name) {
-                report.add(
-                    Severity::Warning,
-                    subject.as_str(),
-                    *line,
-                    format!(
-                        "{} is the sandbox itself: a plugin reaches its own loopback by this name, never the host's; remove it, or give \
-                         the host another name",
-                        shown(at)
-                    ),
-                );
+                own_name(report, &subject, *line, &shown(at));
                 continue;
             }
             if !granted.contains(name.as_str()) {
@@ -276,6 +267,15 @@ fn groups(report: &mut Report<'_>, decisions: &[Decision]) {
         without_effect(report, name, group, hosts);
     }
     twice(report, decisions);
+}
+
+/// A host that is the sandbox itself.
+fn own_name(report: &mut Report<'_>, subject: &str, line: usize, host: &str) {
+    let message = format!(
+        "{host} is the sandbox itself: a plugin reaches its own loopback by this name, never the host's; remove it, or give the host \
+         another name"
+    );
+    report.add(Severity::Warning, subject, line, message);
 }
 
 /// Keys of a group without an effect.

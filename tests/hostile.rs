@@ -209,7 +209,7 @@ fn names_and_numbers_of_files(#[values(Mode::Root, Mode::User)] mode: Mode) {
         std::fs::write(f.path(format!("plugins/x/{number}")), "").unwrap();
         std::fs::write(f.path(format!("schemas/{number}.json")), "").unwrap();
     }
-    assert!(finds(&f, &[1]).stdout.contains("holds more than 10000 entries"));
+    assert!(finds(&f, &[1]).stdout.contains("more than 10000 entries"));
     ends(&f, &["explain", "X", "run"]);
     ends(&f, &["X", "run"]).failed("config_invalid", 125);
 }

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Fixture, Mode};
+use common::{Fixture, Mode, has_program};
 use rstest::rstest;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -33,6 +33,19 @@ fn what_is_no_frame_is_a_violation_of_the_protocol(#[case] how: &str, #[values(M
     assert!(answer.took < Duration::from_secs(3), "{:?}", answer.took);
     assert!(!data["error"].as_str().unwrap().contains('\u{1b}'), "escape sequences in an error: {data:#}");
     f.assert_clean();
+}
+
+/// On a busy host a whole start fits between two system calls of the supervisor: here between sending the call frame and what
+/// follows. The sandbox's own reports are still read before the answer.
+#[rstest]
+fn an_answer_does_not_overtake_the_reports_of_the_start(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    if !has_program("strace") {
+        return;
+    }
+    let Some(f) = f(mode) else { return };
+    let late = ["-e", "trace=sendto", "-e", "inject=sendto:delay_exit=500000:when=1"];
+    let call = f.upm(["Probe", "run", r#"{"args":["echo",1]}"#]);
+    call.through([["strace", "-f", "-qq", "-o", "/dev/null"].as_slice(), &late].concat()).run().result();
 }
 
 #[rstest]

@@ -146,6 +146,8 @@ impl Supervision<'_> {
             Channel::Signals => self.serve_signals(),
             Channel::Status => self.serve_status(),
             Channel::Failure => self.serve_failure().map(drop),
+            // What has come since poll looked came after reports of the child that are not served yet.
+            Channel::Frames if events == PollFlags::OUT => self.exchange.send().map_err(Ending::from),
             Channel::Frames => self.exchange.send().map_err(Ending::from).and_then(|()| self.read_frames().map(drop)),
             Channel::Output(stream) => self.read_output(stream).map(drop).map_err(Ending::from),
             Channel::Listener if events.contains(PollFlags::IN) => self.serve_notification(),

@@ -174,7 +174,7 @@ fn go(
     let by_socket = peer.connection.is_some();
     // What this process sees of the host is not reported to other users.
     let caller_uid = peer.caller.uid;
-    let told = caller_uid == nix::unistd::geteuid().as_raw();
+    let local = caller_uid == nix::unistd::geteuid().as_raw();
     let signals = signals::take()
         .map_err(|error| Failure::new(Code::Internal, format!("signals: {error}")))?
         .with_client(peer.connection);
@@ -223,7 +223,7 @@ fn go(
     };
     tracing::debug!(plan = %plan.sha256(), "decided");
     let outcome = supervise::run(job, watcher)?;
-    let fits = |change: &Change| match told {
+    let fits = |change: &Change| match local {
         true => grantable::paths(&decision, change),
         false => grantable::untold(change),
     };

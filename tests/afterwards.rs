@@ -7,7 +7,7 @@ use rstest::rstest;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// Each method returns at once; what is told apart is how its process leaves.
+/// Each method returns at once; they differ in how the process ends.
 const LEAVES: &str = r#"
 import atexit, os, signal, sys, threading, time
 import upm
@@ -186,7 +186,7 @@ fn a_plugin_leaves_as_any_python_does(#[values(Mode::Root, Mode::User)] mode: Mo
     assert!(stdout.starts_with("hook of threads\nworker\nthread\natexit "), "{stdout}");
 }
 
-/// What the engine itself ends the call for is told in place of the result: it is not the plugin's process that takes it away.
+/// If the engine itself ends the call, its reason replaces the result: the plugin's process cannot do that.
 #[rstest]
 fn what_ends_the_call_by_policy_or_by_the_caller_is_the_answer(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let Some(f) = leaves(mode, "on_violation = \"kill\"\ntimeout = \"20s\"") else { return };
@@ -199,7 +199,7 @@ fn what_ends_the_call_by_policy_or_by_the_caller_is_the_answer(#[values(Mode::Ro
     assert_eq!(kept(&call(&f, "tries_what_is_denied", json!([]))), None, "the control");
 }
 
-/// The same of a program that is no Python: the last frame counts, and what follows it on the channel breaks the protocol.
+/// The same for a program that is not Python: the last frame counts, and anything after it on the channel breaks the protocol.
 #[rstest]
 fn a_programs_last_frame_is_the_answer(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let Some(f) = Fixture::probe(mode, "timeout = \"1s\"") else { return };

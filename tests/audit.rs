@@ -194,7 +194,7 @@ fn a_start_without_an_end_is_shown(#[values(Mode::Root, Mode::User)] mode: Mode)
     assert_eq!(state(), "running", "the control");
 }
 
-/// A line that is no record is counted and told; what is in records cannot drive a terminal.
+/// An invalid line is counted and reported; nothing in a record can control a terminal.
 #[rstest]
 fn what_a_file_holds_besides(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let Some(f) = Fixture::probe(mode, "") else { return };

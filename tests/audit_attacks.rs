@@ -211,7 +211,7 @@ while True:
     }
 }
 
-/// Events for whoever looks for a fault (`UPM_LOG`) wait for no journal that does not read: no deadline would be kept.
+/// Diagnostic events (`UPM_LOG`) do not wait for a journal that does not read: otherwise no deadline would hold.
 #[rstest]
 #[case::reads(true)]
 #[case::never_reads(false)]

@@ -169,7 +169,7 @@ fn questions_end_with_yes_or_no(#[values(Mode::Root, Mode::User)] mode: Mode) {
     }
 }
 
-/// The answer comes whoever reads stderr: a pipe whose reader has gone, as the journal's stream is when journald ends.
+/// The answer arrives even if nobody reads stderr: a pipe without a reader, as the journal's stream is when journald ends.
 #[rstest]
 fn nobody_reads_stderr(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let Some(f) = Fixture::probe(mode, "") else { return };

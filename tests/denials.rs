@@ -115,7 +115,7 @@ fn dialled_addresses_are_counted(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let denial = one(&answer, "egress", "connect");
     assert_eq!((&denial["count"], &denial["object"]["errno"]), (&json!(2), &json!("ENETUNREACH")));
     assert!(denial["remedy"].as_str().unwrap().starts_with("nothing: hosts are granted by name"), "{denial:#}");
-    // the control: what reaches itself is no denial
+    // the control: a process that reaches itself is not denied
     assert_eq!(f.run("echo", Value::Null).data()["denials"], json!([]));
 }
 
@@ -199,7 +199,7 @@ fn raising_tables(grant: &str) -> String {
     )
 }
 
-/// What the kernel refuses to a process alone is told by the exception that it came to.
+/// The exception reports what the kernel refused to the process itself.
 #[rstest]
 #[case::memory("memory = \"150MiB\"", "memory", "memory")]
 #[case::open_files("open_files = 32", "files", "open_files")]

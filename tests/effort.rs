@@ -22,7 +22,7 @@ os.write(2, b'\\nused %d %d\\n' % ((used.ru_utime + used.ru_stime) * 1e6, used.r
 os._exit(os.waitstatus_to_exitcode(status) & 0xff)
 ";
 
-/// Sends as much as it can for as long as it is told to, without looking at it: a buffer is made once.
+/// Sends as much as it can for the given time, from a buffer that is made once.
 const FLOOD: &str = r#"
 import ctypes, errno, os, socket, time
 

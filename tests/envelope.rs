@@ -133,7 +133,7 @@ fn an_exception_has_its_traceback(#[values(Mode::Root, Mode::User)] mode: Mode) 
     }
 }
 
-/// `sys.exit` is no result: it is an exception of the method or an end without a frame, never success.
+/// `sys.exit` is never a success: it is an exception of the method or an end without a frame.
 #[rstest]
 fn leaving_is_no_success(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let Some(f) = f(mode) else { return };

@@ -127,7 +127,7 @@ fn memory_is_bounded(#[values(Mode::Root, Mode::User)] mode: Mode) {
     assert_ok(&f.act("memory_bomb", json!([32])));
     let answer = f.run("memory_bomb", json!([1024, 2000]));
     let data = answer.data();
-    // a process of its own limit is told ENOMEM; what the supervisor adds up, or the cgroup, ends the call
+    // a process at its own limit gets ENOMEM; the supervisor's sum, or the cgroup, ends the call
     if answer.exit == Some(0) {
         assert_eq!(data["result"]["errno_name"], "ENOMEM", "{data:#}");
     } else {

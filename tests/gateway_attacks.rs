@@ -44,7 +44,7 @@ impl Query<'_> {
         reply
     }
 
-    /// There is no such name.
+    /// The name does not exist.
     fn none(&self) -> Vec<u8> {
         self.head(0x8183, 0)
     }
@@ -75,7 +75,7 @@ struct Lab {
 }
 
 impl Lab {
-    /// `setup` is a shell script that runs in it; `serve` talks to whoever connects to [`PORT`].
+    /// `setup` is a shell script that runs in it; `serve` handles the connections to [`PORT`].
     fn new(
         setup: &str,
         resolver: impl Fn(&Query<'_>) -> Vec<u8> + Send + Sync + 'static,
@@ -383,7 +383,7 @@ fn hostile_resolvers(#[case] kind: &'static str, #[values(Mode::Root, Mode::User
     assert_eq!(lab.reached(), 1);
 }
 
-/// What a resolver answers for `bad.test`; none of it is an address that may be dialled.
+/// What a resolver answers for `bad.test`: only addresses that must not be dialled.
 fn hostile_reply(kind: &str, query: &Query<'_>) -> Vec<u8> {
     let alias = |owner: &[u8], target: &[u8]| {
         [owner, &[0, 5, 0, 1, 0, 0, 0, 0], &(target.len() as u16).to_be_bytes(), target].concat()
@@ -722,7 +722,7 @@ fn hello(extensions: &[u8], size: usize) -> Vec<u8> {
     records(&message(extensions), size)
 }
 
-/// Neither the plugin nor what is told of a call has the credentials of the site's proxy, whatever the proxy sends back.
+/// Neither the plugin nor any report of a call gets the credentials of the site's proxy, whatever the proxy sends back.
 #[rstest]
 fn a_proxys_credentials_stay_with_it(#[values(Mode::Root, Mode::User)] mode: Mode) {
     const SECRET: &str = "dXNlcjpzM2NyM3Q=";

@@ -50,7 +50,7 @@ fn finds(f: &Fixture, exits: &[i32]) -> Answer {
     answer
 }
 
-/// Sources that are deep, long, oddly encoded or none. Whatever the reader's interpreter does, `check` says what it came to.
+/// Sources that are deep, long, oddly encoded or empty. Whatever the reader's interpreter does, `check` reports the outcome.
 #[rstest]
 fn sources(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let Some(f) = fixture(mode) else { return };
@@ -95,7 +95,7 @@ fn sources(#[values(Mode::Root, Mode::User)] mode: Mode) {
     }
 }
 
-/// Files in the place of others: what would block whoever opens it, has no end, or leads in a ring.
+/// Files in the place of others: one blocks its reader, one has no end, one is a link to itself.
 #[rstest]
 fn files(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let Some(f) = fixture(mode) else { return };

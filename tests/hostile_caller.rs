@@ -13,7 +13,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// Names itself by bytes that are no UTF-8, or by others, and then does what is hostile.
+/// Takes a process name that is not UTF-8, or another odd one, and then does a hostile act.
 const NAMED: &str = r#"
 import ctypes, os, time
 
@@ -65,7 +65,7 @@ fn named(mode: Mode, grant: &str) -> Option<Fixture> {
     Some(f)
 }
 
-/// `/proc/PID/status` begins with the process's name: bytes that are no text there hide nothing that stands below.
+/// `/proc/PID/status` begins with the process's name: bytes that are not UTF-8 hide nothing that follows.
 #[rstest]
 #[case::a_name("6e616d65")]
 #[case::no_text("fffe")]
@@ -92,7 +92,7 @@ fn a_name_that_is_no_text_is_told(
     // what it spent before it was cancelled
     let begun = f.text("project/begun");
     let arguments = json!({ "args": [name, begun] }).to_string();
-    // a shell starts what it puts in the background with SIGINT ignored; the same for whoever runs the tests
+    // a shell starts what it puts in the background with SIGINT ignored; the same holds where the tests are run in the background
     let running = f.upm(["Named", "spin", &arguments]).through(["/usr/bin/env", "--default-signal=TERM"]).start();
     while !Path::new(&begun).exists() {
         std::thread::sleep(Duration::from_millis(5));
@@ -115,7 +115,7 @@ fn a_stopped_supervisor_lengthens_no_call(#[values(Mode::Root, Mode::User)] mode
         std::thread::sleep(Duration::from_millis(5));
     }
     running.signal(Signal::SIGSTOP);
-    // the supervisor itself, and whoever started it
+    // the supervisor itself, and its parent
     let plugin = || f.leftovers().iter().any(|left| left.contains("(upm-probe)"));
     assert!(plugin(), "the control: the plugin is seen: {:?}", f.leftovers());
     while plugin() {
@@ -148,7 +148,7 @@ fn a_limit_of_file_sizes_is_answered(#[values(Mode::Root, Mode::User)] mode: Mod
     let touched = f.path("project/touched");
     let arguments = json!({"args": ["write", touched, "x"]}).to_string();
     let limited = |limit: &str| {
-        // stdout through a pipe: the answer itself is no file of that size
+        // stdout through a pipe: the limit does not apply to the answer itself
         let script = format!("exec 3>&1; {{ prlimit --fsize={limit} -- \"$0\" \"$@\"; echo $? >exit; }} | cat");
         let answer = f.upm(["Probe", "run", &arguments]).through(["/bin/sh", "-c", &script]).run();
         let exit = fs::read_to_string(f.path("exit")).unwrap();
@@ -282,7 +282,7 @@ fn what_the_programs_file_lends_is_given_up(#[case] lend: &str) {
     assert_eq!(fs::read_dir(roots.path()).unwrap().count(), 0);
 }
 
-/// A user's own capabilities (the ambient set, as systemd gives them) are no reason to refuse.
+/// A user's own capabilities (the ambient set, as systemd gives them) do not lead to a refusal.
 #[test]
 fn a_callers_own_capabilities_are_no_loan() {
     if !common::is_root() {

@@ -361,12 +361,12 @@ fn the_engine_holds_on_6_1() {
         assert_eq!(locked.len(), LOCKS.len());
         locked.iter().for_each(assert_ok);
 
-        // what a call could write is no place to find a configuration in
+        // a configuration is not searched for where a call could write
         let planted = ran[&format!("{mode}-planted")].failed("config_invalid", 125);
         assert!(planted["error"].as_str().unwrap().contains("was found, not named"), "{planted:#}");
         assert!(ran[&format!("{mode}-named")].ok().contains("HelloPlugin"));
 
-        // a process of its own limit is told ENOMEM; what is added up, or the cgroup, ends the call
+        // a process at its own limit gets ENOMEM; the sum, or the cgroup, ends the call
         let memory = ran[&format!("{mode}-memory")].envelope();
         let told = memory["data"]["result"]["errno_name"] == "ENOMEM";
         assert!(told || memory["data"]["code"] == "memory_exceeded", "{mode}: {memory:#}");
@@ -397,7 +397,7 @@ fn limits(envelope: &Value) -> &Value {
     &envelope["data"]["sandbox"]["layers"]["limits"]["active"]
 }
 
-/// The call was ended for its memory, as whoever counted it says.
+/// The call was ended because of its memory, as what counted it says.
 fn exceeded(ran: &Ran, by: &str) -> Value {
     let envelope = ran.envelope();
     let data = &envelope["data"];
@@ -528,7 +528,7 @@ fn cgroups(ran: &BTreeMap<String, Ran>) {
     assert!(told["found"].as_str().unwrap().ends_with("started like this, upm refuses calls with `cpus`"));
 }
 
-/// The same seconds of spinning: with half a processor it gets less than two thirds of them, and is told how long it waited.
+/// The same seconds of spinning: with half a processor it gets less than two thirds of them, and the answer says how long it waited.
 fn slowed_down(whole: &Ran, half: &Ran) {
     let spent = |ran: &Ran| {
         assert_eq!(ran.exit, 0, "{ran:#?}");
@@ -546,7 +546,7 @@ fn slowed_down(whole: &Ran, half: &Ran) {
     assert_eq!(envelope["data"]["sandbox"]["layers"]["limits"]["asked"]["cpus"], 0.5);
 }
 
-/// On any host: `cpus` is served, or the call is refused and told what would serve it. Without the key it runs.
+/// On any host: `cpus` is enforced, or the call is refused with the remedy. Without the key it runs.
 #[rstest]
 fn processors_are_bound_or_the_call_is_refused(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let Some(f) = Fixture::probe(mode, "timeout = \"20s\"") else { return };

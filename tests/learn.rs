@@ -133,7 +133,7 @@ fn writing_and_names(#[values(Mode::Root, Mode::User)] mode: Mode) {
     assert!(why.starts_with("hosts are granted by name"), "{why}");
 }
 
-/// What every plugin looks for is none of this one's.
+/// What every plugin looks for is not listed for this one.
 #[rstest]
 fn ordinary_starts_are_left_out(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let Some(f) = curious(mode, "") else { return };
@@ -175,7 +175,7 @@ fn what_is_noted_is_bounded(#[values(Mode::Root, Mode::User)] mode: Mode) {
     f.assert_clean();
 }
 
-/// The watched calls are let go on by whoever watches; that they are refused all the same is the kernel's doing.
+/// The supervisor lets the watched calls go on; the kernel refuses them all the same.
 #[rstest]
 fn the_confinement_is_the_same(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let Some(f) = Fixture::probe(mode, "write = [\"{project_root}\"]") else { return };
@@ -250,8 +250,8 @@ fn the_command_that_an_answer_names(#[values(Mode::Root, Mode::User)] mode: Mode
     assert!(told.stdout.contains("it's/file"), "{}", told.stdout);
 }
 
-/// What rules a host or holds its secrets is never proposed, whoever owns it and however the plugin asks; that it was asked for is
-/// told, and what to do instead.
+/// What rules a host or holds its secrets is never proposed, regardless of its owner and of how the plugin asks; the report lists
+/// the wish and what to do instead.
 #[rstest]
 fn system_places_are_never_proposed(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let Some(f) = curious(mode, "") else { return };
@@ -381,7 +381,7 @@ fn hostile_names_end_in_no_other_key(#[values(Mode::Root, Mode::User)] mode: Mod
     }
 }
 
-/// A plugin that looks for as much as is noted costs `learn` a bounded time, and what is proposed is told to be not all.
+/// A plugin that fills the list of observations costs `learn` a bounded time, and the report says that the proposal is incomplete.
 #[rstest]
 fn a_plugin_that_wants_everything(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let Some(f) = curious(mode, "") else { return };

@@ -82,7 +82,7 @@ fn what_can_only_be_read_is_not_locked(#[values(Mode::Root, Mode::User)] mode: M
     let explained = f.upm(["explain", "Probe", "run"]).run();
     assert!(explained.stdout.contains("\n  locks of files: of those that the call may write\n"), "{explained:#?}");
     assert_errno(&f.act("lock", json!(["LOCK_SH", "/proc/self/status"])), "EPERM");
-    // the frame channel, and a number that is no descriptor: as outside, and no denial
+    // the frame channel, and an unused descriptor number: as outside, without a denial
     assert_errno(&f.act("syscall", json!([libc::SYS_flock, 3, 1])), "EPERM");
     let answer = f.run("syscall", json!([libc::SYS_flock, 99, 1]));
     assert_errno(&answer.result(), "EBADF");
@@ -127,7 +127,7 @@ fn host_gets(way: &str, file: &str) -> bool {
         assert!(matches!(status.code(), Some(0 | 1)), "{status}");
         return status.success();
     }
-    // by root, who may open it for writing whoever has it
+    // by root, who may open every file for writing
     let mut range = libc_range(libc::F_WRLCK);
     let open = File::options().read(true).write(true).open(file).unwrap();
     match nix::fcntl::fcntl(&open, nix::fcntl::FcntlArg::F_SETLK(&range)) {
@@ -319,7 +319,7 @@ fn what_cannot_be_looked_at_is_not_locked(#[values(Mode::Root, Mode::User)] mode
         assert!(line["remedy"].as_str().unwrap().contains("ptrace_scope"), "{line}");
     }
     assert_ok(&on(f.upm(["Probe", "run", &words("LOCK_EX")]), "acct=EPERM").result());
-    // without it no mount is told; a call that is granted something to write is refused then
+    // without it the mount is unknown: a call that may write something is refused
     f.config(common::PROBE);
     let own = json!({"args": ["lock", "LOCK_EX", "/tmp"]}).to_string();
     for errno in ["EPERM", "ENOSYS"] {

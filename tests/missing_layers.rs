@@ -24,7 +24,7 @@ fn without<'a>(f: &Fixture, call: Call<'a>, spec: &str) -> Call<'a> {
     call.through([f.text("plugins/upm-probe").as_str(), "without", spec, "--"])
 }
 
-/// The call's refusal: layer and remedy are told, to people too.
+/// The call's refusal names layer and remedy, in the text for people too.
 #[track_caller]
 fn refused(f: &Fixture, answer: &Answer, layer: &str, case: &str) -> String {
     let data = answer.failed("sandbox_unavailable", 125);
@@ -180,7 +180,7 @@ fn root_without_cap_sys_admin_is_refused() {
     assert!(ran(&f));
 }
 
-/// One path that is not as the configuration says is no missing layer.
+/// A path that is not as the configuration says does not count as a missing layer.
 #[rstest]
 fn a_failure_of_one_path_is_no_missing_layer(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let Some(f) = Fixture::bare(mode) else { return };

@@ -161,7 +161,7 @@ fn every_exposure_of_the_units_is_explained() {
             assert!(text.contains(setting), "{name}: {one}");
         }
         assert!(count > 10, "{name}: {settings:?}");
-        // the same hardening in both, so that a call by the clock is no weaker
+        // the same hardening in both, so that a timer's call is as confined
         let hardening = |text: &str| text.split_once("\nNoNewPrivileges=").unwrap().1.replace(&name, "");
         assert_eq!(hardening(&text), hardening(&units()[0].1.replace("upm@.service", &name)));
     }

@@ -422,7 +422,7 @@ fn a_file_over_the_limit(#[values(Mode::Root, Mode::User)] mode: Mode) {
     assert_eq!(fs::metadata(site_packages(&i.f).join("huge.bin")).unwrap().len(), 16 << 20);
 }
 
-/// What pip says of a connection that came to nothing, before it tries once more.
+/// What pip prints about a failed connection before it tries again.
 const BROKEN: &str = "after connection broken by";
 
 /// A fixture whose caller has this index in a pip.conf of its own, and the shipped configuration.

@@ -1,4 +1,4 @@
-//! The service: one `upm serve` a connection, and `upm --via`, which must not be told from a call made here.
+//! The service: one `upm serve` a connection, and `upm --via`, whose answers equal those of a local call.
 
 mod common;
 
@@ -71,7 +71,7 @@ fn an_answer_is_that_of_a_call_made_here(#[values(Mode::Root, Mode::User)] mode:
         );
     }
     let ended = service.ended(Duration::from_secs(5));
-    assert!(ended.iter().all(|status| *status == Some(0)), "a call that fails is no failure of the service: {ended:?}");
+    assert!(ended.iter().all(|status| *status == Some(0)), "a failed call must not fail the service: {ended:?}");
     assert_eq!(fs::read_to_string(f.path("service.log")).unwrap(), "");
     f.assert_clean();
 }
@@ -233,7 +233,7 @@ fn who_may_not_call_learns_nothing(#[values(Mode::Root, Mode::User)] mode: Mode)
         let answer = f.upm(["Probe", "run", "--project", &not_there]).run();
         (0, 0, answer.failed("usage", 2)["error"].as_str().unwrap().to_owned())
     };
-    assert!(here.contains("No such file"), "a call made here is told: {here}");
+    assert!(here.contains("No such file"), "a local call names the reason: {here}");
 }
 
 #[rstest]
@@ -390,7 +390,7 @@ fn progress_and_stderr_come_as_they_are_asked_for(#[values(Mode::Root, Mode::Use
     assert_eq!(last["data"]["output"]["stderr"], text);
     assert!(told.iter().all(|line| line["type"] == "stderr" && line.as_object().unwrap().len() == 2), "{told:?}");
     assert_eq!(told.iter().filter_map(|line| line["text"].as_str()).collect::<String>(), text);
-    // who asks for nothing is told nothing
+    // without either key only the answer is sent
     for act in [json!(["frame_progress", 3]), json!(["print", "stderr", "x"])] {
         assert_eq!(ask(act, json!({"verbose": false})).len(), 1);
     }
@@ -561,7 +561,7 @@ fn words_that_do_not_go_together(#[values(Mode::Root, Mode::User)] mode: Mode) {
         &["serve", "x"],
         &["serve", "--project", "/"],
         &["serve", "--json"],
-        // stdin is no socket
+        // stdin is not a socket
         &["serve"],
     ] {
         f.upm(words.iter().copied()).run().failed("usage", 2);
@@ -641,7 +641,7 @@ fn a_service_that_is_not_there_is_explained(#[values(Mode::Root, Mode::User)] mo
     }
 }
 
-/// Root connects whoever the socket belongs to.
+/// Root may connect to any socket.
 #[test]
 fn root_connects_to_anyones_socket() {
     let Some(f) = Fixture::probe(Mode::Root, "") else { return };
@@ -650,7 +650,7 @@ fn root_connects_to_anyones_socket() {
     fs::set_permissions(&service.socket, fs::Permissions::from_mode(0o600)).unwrap();
     let call = ["--via", &service.socket, "Probe", "run", r#"{"args":["echo"]}"#];
     assert_eq!(f.upm(call).run().exit, Some(0));
-    // the owner too, to be told that the configuration does not name it; and nobody else
+    // the owner too (the answer says that the configuration does not name it), and nobody else
     for (uid, error) in [(45_678, "is not allowed to call it"), (45_679, "you may not connect")] {
         let (_, envelope) = answered(&as_other(&f, &Other { uid, ..OTHER }, &call));
         assert!(envelope["data"]["error"].as_str().unwrap().contains(error), "{envelope:#}");
@@ -711,7 +711,7 @@ fn a_server_that_says_nothing_is_left() {
     drop(accepted);
 }
 
-/// A configuration that cannot be used is the service's failure, and is told like any other.
+/// An unusable configuration is the service's failure and is reported like any other.
 #[rstest]
 fn a_broken_configuration_is_told_and_fails_the_unit(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let Some(f) = Fixture::probe(mode, "nope = 1") else { return };
@@ -721,7 +721,7 @@ fn a_broken_configuration_is_told_and_fails_the_unit(#[values(Mode::Root, Mode::
     assert_eq!(service.ended(Duration::from_secs(5)), [Some(125)]);
 }
 
-/// Stopping the unit cancels the call, and the caller is told.
+/// Stopping the unit cancels the call, and the caller gets `cancelled`.
 #[rstest]
 fn a_service_that_is_stopped_answers(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let Some(f) = Fixture::probe(mode, "write = [\"{project_root}\"]") else { return };

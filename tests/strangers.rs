@@ -102,7 +102,7 @@ fn refusals_of_one_user_are_counted(
     // what is kept is small, and nobody else's to read or write
     let data = fs::metadata(&path).unwrap();
     assert_eq!((data.uid(), data.mode() & 0o777, data.len()), (f.uid, 0o600, 2 * 40), "{}", path.display());
-    // until it is on record, whoever reads the audit is told
+    // until it is recorded, a reader of the audit sees that there may be more
     let shown = f.upm(["audit", "show"]).run();
     let waiting = format!("{} refused calls of uid {}", MANY - ONE_BY_ONE, OTHER.uid);
     assert!(shown.stderr.contains(&waiting), "{shown:#?}");
@@ -323,7 +323,7 @@ fn root_reads_a_request_without_roots_rights() {
     assert!(seen.iter().all(|one| (one.0.as_str(), one.1.as_str(), one.2.as_str()) == (none, none, "1")), "{seen:?}");
 }
 
-/// Whoever passes descriptors along with a request: none of them is taken, and the call is made.
+/// Descriptors that come with a request are not taken, and the call is made.
 #[rstest]
 fn passed_descriptors_are_not_taken(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let Some(f) = Fixture::probe(mode, "") else { return };
@@ -374,7 +374,7 @@ fn a_storm_of_connections_ends(#[values(Mode::Root, Mode::User)] mode: Mode) {
 }
 
 /// A caller's `project` is looked up by the service's eyes: neither its answer nor the time that it takes tells what lies
-/// where the caller cannot look. `..` through a directory told that by the call's success, and many of them by the time.
+/// where the caller cannot look. `..` through a directory revealed that by the call's success, and many of them by its time.
 #[rstest]
 fn a_project_is_no_way_to_look_around(#[values(Mode::Root, Mode::User)] mode: Mode) {
     if !is_root() {

@@ -16,7 +16,7 @@ HASH = r"sha256:[0-9a-f]{64}|sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128}"
 # pip takes a name that ends so for a file when there is one.
 ARCHIVE = r"(?i).*\.(?:whl|zip|egg|tar(?:\.[a-z0-9]+)?|t(?:gz|bz|lz|xz))"
 
-# Present while a virtual environment is being made, so that one that was interrupted is told from a complete one.
+# Present while a virtual environment is being made: it marks one whose making was interrupted.
 UNFINISHED = ".upm-unfinished"
 
 

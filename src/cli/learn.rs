@@ -80,19 +80,19 @@ fn learned(args: &CallArgs, as_json: bool, screen: &mut Screen) -> Result<String
     let failed = |failure: Failure| call::refuse(&failure, args.request_id);
     let internal = |error: std::io::Error| failed(Failure::new(Code::Internal, format!("upm learn: {error}")));
     let signals = signals::take().map_err(internal)?;
-    // A supervisor confines itself for good: what this process wants to know of the host afterwards it could not.
+    // A supervisor confines itself for good: afterwards this process could not look at the host.
     let apart::Returned { bytes, .. } = apart::run(ANSWER, Some(&signals), || {
         let answer = call::observed(args, screen);
         screen.progress.finish();
         let Answer { envelope: Envelope { document, result }, exit, observed, denials } = answer;
         let denied = Summary { names: refused_names(&denials), others: others(&denials) };
-        // Values and texts: there is nothing that JSON cannot say.
-        serde_json::to_vec(&Told { document, result, exit, observed, denied }).unwrap_or_default()
+        // Values and texts: JSON can express them all.
+        serde_json::to_vec(&Reported { document, result, exit, observed, denied }).unwrap_or_default()
     })
     .map_err(internal)?;
-    let told: Told = serde_json::from_slice(&bytes).map_err(|error| internal(error.into()))?;
+    let reported: Reported = serde_json::from_slice(&bytes).map_err(|error| internal(error.into()))?;
     drop(bytes);
-    let Told { document, result, exit, observed, denied } = told;
+    let Reported { document, result, exit, observed, denied } = reported;
     let envelope = Envelope { document, result };
     let Some(observed) = observed else {
         return Err(Answer { envelope, exit, observed: None, denials: Vec::new() });
@@ -102,7 +102,7 @@ fn learned(args: &CallArgs, as_json: bool, screen: &mut Screen) -> Result<String
 
 /// What the child reports about its call.
 #[derive(Serialize, Deserialize)]
-struct Told {
+struct Reported {
     document: Value,
     result: Option<Raw>,
     exit: i32,

@@ -1,6 +1,6 @@
-//! Locks of files, pid 1's part: it alone may look which file a descriptor of the plugin's is (pidfd_getfd(2)): it is the
-//! plugin's ancestor, has its user, and a Landlock domain that contains the plugin's. What belongs to an open file description
-//! it does itself, on the very description that it looked at.
+//! Locks of files, pid 1's part: it alone may find out which file a descriptor of the plugin refers to (pidfd_getfd(2)): it is the
+//! plugin's ancestor, has its user, and a Landlock domain that contains the plugin's. Locks of an open file description
+//! are taken by pid 1 itself, on the very description that it checked.
 
 use super::channels::Tag;
 use nix::fcntl::{FcntlArg, fcntl};
@@ -32,7 +32,7 @@ pub enum What {
     },
 }
 
-/// A question of the supervisor's; the process comes with it, as a pidfd.
+/// A request of the supervisor; the process comes with it, as a pidfd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Request {
     /// What to do.
@@ -179,29 +179,29 @@ fn judge(request: &Request, process: OwnedFd, lockable: &[u64]) -> Verdict {
 /// The mount that a file was opened in. The kernel knows it without asking a file system.
 fn mount(file: BorrowedFd<'_>) -> Result<u64, Errno> {
     let found = statx(file, c"", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, StatxFlags::MNT_ID)?;
-    let told = StatxFlags::from_bits_retain(found.stx_mask).contains(StatxFlags::MNT_ID);
-    if told { Ok(found.stx_mnt_id) } else { Err(Errno::NOSYS) }
+    let known = StatxFlags::from_bits_retain(found.stx_mask).contains(StatxFlags::MNT_ID);
+    if known { Ok(found.stx_mnt_id) } else { Err(Errno::NOSYS) }
 }
 
 /// `F_OFD_SETLK` with what the plugin's structure says now; it is read once.
 fn range(file: BorrowedFd<'_>, process: i32, address: u64) -> Result<(), Errno> {
     let fail = |errno: nix::Error| Errno::from_raw_os_error(errno as i32);
     // struct flock: type and whence, two bytes each; start at 8; length at 16; pid at 24.
-    let mut told = [0u8; 28];
+    let mut copy = [0u8; 28];
     let base = usize::try_from(address).map_err(|_| Errno::FAULT)?;
-    let remote = [RemoteIoVec { base, len: told.len() }];
-    let read = process_vm_readv(Pid::from_raw(process), &mut [IoSliceMut::new(&mut told)], &remote).map_err(fail)?;
-    if read != told.len() {
+    let remote = [RemoteIoVec { base, len: copy.len() }];
+    let read = process_vm_readv(Pid::from_raw(process), &mut [IoSliceMut::new(&mut copy)], &remote).map_err(fail)?;
+    if read != copy.len() {
         return Err(Errno::FAULT);
     }
-    let short = |at: usize| i16::from_ne_bytes([told[at], told[at + 1]]);
-    let long = |at: usize| told[at..].first_chunk().copied().map_or(0, i64::from_ne_bytes);
+    let short = |at: usize| i16::from_ne_bytes([copy[at], copy[at + 1]]);
+    let long = |at: usize| copy[at..].first_chunk().copied().map_or(0, i64::from_ne_bytes);
     let lock = libc::flock {
         l_type: short(0),
         l_whence: short(2),
         l_start: long(8),
         l_len: long(16),
-        l_pid: told[24..].first_chunk().copied().map_or(0, i32::from_ne_bytes),
+        l_pid: copy[24..].first_chunk().copied().map_or(0, i32::from_ne_bytes),
     };
     fcntl(file, FcntlArg::F_OFD_SETLK(&lock)).map(drop).map_err(fail)
 }

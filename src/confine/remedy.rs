@@ -24,11 +24,16 @@ const KINDS: [(&str, CloneFlags); 7] = [
 /// What an administrator can do, by the step that found out, on what, and its errno; `None` where no layer is missing.
 #[must_use]
 pub(super) fn remedy(error: &StepError, errno: Errno) -> Option<String> {
-    told((error.step, error.subject), &error.object, errno, &Obstacles::look)
+    by_obstacle((error.step, error.subject), &error.object, errno, &Obstacles::look)
 }
 
 /// As [`remedy`], of a host that `look` describes. It is asked only when there is something to say.
-fn told((step, subject): (Step, Subject), object: &str, errno: Errno, look: &dyn Fn() -> Obstacles) -> Option<String> {
+fn by_obstacle(
+    (step, subject): (Step, Subject),
+    object: &str,
+    errno: Errno,
+    look: &dyn Fn() -> Obstacles,
+) -> Option<String> {
     use Errno::{E2BIG, EACCES, EINVAL, ENOENT, ENOSPC, ENOSYS, EOPNOTSUPP, EPERM, EROFS, EUSERS};
     let of_proc = subject == Subject::ProcFile;
     match (step, errno) {
@@ -292,7 +297,7 @@ mod tests {
     }
 
     fn of(host: &Obstacles, step: Step, subject: Subject, object: &str, errno: Errno) -> String {
-        told((step, subject), object, errno, &|| host.clone()).unwrap_or_default()
+        by_obstacle((step, subject), object, errno, &|| host.clone()).unwrap_or_default()
     }
 
     #[test]

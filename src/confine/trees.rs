@@ -85,29 +85,12 @@ fn open_one(
         | if wanted.write { 0 } else { RDONLY }
         | if wanted.exec { 0 } else { NOEXEC };
     let outside = plan.outside;
-    let mapped = matches!(wanted.source, Source::Host { mapped: true });
-    let guarded = mapped && wanted.write && as_root && !plan.as_root_owner;
+    let lent = as_root && wanted.source == (Source::Host { mapped: true });
     let owner = (stat.st_uid, stat.st_gid);
-    // root's group as well: it reads more than the directory's owner may.
-    if guarded && (owner.0 == 0 || owner.1 == 0) {
-        return Err(other(
-            "root or its group owns it, so what the plugin wrote there would be root's; give it to an unprivileged user \
-             with `chown`, or set as_root_owner = true",
-        ));
+    if lent && let Some(reason) = not_lent(&object, owner, wanted.write, plan) {
+        return Err(other(&reason));
     }
-    // A plugin is lent what the owner may; others could have exchanged what was meant for something else of that owner.
-    if mapped
-        && as_root
-        && (owner.0 != outside.0 || owner.1 == 0)
-        && let Some((changed, _)) = object.chosen_by_others(owner, !plan.as_root_owner)
-    {
-        return Err(other(&format!(
-            "others than its owner may change {} and could have chosen what the owner's rights are lent to; give it to an \
-             unprivileged user with `chown`, or move it to where its owner and root alone may write",
-            changed.display()
-        )));
-    }
-    if mapped && as_root && owner != outside {
+    if lent && owner != outside {
         let namespace = match namespaces.entry(owner) {
             std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
             std::collections::btree_map::Entry::Vacant(entry) => {
@@ -128,4 +111,26 @@ fn open_one(
         mount::set_attributes(mount.as_fd(), attributes, None, directory).map_err(fail)?;
     }
     Ok(Tree { index, mount, object, directory })
+}
+
+/// Why the rights of `owner` are not lent to the plugin of a root call; `None` if they may be.
+fn not_lent(object: &Object, owner: (u32, u32), write: bool, plan: &Plan) -> Option<String> {
+    // root's group as well: it reads more than the directory's owner may.
+    if write && !plan.as_root_owner && (owner.0 == 0 || owner.1 == 0) {
+        return Some(
+            "root or its group owns it, so what the plugin wrote there would be root's; give it to an unprivileged user \
+             with `chown`, or set as_root_owner = true"
+                .to_owned(),
+        );
+    }
+    // A plugin is lent what the owner may; others could have exchanged what was meant for something else of that owner.
+    if owner.0 == plan.outside.0 && owner.1 != 0 {
+        return None;
+    }
+    let (changed, _) = object.chosen_by_others(owner, !plan.as_root_owner)?;
+    Some(format!(
+        "others than its owner may change {} and could have chosen what the owner's rights are lent to; give it to an \
+         unprivileged user with `chown`, or move it to where its owner and root alone may write",
+        changed.display()
+    ))
 }

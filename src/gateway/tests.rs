@@ -177,7 +177,7 @@ fn echo() -> SocketAddr {
     address
 }
 
-/// A server that plays `script` once to whoever connects, after the end of an HTTP header came, and hands out what it got.
+/// A server that plays `script` once to the first client, after the end of an HTTP header has arrived, and returns what it received.
 fn fake_proxy(script: impl FnOnce(&mut TcpStream) + Send + 'static) -> (u16, mpsc::Receiver<Vec<u8>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();

@@ -91,7 +91,7 @@ impl Child {
 
     /// Processor time of the sandbox's processes so far.
     pub fn spent(&self) -> Duration {
-        let counted = self.cgroup.as_ref().ok().and_then(|cgroup| cgroup.told().cpu);
+        let counted = self.cgroup.as_ref().ok().and_then(|cgroup| cgroup.counts().cpu);
         let (user, system) = counted.unwrap_or_else(|| {
             let spent = memory::spent(self.pid);
             (spent.user_us, spent.system_us)

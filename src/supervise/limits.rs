@@ -1,4 +1,4 @@
-//! How near a call came to the limits that the kernel enforces without a report: looked at every 100 ms and when the plugin
+//! How close a call was to the limits that the kernel enforces without a report: looked at every 100 ms and when the plugin
 //! answers.
 
 use super::denials::{self, Denials};

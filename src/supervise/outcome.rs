@@ -1,6 +1,6 @@
 //! The outcome of a call, from what the supervisor did and what the kernel and the plugin reported.
 
-use super::cgroup::{self, Cgroup, Told};
+use super::cgroup::{self, Cgroup, Counts};
 use super::child::{Child, Ending, Gone};
 use super::denials::{Denials, met};
 use super::frames::Frame;
@@ -28,17 +28,17 @@ pub(super) fn conclude(left: Supervision<'_>, gone: Gone) -> Result<Outcome<Deni
     let Child { ending, cgroup, .. } = child;
     let (answer, wait_status) = (exchange.answer, status.wait_status);
     let (started, step_error) = status.finish();
-    let told = cgroup.as_ref().map(Cgroup::told).unwrap_or_default();
+    let counts = cgroup.as_ref().map(Cgroup::counts).unwrap_or_default();
     let Some((report, seen)) = started else {
-        return Err(not_started(plan, ending, step_error, &told, gone.status));
+        return Err(not_started(plan, ending, step_error, &counts, gone.status));
     };
     let version = match &answer {
         Some(Frame::Result { version, .. } | Frame::Error { version, .. }) => version.clone(),
         _ => None,
     };
     let cpu = Duration::from_micros(gone.usage.user_us + gone.usage.system_us);
-    let end = forced(plan, ending, step_error, &told);
-    let end = end.or_else(|| own_end(wait_status, cpu, &plan.limits, &told)).map(|failure| match gone.status {
+    let end = forced(plan, ending, step_error, &counts);
+    let end = end.or_else(|| own_end(wait_status, cpu, &plan.limits, &counts)).map(|failure| match gone.status {
         Some(_) => failure,
         None => Failure { note: Some(Note::Unreaped), ..failure },
     });
@@ -51,7 +51,7 @@ pub(super) fn conclude(left: Supervision<'_>, gone: Gone) -> Result<Outcome<Deni
         peaks.processes = 0;
     }
     super::limits::met(plan, &peaks, &tmp, failure, &mut denials);
-    if let Some((denied, count)) = cgroup::refused(plan, &told) {
+    if let Some((denied, count)) = cgroup::refused(plan, &counts) {
         denials.add(denied, count);
     }
     let output = left.streams.finish(&mut denials);
@@ -62,7 +62,7 @@ pub(super) fn conclude(left: Supervision<'_>, gone: Gone) -> Result<Outcome<Deni
         afterwards,
         plugin_version: version,
         output,
-        usage: usage(&gone, &told, egress.bytes),
+        usage: usage(&gone, &counts, egress.bytes),
         denials,
         denials_dropped,
         denials_complete: Completeness {
@@ -85,15 +85,15 @@ fn not_started(
     plan: &Plan,
     ending: Option<Ending>,
     step: Option<StepError>,
-    told: &Told,
+    counts: &Counts,
     status: Option<i32>,
 ) -> Failure {
     match (ending, step) {
         (Some(Ending::Timeout), _) => Failure::new(Code::Timeout, "the time ran out before the plugin could start"),
         (Some(Ending::Cancelled(signal)), _) => cancelled(signal),
         // `memory` is less than the steps themselves need.
-        (None | Some(Ending::Engine(_)), _) if told.memory_exceeded() => {
-            memory_exceeded(plan.limits.memory, told.memory_peak, CountedBy::Cgroup, None)
+        (None | Some(Ending::Engine(_)), _) if counts.memory_exceeded() => {
+            memory_exceeded(plan.limits.memory, counts.memory_peak, CountedBy::Cgroup, None)
         }
         (_, Some(error)) => error.into(),
         (Some(Ending::Engine(failure)), None) => failure,
@@ -106,16 +106,16 @@ fn not_started(
     }
 }
 
-fn usage(gone: &Gone, told: &Told, (egress_bytes_sent, egress_bytes_received): (u64, u64)) -> Usage {
+fn usage(gone: &Gone, counts: &Counts, (egress_bytes_sent, egress_bytes_received): (u64, u64)) -> Usage {
     Usage {
         wall_us: u64::try_from(gone.wall.as_micros()).unwrap_or(u64::MAX),
         // A cgroup has also counted the processes that nothing waited for.
-        cpu_user_us: told.cpu.map_or(gone.usage.user_us, |(user, _)| user),
-        cpu_system_us: told.cpu.map_or(gone.usage.system_us, |(_, system)| system),
+        cpu_user_us: counts.cpu.map_or(gone.usage.user_us, |(user, _)| user),
+        cpu_system_us: counts.cpu.map_or(gone.usage.system_us, |(_, system)| system),
         max_rss_bytes: gone.usage.max_rss_bytes,
-        memory_peak_bytes: told.memory_peak,
-        pids_peak: told.pids_peak,
-        cpu_throttled_us: told.cpu_throttled,
+        memory_peak_bytes: counts.memory_peak,
+        pids_peak: counts.pids_peak,
+        cpu_throttled_us: counts.cpu_throttled,
         egress_bytes_sent,
         egress_bytes_received,
     }
@@ -139,7 +139,7 @@ fn limits_met(limits: &Limits, failure: Option<&Failure>, wall: Duration, cpu: D
 }
 
 /// The failure by which the supervisor, a step or the kernel (for the call's own `memory`) ended the call.
-fn forced(plan: &Plan, ending: Option<Ending>, step: Option<StepError>, told: &Told) -> Option<Failure> {
+fn forced(plan: &Plan, ending: Option<Ending>, step: Option<StepError>, counts: &Counts) -> Option<Failure> {
     let limits = &plan.limits;
     Some(match (ending, step) {
         (Some(Ending::Timeout), _) => Failure::new(
@@ -157,8 +157,8 @@ fn forced(plan: &Plan, ending: Option<Ending>, step: Option<StepError>, told: &T
             memory_exceeded(limits.memory, Some(used), CountedBy::Sum, Some((sockets.sockets, sockets.bytes)))
         }
         // The kernel's kill may have cut a frame or a packet short.
-        (None | Some(Ending::Frames(_) | Ending::Engine(_)), _) if told.memory_exceeded() => {
-            memory_exceeded(limits.memory, told.memory_peak, CountedBy::Cgroup, None)
+        (None | Some(Ending::Frames(_) | Ending::Engine(_)), _) if counts.memory_exceeded() => {
+            memory_exceeded(limits.memory, counts.memory_peak, CountedBy::Cgroup, None)
         }
         (Some(Ending::Violation(Syscall { number, name, .. })), _) => Failure::new(
             Code::Violation,
@@ -172,8 +172,8 @@ fn forced(plan: &Plan, ending: Option<Ending>, step: Option<StepError>, told: &T
 }
 
 /// The failure of a plugin that a signal ended.
-fn own_end(wait_status: Option<i32>, cpu: Duration, limits: &Limits, told: &Told) -> Option<Failure> {
-    let killed = |signal| killed(signal, told.oom_kills > 0);
+fn own_end(wait_status: Option<i32>, cpu: Duration, limits: &Limits, counts: &Counts) -> Option<Failure> {
+    let killed = |signal| killed(signal, counts.oom_kills > 0);
     let Some(status) = wait_status else {
         return Some(killed(Signal::SIGKILL as i32));
     };

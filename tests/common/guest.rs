@@ -17,7 +17,7 @@ pub fn can_boot() -> bool {
     programs.into_iter().all(has_program)
 }
 
-/// Boots with `payload` and gives what its commands came to.
+/// Boots with `payload` and returns the results of its commands.
 pub fn boot(payload: &Path) -> BTreeMap<String, Ran> {
     let script = repository().join("tests/qemu/boot");
     let output = Command::new(script).arg(payload).env("UPM_TEST_CACHE", cache()).output().unwrap();

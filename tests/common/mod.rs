@@ -662,7 +662,7 @@ fn content(file: &mut fs::File) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// What a run of `upm` came to.
+/// The result of a run of `upm`.
 #[derive(Debug)]
 pub struct Answer {
     /// Exit status, when it exited.

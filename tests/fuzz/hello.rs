@@ -113,7 +113,7 @@ fn hello(rng: &mut Rng) -> Vec<u8> {
     bytes
 }
 
-/// The handshake message in the records at the start, as soon as it is whole; `None` when it is not or is no hello.
+/// The handshake message in the records at the start, as soon as it is whole; `None` if it is incomplete or not a hello.
 fn handshake(mut bytes: &[u8]) -> Option<Vec<u8>> {
     let mut message: Vec<u8> = Vec::new();
     let mut taken = 0;

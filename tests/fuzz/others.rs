@@ -132,7 +132,7 @@ fn steps() {
     run("steps", 20_000, 30, step);
 }
 
-/// Reads an entry as journald does; a field that is there twice, or bytes that are no field, are a failure.
+/// Reads an entry as journald does; a repeated or an invalid field is a failure.
 fn entry(mut bytes: &[u8]) -> Vec<(String, String)> {
     let mut fields: Vec<(String, String)> = Vec::new();
     while !bytes.is_empty() {

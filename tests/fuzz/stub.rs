@@ -150,7 +150,7 @@ pub fn check(input: &[u8], rng: &mut Rng) -> bool {
     );
     assert_eq!(asked[0], shown(&labels));
     assert!(asked[0].is_ascii() && asked[0].len() <= 4 * 253 && !asked[0].contains(|c: char| c.is_ascii_control()));
-    // a byte that is no part of a host name cannot hide in one that is granted
+    // an invalid byte cannot hide in a granted host name
     let plain = labels.iter().all(|l| l.iter().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(b)));
     let name = shown(&labels).to_ascii_lowercase();
     assert_eq!(normalize(&asked[0]), (plain && !name.is_empty() && name.len() <= 253).then_some(name));

@@ -37,7 +37,7 @@ pub const NOT_COUNTED: &str = "what is taken between two looks, files in /tmp an
 
 /// What the kernel counted for the plugin.
 #[derive(Debug, Clone, Default)]
-pub struct Told {
+pub struct Counts {
     /// Most bytes at once (Linux 5.19).
     pub memory_peak: Option<u64>,
     /// Most processes and threads at once, pid 1 included (Linux 6.1).
@@ -54,7 +54,7 @@ pub struct Told {
     pub cpu_throttled: Option<u64>,
 }
 
-impl Told {
+impl Counts {
     /// The call was killed because of its own `memory`: a shortage of the host, or of a cgroup above, counts its kills here
     /// too, but not as this cgroup's limit.
     #[must_use]
@@ -367,13 +367,13 @@ impl Cgroup {
 
     /// What the kernel counted so far.
     #[must_use]
-    pub fn told(&self) -> Told {
+    pub fn counts(&self) -> Counts {
         let text = |file: &Option<OwnedFd>| file.as_ref().and_then(|file| read(file.as_fd()).ok());
         let number = |file: &Option<OwnedFd>| text(file)?.trim_end().parse().ok();
         let memory = text(&self.files.memory_events).unwrap_or_default();
         let pids = text(&self.files.pids_events).unwrap_or_default();
         let cpu = text(&self.files.cpu).unwrap_or_default();
-        Told {
+        Counts {
             memory_peak: number(&self.files.memory_peak),
             pids_peak: number(&self.files.pids_peak),
             cpu: field(&cpu, "user_usec").zip(field(&cpu, "system_usec")),
@@ -409,12 +409,12 @@ pub fn serving(cgroup: Result<&Cgroup, &Missing>) -> Value {
 /// Processes that the call was denied, and how often: the kernel counts them here. Without a cgroup only the plugin sees its
 /// `EAGAIN`.
 #[must_use]
-pub(crate) fn refused(plan: &Plan, told: &Told) -> Option<(Denied, u64)> {
+pub(crate) fn refused(plan: &Plan, counts: &Counts) -> Option<(Denied, u64)> {
     let limit = plan.limits.processes;
     // Older kernels count here too what a limit of a cgroup above refused.
-    let own = told.pids_peak.is_none_or(|peak| peak > limit);
-    let used = told.pids_peak.map(|peak| peak.saturating_sub(1));
-    (told.pids_refused > 0 && own).then(|| (denials::met(Key::Processes, limit, used), told.pids_refused))
+    let own = counts.pids_peak.is_none_or(|peak| peak > limit);
+    let used = counts.pids_peak.map(|peak| peak.saturating_sub(1));
+    (counts.pids_refused > 0 && own).then(|| (denials::met(Key::Processes, limit, used), counts.pids_refused))
 }
 
 /// Tries to make one, for `doctor`: whether calls get one here, what was found, and what gives them one.
@@ -444,11 +444,11 @@ mod tests {
 
     #[test]
     fn only_the_own_limit_is_the_call_s_fault() {
-        let told = |memory_ooms, oom_kills| Told { memory_ooms, oom_kills, ..Told::default() }.memory_exceeded();
-        assert!(told(1, 1));
+        let counts = |memory_ooms, oom_kills| Counts { memory_ooms, oom_kills, ..Counts::default() }.memory_exceeded();
+        assert!(counts(1, 1));
         // The host, or a cgroup above, ran out of memory.
-        assert!(!told(0, 1));
+        assert!(!counts(0, 1));
         // The limit was reached, and nothing was killed for it.
-        assert!(!told(1, 0));
+        assert!(!counts(1, 0));
     }
 }

@@ -8,7 +8,7 @@ use std::fs;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-/// `fork_bomb N [HOLD_MS]`: N children that stay; how many came to be, and the error that stopped it. Kills them after
+/// `fork_bomb N [HOLD_MS]`: N children that stay; how many were started, and the error that stopped it. Kills them after
 /// HOLD_MS (default 0). With N = 0 forks for ever, children too.
 pub fn fork_bomb(args: Args) -> Answer {
     let n = args.int_or(0, 0)?;
@@ -78,7 +78,7 @@ pub fn memory_forked(args: Args) -> Answer {
 
 /// `write_big PATH MIB`: bytes written before the error, if there was one. SIGXFSZ is ignored so that EFBIG shows.
 pub fn write_big(args: Args) -> Answer {
-    // SAFETY: SIG_IGN is no handler.
+    // SAFETY: SIG_IGN is not a function.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
     let mut file = fs::File::create(args.text(0)?)?;
     let chunk = vec![b'x'; 1 << 20];

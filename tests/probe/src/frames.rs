@@ -165,7 +165,7 @@ pub fn unhex(text: &str) -> Vec<u8> {
 }
 
 /// A good result frame with a descriptor attached: an open file, or a TCP socket that lingers for 30 s over unsent
-/// data, whose last close would block whoever received it.
+/// data, whose last close would block the receiver.
 fn send_descriptor(what: &str) {
     let fd = match what {
         "linger" => lingering_socket().unwrap_or(-1),

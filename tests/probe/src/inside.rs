@@ -137,7 +137,7 @@ pub fn pids(_: Args) -> Answer {
     Ok(json!({ "pids": found }))
 }
 
-/// Soft and hard limits; -1 is no limit.
+/// Soft and hard limits; -1 means unlimited.
 pub fn limits(_: Args) -> Answer {
     let names = [
         "RLIMIT_CPU",

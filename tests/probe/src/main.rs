@@ -5,7 +5,7 @@
 //! `upm-probe under-listener PROGRAM …` runs another program: see `listener`.
 //!
 //! By hand, `upm-probe ACT [ARG…]` prints the same result on stdout: that is the control of a denial test.
-//! Each argument is JSON, or else a plain string. Some first words are no acts: [`outside`] takes something away from the
+//! Each argument is JSON, or else a plain string. Some first words are not acts: [`outside`] takes something away from the
 //! program that it then becomes.
 //!
 //! Every act answers `{"ok":bool,"errno":n,"errno_name":"EPERM"|null,…}`; `errno` is 0 when the act worked. An act

@@ -1,5 +1,5 @@
 //! Modes of the probe outside the sandbox: hosts that lack something. Each takes it away from itself and becomes the
-//! program behind `--`, which is then told no as such a host would tell it.
+//! program behind `--`, which then gets the errors that such a host would give.
 //!
 //! - `without CALL=ERRNO[,…] -- PROGRAM…`: a filter lets the call fail so. `CALL(N)` means only calls whose first argument is N,
 //!   `CALL(N@I)` those whose argument I, counted from 0, is.

@@ -71,7 +71,7 @@ fn on_process(args: Args, act: impl FnOnce(i64) -> Answer) -> Answer {
 /// `raise SIGNAL`: with the default action, to this process.
 pub fn raise(args: Args) -> Answer {
     let signal = args.int(0)?;
-    // SAFETY: SIG_DFL is no handler; numbers that don't exist are refused by the kernel.
+    // SAFETY: SIG_DFL is not a function; numbers that don't exist are refused by the kernel.
     unsafe { libc::signal(signal as i32, libc::SIG_DFL) };
     let pid = sys::call(libc::SYS_getpid, &[])?;
     sys::call(libc::SYS_kill, &[pid, signal])?;
@@ -86,7 +86,7 @@ pub fn ignore(args: Args) -> Answer {
             spin = true;
             continue;
         }
-        // SAFETY: SIG_IGN is no handler.
+        // SAFETY: SIG_IGN is not a function.
         unsafe { libc::signal(args.int(at)? as i32, libc::SIG_IGN) };
     }
     let end = std::time::Instant::now() + Duration::from_secs(60);

@@ -15,7 +15,7 @@ const WORKED: i32 = 200;
 /// What `exit` and `exit_group` are given: seen, it was them that ended the child.
 const LEFT: i32 = 201;
 
-/// How each call that a rule names is tried: with arguments that do no harm to any host, whoever makes the call, and so
+/// How each call that a rule names is tried: with arguments that do no harm on any host, with any rights, and so
 /// that one of another kernel's answers tells that it was tried. Descriptors and processes that are not there, null for
 /// every pointer, commands that do not exist. The arguments that a rule looks at are the test's: here they stand as what
 /// the rule allows.

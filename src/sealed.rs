@@ -1,6 +1,7 @@
 //! Resolves a path in the root that a call would get: mounts, links, the host's files, and the permissions of the plugin's user.
 //! Nothing is mounted and no plugin code runs: a process with the plugin's user id opens the path component by component.
 
+use crate::confine::proc::shown;
 use crate::confine::{capabilities, trees};
 use crate::decide::plan::{Mount, Plan, RUNNER_PATH, Source};
 use crate::supervise::apart;
@@ -243,9 +244,12 @@ impl Walk<'_> {
                     Err(errno) => no(Barrier::Permissions, self.refused(above, errno), &whole, false),
                 }
             }
-            Node::Proc => {
-                no(Barrier::Root, format!("{shown}: /proc has only the call's own processes (ENOENT)"), &whole, false)
-            }
+            Node::Proc => no(
+                Barrier::Root,
+                format!("{shown}: /proc has only the call's own processes, and what tells of the machine (ENOENT)"),
+                &whole,
+                false,
+            ),
             Node::Sealed | Node::Made | Node::Device => {
                 no(Barrier::Root, format!("{shown} is not in the call's root (ENOENT)"), &whole, true)
             }
@@ -371,12 +375,22 @@ fn host(index: usize, object: &Rc<OwnedFd>, name: &OsStr) -> Result<Step, Errno>
     Ok(Step::To(Node::Host(index, Rc::new(next))))
 }
 
-/// Resolves the next name in the call's own `/proc`, which has only processes (`subset=pid`). Only `self` is known beforehand,
-/// and has the same files as this process.
+/// Resolves the next name in the call's own `/proc`. Of its processes only `self` is known beforehand, and has the same files as
+/// this process; of everything else it has what [`shown`] says.
 fn proc(above: &Path, at: &Path, name: &OsStr) -> Result<Step, Errno> {
     let own = above.starts_with("/proc/self") || above.starts_with("/proc/thread-self");
     if above == Path::new("/proc") {
-        return Ok(if name == "self" || name == "thread-self" { Step::To(Node::Proc) } else { Step::Missing });
+        return match name.to_str() {
+            Some("self" | "thread-self") => Ok(Step::To(Node::Proc)),
+            Some(link @ ("mounts" | "net")) => Ok(Step::Link(Path::new("self").join(link))),
+            _ if shown(at) => Ok(Step::To(Node::Proc)),
+            // Covered.
+            _ if rustix::fs::lstat(at).is_ok() && !name.as_bytes()[0].is_ascii_digit() => Err(Errno::ACCESS),
+            _ => Ok(Step::Missing),
+        };
+    }
+    if above.starts_with("/proc/sys") {
+        return Ok(if shown(at) { Step::To(Node::Proc) } else { Step::Missing });
     }
     if !own {
         return Ok(Step::Missing);

@@ -85,14 +85,36 @@ fn only_the_calls_processes_are_seen(#[values(Mode::Root, Mode::User)] mode: Mod
     for seen in report["pids"].as_object().unwrap().keys() {
         assert!(seen.parse::<i64>().unwrap() <= pid, "{report:#}");
     }
-    // only processes: no kernel tables
-    for path in
-        ["/proc/kallsyms", "/proc/cpuinfo", "/proc/sysrq-trigger", "/proc/keys", "/proc/sys/kernel/core_pattern"]
-    {
-        let answer = f.act("read", json!([path]));
-        assert_errno_in(&answer, &["ENOENT", "EACCES", "EPERM"]);
+    // of the rest only what tells of the machine: everything else that the host has cannot be read, whatever its name
+    let shown = ["cpuinfo", "filesystems", "loadavg", "meminfo", "stat", "uptime", "version"];
+    let settings = ["kernel/pid_max", "kernel/osrelease", "vm/overcommit_memory", "net/core/somaxconn"];
+    for path in shown.map(str::to_owned).into_iter().chain(settings.map(|name| format!("sys/{name}"))) {
+        assert_ok(&f.act("read", json!([format!("/proc/{path}")])));
     }
-    assert_ok(&f.control("read", json!(["/proc/cpuinfo"])));
+    let mut covered = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let links = ["self", "thread-self", "mounts", "net"];
+        if name.parse::<u32>().is_err() && ![&shown[..], &links, &["sys"]].concat().contains(&name.as_str()) {
+            covered.push(format!("/proc/{name}"));
+        }
+    }
+    for name in ["kallsyms", "keys", "interrupts", "bus", "fs"] {
+        assert!(covered.contains(&format!("/proc/{name}")), "{name} is on no host? {covered:?}");
+    }
+    for (path, act) in covered.iter().flat_map(|path| [(path, "read"), (path, "list")]) {
+        assert_errno_in(&f.act(act, json!([path])), &["EACCES", "ENOTDIR"]);
+    }
+    for path in ["kernel/core_pattern", "kernel/random/boot_id", "fs/file-nr", "dev", "user"] {
+        assert_errno(&f.act("read", json!([format!("/proc/sys/{path}")])), "ENOENT");
+    }
+    assert_ok(&f.control("read", json!(["/proc/sys/kernel/core_pattern"])));
+    // nothing of it is written
+    for path in ["/proc/sys/kernel/hostname", "/proc/sys/net/core/somaxconn", "/proc/self/oom_score_adj", "/proc/keys"]
+    {
+        assert_errno_in(&f.act("write", json!([path, "x"])), &["EROFS", "EACCES"]);
+    }
+    assert_errno(&f.act("syscall", json!(["SYS_chmod", {"text": "/proc/keys"}, 0o644])), "EROFS");
     assert!(
         f.control("report", Value::Null)["pids"].as_object().unwrap().len() > report["pids"].as_object().unwrap().len()
     );

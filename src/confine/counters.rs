@@ -45,7 +45,7 @@ fn granted(name: &str, watches: u64) -> u64 {
 }
 
 impl Counters {
-    /// Opens them in the host's `/proc`: the call's own has `subset=pid`.
+    /// Opens them in the host's `/proc`: the call's own does not show them.
     ///
     /// # Errors
     /// Names the file that cannot be opened, or is missing.

@@ -14,6 +14,7 @@ pub mod limits;
 pub mod locks;
 pub mod network;
 pub mod privileges;
+pub mod proc;
 pub mod reader;
 pub mod remedy;
 pub mod root;
@@ -109,14 +110,14 @@ fn steps(plan: &Plan, prepared: Prepared, ends: ChildEnds) -> Result<std::conver
     id_map::step(ends.status.as_fd())?;
     let mut counters = counters::Counters::open()?;
     network::step(plan, ends.status.as_fd())?;
-    root::step(plan, runner, trees)?;
+    let covered = root::step(plan, runner, trees)?;
     limits::step(&plan.limits, cgroup, &mut counters)?;
     capabilities::step()?;
     // Changed credentials clear it (prctl(2), PR_SET_PDEATHSIG).
     session::die_with(ends.supervisor.as_fd(), Step::Capabilities)?;
     no_new_privs()?;
     let layer = landlock::step(plan, ruleset)?;
-    let report = verify::step(plan, as_root, cgroup, &counters)?;
+    let report = verify::step(plan, as_root, cgroup, &counters, covered)?;
     drop(counters);
     let lockable = report.lockable.clone();
     let report = serde_json::to_vec(&report).map_err(|error| unsent(error.into()))?;

@@ -1,5 +1,6 @@
 //! Step `root`: the tree that the plugin sees is put together from ready mounts, sealed, and becomes `/`.
 
+use super::proc;
 use super::step::{Step, StepError, Subject};
 use super::trees::Tree;
 use crate::decide::plan::{Plan, RUNNER_PATH, Source};
@@ -19,15 +20,15 @@ use std::path::{Component, Path, PathBuf};
 /// Bytes and inodes of the root's own tmpfs: directories, links and made-up files.
 const ROOT_SIZE: (&str, &str) = ("4m", "4096");
 
-fn fail(what: impl AsRef<Path>) -> impl FnOnce(rustix::io::Errno) -> StepError {
+pub(super) fn fail(what: impl AsRef<Path>) -> impl FnOnce(rustix::io::Errno) -> StepError {
     move |error| StepError::new(Step::Root, what.as_ref().display().to_string(), error)
 }
 
-/// Builds the root and moves into it.
+/// Builds the root and moves into it. Returns how many entries of `/proc` are covered.
 ///
 /// # Errors
 /// Names the path that failed.
-pub fn step(plan: &Plan, runner: &[u8], trees: Vec<Tree>) -> Result<(), StepError> {
+pub fn step(plan: &Plan, runner: &[u8], trees: Vec<Tree>) -> Result<usize, StepError> {
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).map_err(fail("/ (propagation)"))?;
     // Attached before anything is mounted on it: on a detached mount that works only from Linux 6.15 on.
     let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
@@ -37,6 +38,7 @@ pub fn step(plan: &Plan, runner: &[u8], trees: Vec<Tree>) -> Result<(), StepErro
 
     let mut trees = trees.into_iter().peekable();
     let mut pinned = BTreeSet::new();
+    let mut own_proc = None;
     for (index, wanted) in plan.mounts.iter().enumerate() {
         let target = wanted.path.strip_prefix("/").unwrap_or(&wanted.path);
         let failed = || fail(&wanted.path);
@@ -57,9 +59,11 @@ pub fn step(plan: &Plan, runner: &[u8], trees: Vec<Tree>) -> Result<(), StepErro
             Source::Proc => {
                 let failed = || move |error: rustix::io::Errno| fail(&wanted.path)(error).of(Subject::OwnProc);
                 let place = place(plan, root.as_fd(), target, true).map_err(failed())?;
-                let fresh = proc(flags | MountAttrFlags::MOUNT_ATTR_NOEXEC | MountAttrFlags::MOUNT_ATTR_RDONLY)
-                    .map_err(failed())?;
+                let fresh =
+                    proc::mount_fresh(flags | MountAttrFlags::MOUNT_ATTR_NOEXEC | MountAttrFlags::MOUNT_ATTR_RDONLY)
+                        .map_err(failed())?;
                 attach(fresh.as_fd(), place.as_fd()).map_err(failed())?;
+                own_proc = Some(fresh);
             }
             Source::File(contents) => write_file(root.as_fd(), target, contents)?,
             Source::Link(to) => {
@@ -69,14 +73,17 @@ pub fn step(plan: &Plan, runner: &[u8], trees: Vec<Tree>) -> Result<(), StepErro
         }
     }
     write_file(root.as_fd(), Path::new(RUNNER_PATH.trim_start_matches('/')), runner)?;
+    proc::prepare(root.as_fd())?;
     mount::set_attributes(root.as_fd(), mount::RDONLY | mount::NOSUID | mount::NODEV | mount::NOEXEC, None, false)
         .map_err(|error| StepError::new(Step::Root, "sealing the root", error))?;
+
+    let covered = own_proc.map_or(Ok(0), |own| proc::cover(own.as_fd()))?;
 
     // The old root comes to lie on top of the new one, and is taken off (pivot_root(2), NOTES).
     rustix::process::fchdir(&root).map_err(fail("new root"))?;
     rustix::process::pivot_root(".", ".").map_err(fail("pivot_root"))?;
     unmount(".", UnmountFlags::DETACH).map_err(fail("old root"))?;
-    rustix::process::chdir("/").map_err(fail("/"))
+    rustix::process::chdir("/").map_err(fail("/")).map(|()| covered)
 }
 
 /// The call's `/tmp`, for the supervisor to see how full it is.
@@ -120,15 +127,6 @@ fn attach(mount: BorrowedFd<'_>, place: BorrowedFd<'_>) -> rustix::io::Result<()
 fn tmpfs(size: &str, inodes: &str, mode: &str, flags: MountAttrFlags) -> rustix::io::Result<OwnedFd> {
     let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
     for (key, value) in [("size", size), ("nr_inodes", inodes), ("mode", mode)] {
-        fsconfig_set_string(&context, key, value)?;
-    }
-    fsconfig_create(&context)?;
-    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags)
-}
-
-fn proc(flags: MountAttrFlags) -> rustix::io::Result<OwnedFd> {
-    let context = fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    for (key, value) in [("subset", "pid"), ("hidepid", "invisible")] {
         fsconfig_set_string(&context, key, value)?;
     }
     fsconfig_create(&context)?;

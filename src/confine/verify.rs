@@ -43,9 +43,10 @@ pub struct Report {
 
 /// File systems that are this kernel's alone. Pid 1 must never wait: while it takes a lock it does not end with the call. A
 /// server or a FUSE process can let it.
-const LOCAL: [&str; 24] = [
+const LOCAL: [&str; 25] = [
     "bcachefs", "btrfs", "cramfs", "devtmpfs", "erofs", "exfat", "ext2", "ext3", "ext4", "f2fs", "iso9660", "jfs",
-    "nilfs2", "ntfs3", "overlay", "proc", "ramfs", "reiserfs", "rootfs", "squashfs", "tmpfs", "vfat", "xfs", "zfs",
+    "nilfs2", "ntfs3", "overlay", "proc", "ramfs", "reiserfs", "rootfs", "squashfs", "sysfs", "tmpfs", "vfat", "xfs",
+    "zfs",
 ];
 
 /// Something is active that is not what the plan says.
@@ -62,7 +63,13 @@ pub(super) fn unreadable(what: &str, error: impl std::error::Error + Send + Sync
 ///
 /// # Errors
 /// The first difference.
-pub fn step(plan: &Plan, as_root: bool, cgroup: Cgroup, counters: &Counters) -> Result<Report, StepError> {
+pub fn step(
+    plan: &Plan,
+    as_root: bool,
+    cgroup: Cgroup,
+    counters: &Counters,
+    covered: usize,
+) -> Result<Report, StepError> {
     counted(plan, counters)?;
     let myself = procfs::process::Process::myself().map_err(|error| unreadable("/proc/self", error))?;
     let status =
@@ -92,7 +99,7 @@ pub fn step(plan: &Plan, as_root: bool, cgroup: Cgroup, counters: &Counters) -> 
         return Err(differs("supplementary groups"));
     }
     let namespaces = namespaces().map_err(|error| unreadable("/proc/self/ns", error))?;
-    let Mounts { count, lockable, distant } = mounts(plan)?;
+    let Mounts { count, lockable, distant } = mounts(plan, covered)?;
     enforced::check(&myself, &plan.limits, cgroup)?;
     let uid_map =
         std::fs::read_to_string("/proc/self/uid_map").map_err(|error| unreadable("/proc/self/uid_map", error))?;
@@ -138,10 +145,10 @@ struct Mounts {
 }
 
 /// Every mount of the namespace must be one of the plan (or lie below one that was cloned with it), with its flags.
-fn mounts(plan: &Plan) -> Result<Mounts, StepError> {
+fn mounts(plan: &Plan, covered: usize) -> Result<Mounts, StepError> {
     let found = Table::read().map_err(|error| unreadable("/proc/self/mountinfo", error))?;
     let mut all = Mounts::default();
-    let mut seen = vec![false; plan.mounts.len()];
+    let (mut seen, mut covers) = (vec![false; plan.mounts.len()], 0);
     for mount in found.iter() {
         all.count += 1;
         let has = |flag: &str| mount.has(flag);
@@ -165,6 +172,7 @@ fn mounts(plan: &Plan) -> Result<Mounts, StepError> {
             .max_by_key(|(_, planned)| planned.path.as_os_str().len());
         let Some((index, planned)) = planned else { return Err(differs(format!("{place}: unplanned mount"))) };
         seen[index] |= mount_point == planned.path;
+        covers += usize::from(planned.source == Source::Proc && mount_point != planned.path);
         let device = planned.source == Source::Device;
         // One way only: a host's own mount may forbid more than the plan does.
         if (!has("nodev") && !device) || (has("rw") && !planned.write) || (!has("noexec") && !planned.exec) {
@@ -177,6 +185,9 @@ fn mounts(plan: &Plan) -> Result<Mounts, StepError> {
         if !LOCAL.contains(&file_system.as_ref()) {
             all.distant.get_or_insert_with(|| format!("{place} ({file_system})"));
         }
+    }
+    if covers < covered {
+        return Err(differs("/proc: entries that are not covered"));
     }
     let missing = plan.mounts.iter().zip(seen).find(|(planned, seen)| !seen && planned.is_mount());
     match missing {

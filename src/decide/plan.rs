@@ -17,6 +17,8 @@ pub const INSIDE_ID: u32 = 1000;
 pub const STUB_ADDRESS: std::net::Ipv4Addr = std::net::Ipv4Addr::new(127, 0, 0, 53);
 /// The host name inside. The real one would tell a plugin where it runs.
 pub const HOST_NAME: &str = "sandbox";
+/// What sysfs tells of processors (sysfs-devices-system-cpu of the kernel's ABI documents).
+pub const PROCESSORS: &str = "/sys/devices/system/cpu";
 /// The runner's path in the sandbox.
 pub const RUNNER_PATH: &str = "/run/upm/runner.py";
 
@@ -37,6 +39,8 @@ pub struct Facts {
     pub root_entries: BTreeMap<String, Option<PathBuf>>,
     /// Existing entries of the list of `/etc` entries that programs need to start, and, if they are links, their targets.
     pub etc_entries: BTreeMap<String, Option<PathBuf>>,
+    /// Whether the host has [`PROCESSORS`].
+    pub processors: bool,
     /// Directories outside `/usr` that the interpreter needs.
     pub interpreter_prefixes: Vec<PathBuf>,
     /// The plugin's top-level package or module, and its directory.
@@ -431,6 +435,10 @@ fn base_mounts(grant: &Grant, facts: &Facts) -> Vec<Mount> {
             Why::Tmp,
         ),
     ]);
+    if facts.processors {
+        // What counts processors reads it: libuv, JVMs, nproc.
+        mounts.push(entry(PROCESSORS, Source::Host { mapped: false }, false, false, Why::System));
+    }
     for node in ["null", "zero", "full", "random", "urandom"] {
         mounts.push(entry(&format!("/dev/{node}"), Source::Device, true, false, Why::System));
     }

@@ -3,7 +3,7 @@
 use crate::config::{self, ConfigErrorKind, Grant};
 use crate::confine::step::{Step, StepError};
 use crate::decide::grant::Decision;
-use crate::decide::plan::{Facts, PluginCode};
+use crate::decide::plan::{Facts, PROCESSORS, PluginCode};
 use crate::keys::Key;
 use crate::types::{Cause, Code, Details, Entry, Failure, Layer};
 use crate::walk;
@@ -103,6 +103,7 @@ pub fn around(grant: &Grant, code: PluginCode) -> Result<Facts, Failure> {
         landlock_abi: landlock_abi(grant.landlock_min_abi)?,
         root_entries: entries(Path::new("/"), &ROOT),
         etc_entries: etc_entries(),
+        processors: Path::new(PROCESSORS).is_dir(),
         interpreter_prefixes: Vec::new(),
         code,
         links: BTreeMap::new(),

@@ -170,22 +170,21 @@ fn parent<'a>(root: BorrowedFd<'_>, target: &'a Path) -> rustix::io::Result<(Own
 /// The place that a tree is mounted on. It is made where it is missing, but never inside a tree of the host: there the
 /// granted path itself was looked up before, and what is missing now has been taken away since.
 fn place(plan: &Plan, root: BorrowedFd<'_>, target: &Path, directory: bool) -> rustix::io::Result<OwnedFd> {
-    match open_place(root, target) {
-        Err(rustix::io::Errno::NOENT) => {}
-        other => return other,
-    }
     let full = Path::new("/").join(target);
     if plan.around(&full).is_some_and(|mount| matches!(mount.source, Source::Host { .. })) {
-        return Err(rustix::io::Errno::NOENT);
+        return open_place(root, target);
     }
     let (parent, name) = parent(root, target)?;
-    if directory {
-        mkdirat(&parent, name, Mode::from_raw_mode(0o755))?;
+    let made = if directory {
+        mkdirat(&parent, name, Mode::from_raw_mode(0o755)).and_then(|()| open_place(parent.as_fd(), Path::new(name)))
     } else {
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        openat(&parent, name, flags, Mode::from_raw_mode(0o444))?;
+        openat(&parent, name, flags, Mode::from_raw_mode(0o444))
+    };
+    match made {
+        Err(rustix::io::Errno::EXIST) => open_place(parent.as_fd(), Path::new(name)),
+        made => made,
     }
-    open_place(parent.as_fd(), Path::new(name))
 }
 
 fn write_file(root: BorrowedFd<'_>, target: &Path, contents: &[u8]) -> Result<(), StepError> {

@@ -10,7 +10,6 @@ use rustix::fs::{AtFlags, Mode, OFlags, statat};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
 
 /// The seven namespaces of a call.
 pub const NAMESPACES: [&str; 7] = ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup"];
@@ -157,7 +156,7 @@ fn mounts(plan: &Plan, covered: usize) -> Result<Mounts, StepError> {
         if !has("nosuid") {
             return Err(differs(format!("{place}: nosuid")));
         }
-        if mount_point == Path::new("/") {
+        if mount_point.as_os_str() == "/" {
             if !(has("ro") && has("nodev") && has("noexec")) {
                 return Err(differs("/: ro, nodev, noexec"));
             }
@@ -171,7 +170,7 @@ fn mounts(plan: &Plan, covered: usize) -> Result<Mounts, StepError> {
             .filter(|(_, planned)| planned.is_mount() && planned.holds(mount_point))
             .max_by_key(|(_, planned)| planned.path.as_os_str().len());
         let Some((index, planned)) = planned else { return Err(differs(format!("{place}: unplanned mount"))) };
-        seen[index] |= mount_point == planned.path;
+        seen[index] |= mount_point.as_os_str() == planned.path.as_os_str();
         covers += usize::from(planned.source == Source::Proc && mount_point != planned.path);
         let device = planned.source == Source::Device;
         // One way only: a host's own mount may forbid more than the plan does.

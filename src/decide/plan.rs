@@ -230,7 +230,8 @@ impl Plan {
     /// The deepest mount that contains `path`, other than one at `path` itself.
     #[must_use]
     pub fn around(&self, path: &Path) -> Option<&Mount> {
-        let holds = |mount: &&Mount| mount.is_mount() && mount.path != path && mount.holds(path);
+        let above = |mount: &&Mount| mount.path.as_os_str() != path.as_os_str() && mount.holds(path);
+        let holds = |mount: &&Mount| mount.is_mount() && above(mount);
         self.mounts.iter().filter(holds).max_by_key(|mount| mount.path.as_os_str().len())
     }
 

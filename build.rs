@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::fmt::Write as _;
 use std::path::Path;
+use std::process::Command;
 use std::{env, fs};
 use upm_seccomp::{Arch, PROFILES, Profile, ProfileError, Table};
 
@@ -39,10 +40,26 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut by_number: Vec<_> = by_name.into_iter().map(|(name, nr)| (nr, name)).collect();
     by_number.sort_unstable();
     list(&mut names, "BY_NUMBER", "(u32, &str)", &by_number)?;
+    link_unwinder();
     let into = env::var("OUT_DIR")?;
     fs::write(Path::new(&into).join("filters.rs"), filters)?;
     fs::write(Path::new(&into).join("syscalls.rs"), names)?;
     Ok(())
+}
+
+/// Links the C compiler's unwinder into the program: as a shared library it would be the one that each call loads besides the
+/// C library's. Where the compiler has no archive of it, nothing changes.
+fn link_unwinder() {
+    let linker = env::var("RUSTC_LINKER").unwrap_or_else(|_| "cc".to_owned());
+    let asked = Command::new(linker).arg("-print-file-name=libgcc_eh.a").output();
+    let found = asked.ok().and_then(|answer| String::from_utf8(answer.stdout).ok());
+    // Without one, the name comes back.
+    if let Some(folder) =
+        found.as_deref().map(str::trim).map(Path::new).filter(|path| path.is_absolute()).and_then(Path::parent)
+    {
+        println!("cargo::rustc-link-search=native={}", folder.display());
+        println!("cargo::rustc-link-lib=static:+whole-archive,-bundle=gcc_eh");
+    }
 }
 
 /// The text of a file in `seccomp/`; a change of it starts a new build.

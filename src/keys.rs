@@ -42,8 +42,8 @@ macro_rules! table {
             "paths to read and write; their files may be locked. They must not contain the configuration, a plugin, schema, audit file, interpreter or the record of what plugins may write";
         Egress egress: Vec<String> => Vec<EgressGroup> = Vec::new(), groups(),
             "names of `[egress.NAME]` groups. Empty: no network";
-        Env env: BTreeMap<String, String> = BTreeMap::new(), variables(),
-            "environment variables to set; `UPM_*` is not allowed";
+        Env env: BTreeMap<String, Template> => BTreeMap<String, String> = BTreeMap::new(), variables(),
+            "environment variables to set; `UPM_*` is not allowed. `{project_root}` and `{cache_dir}` in their values are replaced; other braces are text";
         EnvPass env_pass: Vec<String> = Vec::new(), variable_names(),
             "environment variables to pass from the caller; `UPM_*` is not allowed";
         Syscalls syscalls: Vec<String> = Vec::new(), syscalls(),

@@ -175,3 +175,21 @@ fn the_environment_is_what_is_promised(#[values(Mode::Root, Mode::User)] mode: M
     assert_eq!((env["SET"].as_str(), env["PASSED"].as_str()), (Some("by grant"), Some("from the caller")));
     assert_eq!(env["UPM_REQUEST_ID"], answer.envelope()["request_id"]);
 }
+
+/// Control: without a grant of the directory, the value is only text.
+#[rstest]
+fn the_environment_can_name_the_project_and_the_cache(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let grant = r#"write = ["{cache_dir}"]
+env = { TMPDIR = "{cache_dir}", A = "-I{project_root}/a:{cache_dir}/b{project_root}", B = '{"a": "{}", "b": "{cache}{CACHE_DIR} {project_root"}' }"#;
+    let Some(f) = Fixture::probe(mode, grant) else { return };
+    let (project, cache) = (f.path("project").display().to_string(), f.path("cache/Probe").display().to_string());
+    let answer = f.run("report", json!([]));
+    let env = &answer.result()["env"];
+    assert_eq!(env["TMPDIR"], cache, "{env:#}");
+    assert_eq!(env["A"], format!("-I{project}/a:{cache}/b{project}"));
+    assert_eq!(env["B"], r#"{"a": "{}", "b": "{cache}{CACHE_DIR} {project_root"}"#);
+    let explained = f.upm(["explain", "Probe", "run", "--json"]).run();
+    let explained: Value = serde_json::from_str(&explained.stdout).unwrap();
+    assert_eq!(explained["plan"]["env"]["TMPDIR"], cache);
+    assert_eq!(explained["origins"]["env"]["value"]["A"], env["A"]);
+}

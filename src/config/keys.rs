@@ -10,7 +10,7 @@ mod values;
 pub use made::{At, Level, Origin, Origins};
 pub(crate) use made::{Scope, pick};
 
-use super::path::PathSpec;
+use super::path::{PathSpec, Template};
 use super::reader::Reader;
 use super::tree::Node;
 use super::{ConfigError, DEFAULT_INTERPRETER};

@@ -16,6 +16,33 @@ pub enum Base {
     CacheDir,
 }
 
+/// The variables, as written in the configuration.
+const VARIABLES: [(&str, Base); 2] = [("{project_root}", Base::ProjectRoot), ("{cache_dir}", Base::CacheDir)];
+
+/// Text with variables in any place. Other braces are text: values such as JSON contain them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Template(pub String);
+
+impl Template {
+    /// The text, with variables replaced. What replaces one is not searched again.
+    pub(crate) fn expand(&self, project_root: &Path, cache_dir: &Path) -> String {
+        let (mut out, mut rest) = (String::new(), self.0.as_str());
+        let next = |rest: &str| {
+            VARIABLES
+                .iter()
+                .filter_map(|(name, base)| Some((rest.find(name)?, *name, *base)))
+                .min_by_key(|found| found.0)
+        };
+        while let Some((at, name, base)) = next(rest) {
+            out.push_str(&rest[..at]);
+            let value = if base == Base::ProjectRoot { project_root } else { cache_dir };
+            out.push_str(&value.to_string_lossy());
+            rest = &rest[at + name.len()..];
+        }
+        out + rest
+    }
+}
+
 /// A path in the configuration, syntactically valid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PathSpec {
@@ -42,13 +69,8 @@ impl PathSpec {
         if text == "~" || text.starts_with("~/") {
             return Err("\"~\" is not expanded; expected the full path".to_owned());
         }
-        let (base, rest) = if let Some(rest) = text.strip_prefix("{project_root}") {
-            (Base::ProjectRoot, rest)
-        } else if let Some(rest) = text.strip_prefix("{cache_dir}") {
-            (Base::CacheDir, rest)
-        } else {
-            (Base::Fixed, text)
-        };
+        let variable = VARIABLES.iter().find_map(|(name, base)| Some((*base, text.strip_prefix(name)?)));
+        let (base, rest) = variable.unwrap_or((Base::Fixed, text));
         if rest.contains(['{', '}']) {
             return Err("an unknown variable; expected {project_root} or {cache_dir}, at the start".to_owned());
         }
@@ -85,10 +107,8 @@ impl PathSpec {
 /// As written in the configuration.
 impl fmt::Display for PathSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let base = match self.base {
-            Base::Fixed => return write!(f, "{}", self.path.display()),
-            Base::ProjectRoot => "{project_root}",
-            Base::CacheDir => "{cache_dir}",
+        let Some((base, _)) = VARIABLES.iter().find(|(_, base)| *base == self.base) else {
+            return write!(f, "{}", self.path.display());
         };
         if self.path.as_os_str().is_empty() { f.write_str(base) } else { write!(f, "{base}/{}", self.path.display()) }
     }
@@ -202,6 +222,20 @@ mod tests {
 
     fn spec(text: &str) -> Result<PathSpec, String> {
         PathSpec::parse(text, Path::new("/etc/upm"), true)
+    }
+
+    #[test]
+    fn text_has_its_variables_replaced_once() {
+        let expand = |text: &str| Template(text.to_owned()).expand(Path::new("/p/{cache_dir}"), Path::new("/c"));
+        for (text, expected) in [
+            ("{cache_dir}{project_root}", "/c/p/{cache_dir}"),
+            ("-I{project_root}/a:{cache_dir}", "-I/p/{cache_dir}/a:/c"),
+            ("{{cache_dir}}", "{/c}"),
+            ("{cache_dir {} {other} {PROJECT_ROOT}", "{cache_dir {} {other} {PROJECT_ROOT}"),
+            ("", ""),
+        ] {
+            assert_eq!(expand(text), expected, "{text}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What is generated from the table of keys.
 
 use super::GrantKeys;
-use crate::config::path::PathSpec;
+use crate::config::path::{PathSpec, Template};
 use crate::keys::Key;
 use crate::types::EgressGroup;
 use serde::Serialize;
@@ -105,6 +105,12 @@ impl Grants<PathBuf> for PathSpec {
 impl Grants<Vec<PathBuf>> for Vec<PathSpec> {
     fn grant(&self, scope: &Scope<'_>) -> Vec<PathBuf> {
         self.iter().map(|spec| spec.grant(scope)).collect()
+    }
+}
+
+impl Grants<BTreeMap<String, String>> for BTreeMap<String, Template> {
+    fn grant(&self, scope: &Scope<'_>) -> BTreeMap<String, String> {
+        self.iter().map(|(name, text)| (name.clone(), text.expand(scope.project_root, scope.cache_dir))).collect()
     }
 }
 

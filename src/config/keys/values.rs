@@ -1,7 +1,7 @@
 //! Reads the values of keys: one method for each word in the reader's column of the table.
 
 use crate::config::error::ConfigError;
-use crate::config::path::PathSpec;
+use crate::config::path::{PathSpec, Template};
 use crate::config::reader::Reader;
 use crate::config::tree::{Data, Key, Node};
 use crate::config::value;
@@ -33,7 +33,7 @@ impl Reader<'_> {
         }
     }
 
-    pub fn variables(&self, node: &Node) -> Result<BTreeMap<String, String>, ConfigError> {
+    pub fn variables(&self, node: &Node) -> Result<BTreeMap<String, Template>, ConfigError> {
         let mut variables = BTreeMap::new();
         for (key, node) in self.table(node, "env")? {
             if !may_be_set(&key.name) {
@@ -44,7 +44,7 @@ impl Reader<'_> {
             if text.contains('\0') || text.len() > 65_536 {
                 return Err(self.error(node.at, "not valid in an environment; expected at most 64 KiB without NUL"));
             }
-            variables.insert(key.name.clone(), text.to_owned());
+            variables.insert(key.name.clone(), Template(text.to_owned()));
         }
         Ok(variables)
     }

@@ -1,8 +1,11 @@
 //! What ordinary programs do: each act works on the host, and without a grant inside a call, or the table says why not.
+//!
+//! The third column is bubblewrap, with the whole host read-only, no network and namespaces of its own: what people compare upm with.
+//! `cargo test --test ordinary -- --nocapture` prints the table.
 
 mod common;
 
-use common::{Fixture, Mode};
+use common::{Fixture, Mode, which};
 use rstest::rstest;
 use serde_json::{Value, json};
 
@@ -157,12 +160,31 @@ fn arguments() -> Value {
     json!(all().iter().map(|(_, program, code, _)| [program, code]).collect::<Vec<_>>())
 }
 
-/// Each act on the host, by the same user: the control.
-fn outside(f: &Fixture) -> Vec<(i64, String)> {
+/// What does not work in bubblewrap, and why.
+const NOT_IN_BUBBLEWRAP: &[(&str, &str)] =
+    &[("the own host name", "it has the host's /etc/hosts, which does not name the sandbox's host")];
+const BUBBLEWRAP: [&str; 12] = [
+    "--unshare-all",
+    "--die-with-parent",
+    "--hostname",
+    "sandbox",
+    "--ro-bind",
+    "/",
+    "/",
+    "--dev",
+    "/dev",
+    "--proc",
+    "/proc",
+    "--tmpfs",
+];
+
+/// Each act outside of upm, by the same user, `through` another program or directly.
+fn outside(f: &Fixture, through: &[&str]) -> Vec<(i64, String)> {
     let script = format!("{RUNNER}\nimport json\nprint(json.dumps(Ordinary().run(json.loads(sys.argv[1]))))\n");
-    let python = std::path::Path::new("/usr/bin/python3");
-    let mut command = f.as_caller(python);
-    command.args(["-I", "-c", &script, &arguments().to_string()]).env("HOME", f.mkdir_writable("home"));
+    let arguments = arguments().to_string();
+    let words = [through, &["/usr/bin/python3", "-I", "-c", &script, &arguments]].concat();
+    let mut command = f.as_caller(std::path::Path::new(words[0]));
+    command.args(&words[1..]).env("HOME", f.mkdir_writable("home"));
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
@@ -182,11 +204,20 @@ fn ordinary_programs_run_as_they_do_outside(
         return;
     };
     f.python("ordinary", RUNNER);
-    let outside = outside(&f);
+    let host = outside(&f, &[]);
+    let bubblewrap = which("bwrap").map(|_| outside(&f, &[&["bwrap"], &BUBBLEWRAP[..], &["/tmp"]].concat()));
     let answer = f.call("Ordinary", "run", &json!([arguments()]));
     let inside: Vec<(i64, String)> = serde_json::from_value(answer.result()).unwrap();
     let mut wrong = Vec::new();
-    for (((name, _, _, expected), outside), inside) in all().iter().zip(&outside).zip(&inside) {
+    println!("{:60} {:12} {:12} upm", "act", "host", "bubblewrap");
+    for (at, (((name, _, _, expected), outside), inside)) in all().iter().zip(&host).zip(&inside).enumerate() {
+        let works = |ended: &(i64, String)| if ended.0 == 0 { "works" } else { "fails" };
+        let third = bubblewrap.as_ref().map(|all| &all[at]);
+        println!("{name:60} {:12} {:12} {}", works(outside), third.map_or("not here", works), works(inside));
+        let known = NOT_IN_BUBBLEWRAP.iter().any(|(other, _)| other == name) || matches!(expected, Only(_));
+        if let Some(third) = third.filter(|third| third.0 != 0 && !known) {
+            wrong.push(format!("{name}: bubblewrap: {}", third.1));
+        }
         match expected {
             Only(why) if outside.0 != 0 => println!("{name}: not on this host: {why}"),
             _ if outside.0 != 0 => wrong.push(format!("{name}: it does not work on this host: {}", outside.1)),

@@ -82,6 +82,8 @@ macro_rules! table {
             limit file_watches, held "user.max_inotify_watches of the call's user namespace";
         UnixSockets unix_sockets: bool = false, bool(),
             "whether programs may make UNIX sockets that have a path, in a call that is granted paths. Landlock before ABI 9 cannot keep them from the sockets of the host's servers in these paths; from ABI 9 on, and without granted paths, they always may";
+        Pty pty: bool = false, bool(),
+            "whether programs can make pseudo terminals: a `/dev/ptmx` and `/dev/pts` of the call's own, for at most 64 at a time";
         FileSize file_size: u64 = GIB, size(MAX_SIZE),
             "size of each file written",
             unit Bytes, limit file_size, held "RLIMIT_FSIZE a file";

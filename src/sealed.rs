@@ -114,6 +114,8 @@ enum Node {
     Device,
     /// An object in the call's own `/proc`.
     Proc,
+    /// `/dev/pts`, or a file in it.
+    Terminals,
 }
 
 /// The result of a step.
@@ -191,6 +193,7 @@ impl Walk<'_> {
                 Source::Device => Step::To(Node::Device),
                 Source::Proc => Step::To(Node::Proc),
                 Source::Tmpfs { .. } => Step::To(Node::Empty(index)),
+                Source::Terminals(_) => Step::To(Node::Terminals),
                 Source::Host { .. } => Step::To(match &self.roots[index] {
                     Some(root) => Node::Host(index, Rc::new(rustix::io::fcntl_dupfd_cloexec(root, 0)?)),
                     None => Node::Empty(index),
@@ -207,6 +210,8 @@ impl Walk<'_> {
             Node::Sealed | Node::Empty(_) => Ok(Step::Missing),
             Node::Made | Node::Device => Err(Errno::NOTDIR),
             Node::Proc => proc(above, at, name),
+            Node::Terminals if above.ends_with("ptmx") => Err(Errno::NOTDIR),
+            Node::Terminals => Ok(if name == "ptmx" { Step::To(Node::Terminals) } else { Step::Missing }),
             Node::Host(index, object) => host(*index, object, name),
         }
     }
@@ -250,6 +255,12 @@ impl Walk<'_> {
                 &whole,
                 false,
             ),
+            Node::Terminals => no(
+                Barrier::Root,
+                format!("{shown} does not exist until the call opens /dev/ptmx (ENOENT)"),
+                &whole,
+                false,
+            ),
             Node::Sealed | Node::Made | Node::Device => {
                 no(Barrier::Root, format!("{shown} is not in the call's root (ENOENT)"), &whole, true)
             }
@@ -273,6 +284,10 @@ impl Walk<'_> {
                 no(Barrier::Root, format!("{shown} is in /proc, which is read-only (EROFS)"), at, false)
             }
             Node::Proc => yes(format!("{shown} is the call's own"), at),
+            Node::Terminals if self.write && !at.ends_with("ptmx") => {
+                no(Barrier::Root, format!("{shown} has terminals only (EACCES)"), at, false)
+            }
+            Node::Terminals => yes(format!("{shown} is the call's own"), at),
             Node::Empty(index) => {
                 let mount = &self.plan.mounts[*index];
                 match self.write && !mount.write {

@@ -152,12 +152,27 @@ const SYSTEM: &[Act] = &[
     ("perf and ptrace", "python", "import ctypes; assert ctypes.CDLL(None).ptrace(0, 0, 0, 0) == 0, 'ptrace'", Fails("ptrace", "much code of the kernel that no plugin needs")),
 ];
 
+const PTY: Inside = Fails("", "no terminals: grant key pty");
+
+#[rustfmt::skip]
+const TERMINALS: &[Act] = &[
+    ("openpty", "python", "import pty, os; m, s = pty.openpty(); os.write(s, b'x\\n'); assert os.read(m, 9) == b'x\\r\\n'; assert os.ttyname(s).startswith('/dev/pts/'); os.stat(os.ttyname(s))", PTY),
+    ("fork with a terminal", "python", "import pty, os\npid, m = pty.fork()\nif pid == 0: os.execvp('sh', ['sh', '-c', 'test -t 0 && tty && exit 3'])\nassert os.read(m, 99).startswith(b'/dev/pts/'); assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3", PTY),
+    ("a program in a terminal", "python", "import pty; assert pty.spawn(['sh', '-c', 'exit 5']) == 5 << 8", PTY),
+    ("the window's size", "python", "import pty, os, fcntl, termios, struct; m, s = pty.openpty(); fcntl.ioctl(m, termios.TIOCSWINSZ, struct.pack('HHHH', 33, 44, 0, 0)); assert os.get_terminal_size(s) == (44, 33)", PTY),
+    ("raw mode, flow and drain", "python", "import pty, os, tty, termios; m, s = pty.openpty(); tty.setraw(s); termios.tcflow(s, termios.TCOON); termios.tcflush(s, termios.TCIOFLUSH); termios.tcsendbreak(s, 0); os.write(m, b'a'); assert os.read(s, 9) == b'a'; termios.tcdrain(m)", PTY),
+    ("Ctrl-C ends what is in front", "python", "import pty, os, signal\npid, m = pty.fork()\nif pid == 0: os.execvp('sh', ['sh', '-c', 'echo up; exec sleep 60'])\nos.read(m, 9); os.write(m, b'\\x03'); assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGINT", PTY),
+    ("script", "sh", "script -qec 'test -t 0 && tty' /dev/null </dev/null | grep -q ^/dev/pts/", PTY),
+    ("a shell with jobs", "sh", "script -qec \"bash --norc -ic 'sleep 0.1 & fg'\" /dev/null </dev/null | grep -q sleep", PTY),
+    ("stty", "sh", "script -qec 'stty rows 7 cols 9; stty size' /dev/null </dev/null | grep -q '7 9'", PTY),
+];
+
 fn all() -> Vec<Act> {
     [PROCESSES, NETWORK, FILES, SYSTEM].concat()
 }
 
-fn arguments() -> Value {
-    json!(all().iter().map(|(_, program, code, _)| [program, code]).collect::<Vec<_>>())
+fn arguments(acts: &[Act]) -> Value {
+    json!(acts.iter().map(|(_, program, code, _)| [program, code]).collect::<Vec<_>>())
 }
 
 /// What does not work in bubblewrap, and why.
@@ -179,9 +194,9 @@ const BUBBLEWRAP: [&str; 12] = [
 ];
 
 /// Each act outside of upm, by the same user, `through` another program or directly.
-fn outside(f: &Fixture, through: &[&str]) -> Vec<(i64, String)> {
+fn outside(f: &Fixture, acts: &[Act], through: &[&str]) -> Vec<(i64, String)> {
     let script = format!("{RUNNER}\nimport json\nprint(json.dumps(Ordinary().run(json.loads(sys.argv[1]))))\n");
-    let arguments = arguments().to_string();
+    let arguments = arguments(acts).to_string();
     let words = [through, &["/usr/bin/python3", "-I", "-c", &script, &arguments]].concat();
     let mut command = f.as_caller(std::path::Path::new(words[0]));
     command.args(&words[1..]).env("HOME", f.mkdir_writable("home"));
@@ -203,14 +218,34 @@ fn ordinary_programs_run_as_they_do_outside(
     ) else {
         return;
     };
+    compare(&f, &all());
+}
+
+/// Pseudo terminals with the key `pty` and without.
+#[rstest]
+fn terminals_are_there_where_they_are_granted(
+    #[values(Mode::Root, Mode::User)] mode: Mode,
+    #[values("", "pty = true", "pty = true\non_violation = \"kill\"")] grant: &str,
+) {
+    let tables = format!("[plugins.Ordinary]\nmodule = \"ordinary\"\nallowed_methods = [\"run\"]\n{grant}\n");
+    let Some(f) = Fixture::new(mode, &tables) else { return };
+    let mut acts = TERMINALS.to_vec();
+    if !grant.is_empty() {
+        acts.iter_mut().for_each(|act| act.3 = Works);
+    }
+    compare(&f, &acts);
+}
+
+/// Each act on the host and inside.
+fn compare(f: &Fixture, acts: &[Act]) {
     f.python("ordinary", RUNNER);
-    let host = outside(&f, &[]);
-    let bubblewrap = which("bwrap").map(|_| outside(&f, &[&["bwrap"], &BUBBLEWRAP[..], &["/tmp"]].concat()));
-    let answer = f.call("Ordinary", "run", &json!([arguments()]));
+    let host = outside(f, acts, &[]);
+    let bubblewrap = which("bwrap").map(|_| outside(f, acts, &[&["bwrap"], &BUBBLEWRAP[..], &["/tmp"]].concat()));
+    let answer = f.call("Ordinary", "run", &json!([arguments(acts)]));
     let inside: Vec<(i64, String)> = serde_json::from_value(answer.result()).unwrap();
     let mut wrong = Vec::new();
     println!("{:60} {:12} {:12} upm", "act", "host", "bubblewrap");
-    for (at, (((name, _, _, expected), outside), inside)) in all().iter().zip(&host).zip(&inside).enumerate() {
+    for (at, (((name, _, _, expected), outside), inside)) in acts.iter().zip(&host).zip(&inside).enumerate() {
         let works = |ended: &(i64, String)| if ended.0 == 0 { "works" } else { "fails" };
         let third = bubblewrap.as_ref().map(|all| &all[at]);
         println!("{name:60} {:12} {:12} {}", works(outside), third.map_or("not here", works), works(inside));

@@ -15,6 +15,9 @@ pub(crate) const LOCK: u32 = Action::Notify.value() | 2;
 /// Handed to the listener to be put on record and refused: see [`Handed::UnixSocket`].
 pub(crate) const UNIX_SOCKET: u32 = Action::Notify.value() | 3;
 
+/// Handed to the listener to be put on record and refused: see [`Handed::Terminal`].
+pub(crate) const TERMINAL: u32 = Action::Notify.value() | 4;
+
 // linux/eventpoll.h, asm-generic/socket.h, linux/socket.h, linux/net.h: all are compared with an `int`.
 pub(crate) const EPOLL_CTL_ADD: u32 = 1;
 pub(crate) const SOL_SOCKET: u32 = 1;
@@ -23,6 +26,30 @@ pub(crate) const SO_RCVBUF: u32 = 8;
 pub(crate) const AF_UNIX: u32 = 1;
 pub(crate) const SOCK_TYPE_MASK: u32 = 0xf;
 pub(crate) const SOCK_DGRAM: u32 = 2;
+// asm-generic/ioctls.h: the request is an `unsigned int`. What no terminal of a call is asked: to take input that nobody
+// typed, to be the kernel's console, and to load a line discipline.
+pub(crate) const TERMINAL_NEVER: [u32; 4] = [
+    0x5412, // TIOCSTI
+    0x541c, // TIOCLINUX
+    0x541d, // TIOCCONS
+    0x5423, // TIOCSETD
+];
+/// What programs need to make a terminal and to be its other side, beyond what the profile allows.
+pub(crate) const TERMINAL_ALSO: [u32; 13] = [
+    0x540a,      // TCXONC: tcflow
+    0x540e,      // TIOCSCTTY: login_tty, forkpty
+    0x5414,      // TIOCSWINSZ
+    0x5420,      // TIOCPKT: expect, telnet
+    0x5422,      // TIOCNOTTY
+    0x5425,      // TCSBRKP: tcsendbreak
+    0x5441,      // TIOCGPTPEER: openpty
+    0x402c_542b, // TCSETS2: tcsetattr of newer C libraries
+    0x402c_542c, // TCSETSW2
+    0x402c_542d, // TCSETSF2
+    0x4004_5431, // TIOCSPTLCK: unlockpt
+    0x8004_5438, // TIOCGPKT
+    0x8004_5439, // TIOCGPTLCK
+];
 // sys/file.h: operations of flock(2), an `unsigned int` like the commands of fcntl(2).
 const LOCK_NB: u32 = 4;
 const LOCK_UN: u32 = 8;
@@ -37,21 +64,30 @@ const F_OFD_SETLKW: u32 = 38;
 ///
 /// Without `named_unix`, UNIX sockets that could be connected to a path are denied: host directories may contain the
 /// sockets of its services, and before ABI 9 Landlock has no right for that. Pairs, which have no path, are allowed.
+///
+/// With `terminals`, requests of ioctl(2) that programs need for pseudo terminals of the call are allowed.
 #[must_use]
 pub fn plugin(
     program: &[Instruction],
     number: impl Fn(&str) -> Option<u32>,
     added: &[u32],
     named_unix: bool,
+    terminals: bool,
 ) -> Vec<Instruction> {
     let number = |name| number(name).unwrap_or(u32::MAX);
     // Before the additions: `syscalls` adds system calls, but cannot lift these restrictions.
     let mut first = counting(number("epoll_ctl")).to_vec();
     first.extend(locking(number("flock"), number("fcntl")));
+    if terminals {
+        first.extend(asking(number("ioctl"), &TERMINAL_NEVER, TERMINAL));
+    }
     first.extend(added.iter().flat_map(|nr| [equal(*nr, 0, 1), ret(Action::Allow.value())]));
     first.extend(without_larger_buffers(number("setsockopt")));
     if !named_unix {
         first.extend(without_named_unix(number("socket"), number("socketpair")));
+    }
+    if terminals {
+        first.extend(asking(number("ioctl"), &TERMINAL_ALSO, Action::Allow.value()));
     }
     begin_with(program, first)
 }
@@ -62,7 +98,7 @@ pub fn plugin(
 pub fn deaf(program: &[Instruction], silent: Action) -> Vec<Instruction> {
     let mut program = program.to_vec();
     for instruction in program.iter_mut().filter(|i| i.code == RET_K) {
-        if instruction.k == Action::Notify.value() {
+        if [Action::Notify.value(), TERMINAL].contains(&instruction.k) {
             instruction.k = silent.value();
         } else if instruction.k == COUNT {
             instruction.k = Action::Allow.value();
@@ -101,6 +137,8 @@ pub enum Handed {
     Lock(LockAct),
     /// A UNIX socket that could be connected to a path, to be refused.
     UnixSocket,
+    /// What no terminal of a call is asked.
+    Terminal,
 }
 
 /// The kind of lock.
@@ -128,6 +166,7 @@ pub fn handed(name: &str, args: &[u64; 6]) -> Option<Handed> {
         ("socketpair", _) if args[0] as u32 == AF_UNIX && operation & SOCK_TYPE_MASK == SOCK_DGRAM => {
             Some(Handed::UnixSocket)
         }
+        ("ioctl", request) if TERMINAL_NEVER.contains(&request) => Some(Handed::Terminal),
         ("fcntl", F_OFD_SETLK | F_OFD_SETLKW) => Some(Handed::Lock(LockAct::Range(operation == F_OFD_SETLKW))),
         _ => None,
     }
@@ -179,6 +218,17 @@ const fn without_larger_buffers(setsockopt: u32) -> [Instruction; 8] {
         ret(Action::Errno(0).value()),
         load(OFF_NR),
     ]
+}
+
+/// `ioctl(…, REQUEST, …)` with one of these ends with `value`.
+fn asking(ioctl: u32, requests: &[u32], value: u32) -> Vec<Instruction> {
+    let count = requests.len() as u8;
+    let mut all = vec![equal(ioctl, 0, count + 3), load(offset(1))];
+    all.extend(
+        (0..count).zip(requests).map(|(at, request)| equal(*request, count - 1 - at, u8::from(at + 1 == count))),
+    );
+    all.extend([ret(value), load(OFF_NR)]);
+    all
 }
 
 /// `socket(AF_UNIX, …)` and `socketpair(AF_UNIX, SOCK_DGRAM, …)`, whose ends can still be connected to a path, go to the listener.

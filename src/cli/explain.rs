@@ -10,7 +10,7 @@ use crate::confine::filter;
 use crate::confine::step::Step;
 use crate::decide::grant::Decision;
 use crate::decide::plan::{Plan, Source};
-use crate::decide::verdict::{Act, Remedy, Verdict, View};
+use crate::decide::verdict::{Act, Remedy, Verdict, View, path_key};
 use crate::host::facts;
 use crate::keys::Key;
 use crate::plugin::client::Patience;
@@ -206,7 +206,7 @@ fn of_path(view: &View<'_>, path: &Path, write: bool, patience: &Patience<'_>) -
             Barrier::Root => "root",
             Barrier::Permissions => "permissions",
         },
-        key: if write { Key::Write } else { Key::Read },
+        key: path_key(&way.at, write),
         remedy: match (way.yes, way.grantable) {
             (true, _) => None,
             (false, true) => Some(remedy()),
@@ -282,6 +282,7 @@ fn mounts(line: &mut dyn FnMut(std::fmt::Arguments<'_>), plan: &Plan) {
             Source::Device => "device".to_owned(),
             Source::Tmpfs { bytes, inodes } => format!("memory, {bytes} bytes, {inodes} inodes"),
             Source::Proc => "proc of the call".to_owned(),
+            Source::Terminals(most) => format!("terminals of the call, at most {most}"),
             Source::File(_) => "made up".to_owned(),
             Source::Link(to) => format!("link to {}", to.display()),
         };

@@ -334,6 +334,9 @@ fn allowed(view: &View<'_>, suggestion: Suggestion) -> (Option<Change>, Vec<(Str
             }
         }
     };
+    if suggestion.pty {
+        rest = try_one(Suggestion { pty: true, ..copy(&rest) }, "/dev/ptmx".to_owned()).unwrap_or(rest);
+    }
     for host in suggestion.hosts {
         let more = Suggestion { hosts: [&rest.hosts[..], std::slice::from_ref(&host)].concat(), ..copy(&rest) };
         rest = try_one(more, format!("{}:{}", host.0, host.1)).unwrap_or(rest);
@@ -350,5 +353,6 @@ fn allowed(view: &View<'_>, suggestion: Suggestion) -> (Option<Change>, Vec<(Str
 }
 
 fn copy(of: &Suggestion) -> Suggestion {
-    Suggestion { read: of.read.clone(), write: of.write.clone(), hosts: of.hosts.clone(), refused: Vec::new() }
+    let Suggestion { read, write, hosts, pty, .. } = of;
+    Suggestion { read: read.clone(), write: write.clone(), hosts: hosts.clone(), pty: *pty, refused: Vec::new() }
 }

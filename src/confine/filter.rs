@@ -114,11 +114,11 @@ impl Filter {
 }
 
 /// The plugin's filter, with the calls that the configuration adds. Needs a listener: what no rule names goes there.
-/// `named_unix`: [`runtime::plugin`].
+/// `named_unix`, `terminals`: [`runtime::plugin`].
 ///
 /// # Errors
 /// A name that this architecture does not have, or that can never be added.
-pub fn plugin(extra: &[String], named_unix: bool) -> Result<Filter, FilterError> {
+pub fn plugin(extra: &[String], named_unix: bool, terminals: bool) -> Result<Filter, FilterError> {
     let mut added = Vec::with_capacity(extra.len());
     for name in extra {
         let nr = syscall_number(name).ok_or_else(|| FilterError::Unknown(name.clone()))?;
@@ -130,7 +130,7 @@ pub fn plugin(extra: &[String], named_unix: bool) -> Result<Filter, FilterError>
     // The order in which they were written makes no other filter.
     added.sort_unstable();
     added.dedup();
-    Ok(Filter::new("default", runtime::plugin(&DEFAULT, syscall_number, &added, named_unix)))
+    Ok(Filter::new("default", runtime::plugin(&DEFAULT, syscall_number, &added, named_unix, terminals)))
 }
 
 /// Whether, and as what, the plugin's filter hands this call over.

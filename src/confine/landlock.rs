@@ -31,7 +31,7 @@ pub fn abi(number: u32) -> ABI {
     ABI::from(i32::try_from(number).unwrap_or(0))
 }
 
-/// What a path gives: reading, running and, where granted, every way of writing but devices. Rules of one layer add up on
+/// What a path gives: reading, running and, where granted, every way of writing but devices (terminals of the call's own can be used). Rules of one layer add up on
 /// the way to `/`, mounts included, so that what lies below something writable is writable to landlock, whatever its own
 /// rule and however many layers there are: each layer must let new files be made in the outer directory, and what is above
 /// those is above the inner one. [`Plan::read_only_by_mount`] lists what is held by its mount alone, and the answer says so.
@@ -42,6 +42,10 @@ fn rights(abi: ABI, mount: &Mount, directory: bool) -> BitFlags<AccessFs> {
     }
     if mount.write {
         rights |= AccessFs::from_write(abi) & !(AccessFs::MakeChar | AccessFs::MakeBlock | AccessFs::IoctlDev);
+        if matches!(mount.source, Source::Terminals(_)) {
+            // What ioctl(2) may ask of them is the filter's decision.
+            rights |= AccessFs::from_all(abi) & AccessFs::IoctlDev;
+        }
         if !matches!(mount.source, Source::Tmpfs { .. }) {
             // A host's server may listen on a path in there.
             rights &= !AccessFs::ResolveUnix;
@@ -168,7 +172,7 @@ pub fn step(plan: &Plan, rules: RulesetCreated) -> Result<RulesetCreated, StepEr
         rules = beneath(rules, Path::new(directory), AccessFs::ReadFile | AccessFs::ReadDir)?;
     }
     for mount in &plan.mounts {
-        if matches!(mount.source, Source::Tmpfs { .. } | Source::Proc) {
+        if matches!(mount.source, Source::Tmpfs { .. } | Source::Proc | Source::Terminals(_)) {
             rules = beneath(rules, &mount.path, rights(abi, mount, true))?;
         }
     }

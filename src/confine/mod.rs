@@ -69,7 +69,7 @@ pub fn prepare(plan: &Plan, runner: &'static [u8], as_root: bool, deadline: Inst
     let env = plan.env.iter().map(|(name, value)| string(format!("{name}={value}"))).collect::<Result<Vec<_>, _>>()?;
     let trees = trees::open(plan, as_root)?;
     let ruleset = landlock::prepare(plan, &trees)?;
-    let filter = filter::plugin(&plan.syscalls, plan.named_unix)
+    let filter = filter::plugin(&plan.syscalls, plan.named_unix, plan.has_terminals())
         .map_err(|error| StepError::new(Step::Prepare, "syscalls", std::io::Error::other(error.to_string())))?;
     // Checked here, where it can be reported: in the child, pid 1 and the plugin would both fail, each ending the other.
     sys::seccomp::user_notification().map_err(|error| StepError::new(Step::Seccomp, "system call filter", error))?;

@@ -10,7 +10,7 @@ use super::step::StepError;
 use crate::decide::plan::INSIDE_ID;
 use nix::mount::{MsFlags, mount};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, mkdirat, openat, statat};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 /// Entries that stay, besides the processes and links to them. None tells of another user's files, programs or connections.
@@ -54,18 +54,6 @@ pub fn shown(path: &Path) -> bool {
     let Ok(below) = path.strip_prefix("/proc") else { return false };
     let Ok(setting) = below.strip_prefix("sys") else { return SHOWN.iter().any(|name| below == Path::new(name)) };
     SETTINGS.iter().any(|name| Path::new(name).starts_with(setting))
-}
-
-/// A fresh proc of the pid namespace that this process is in.
-///
-/// # Errors
-/// `EPERM` where part of the host's `/proc` is covered.
-pub(super) fn mount_fresh(flags: rustix::mount::MountAttrFlags) -> rustix::io::Result<OwnedFd> {
-    use rustix::mount::{FsMountFlags, FsOpenFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen};
-    let context = fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    fsconfig_set_string(&context, "hidepid", "invisible")?;
-    fsconfig_create(&context)?;
-    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags)
 }
 
 /// Creates the covers in the root, before it is sealed. The host's `/proc` is still there.

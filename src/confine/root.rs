@@ -59,11 +59,16 @@ pub fn step(plan: &Plan, runner: &[u8], trees: Vec<Tree>) -> Result<usize, StepE
             Source::Proc => {
                 let failed = || move |error: rustix::io::Errno| fail(&wanted.path)(error).of(Subject::OwnProc);
                 let place = place(plan, root.as_fd(), target, true).map_err(failed())?;
-                let fresh =
-                    proc::mount_fresh(flags | MountAttrFlags::MOUNT_ATTR_NOEXEC | MountAttrFlags::MOUNT_ATTR_RDONLY)
-                        .map_err(failed())?;
+                let flags = flags | MountAttrFlags::MOUNT_ATTR_NOEXEC | MountAttrFlags::MOUNT_ATTR_RDONLY;
+                let fresh = fresh("proc", &[("hidepid", "invisible")], flags).map_err(failed())?;
                 attach(fresh.as_fd(), place.as_fd()).map_err(failed())?;
                 own_proc = Some(fresh);
+            }
+            Source::Terminals(most) => {
+                let place = place(plan, root.as_fd(), target, true).map_err(failed())?;
+                let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+                let fresh = terminals(*most, flags).map_err(failed())?;
+                attach(fresh.as_fd(), place.as_fd()).map_err(failed())?;
             }
             Source::File(contents) => write_file(root.as_fd(), target, contents)?,
             Source::Link(to) => {
@@ -125,9 +130,19 @@ fn attach(mount: BorrowedFd<'_>, place: BorrowedFd<'_>) -> rustix::io::Result<()
 }
 
 fn tmpfs(size: &str, inodes: &str, mode: &str, flags: MountAttrFlags) -> rustix::io::Result<OwnedFd> {
-    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    for (key, value) in [("size", size), ("nr_inodes", inodes), ("mode", mode)] {
-        fsconfig_set_string(&context, key, value)?;
+    fresh("tmpfs", &[("size", size), ("nr_inodes", inodes), ("mode", mode)], flags)
+}
+
+/// Each devpts is an instance of its own (since Linux 4.7). Terminals belong to who opens them; no group `tty` is mapped.
+fn terminals(most: u32, flags: MountAttrFlags) -> rustix::io::Result<OwnedFd> {
+    fresh("devpts", &[("ptmxmode", "0666"), ("mode", "0620"), ("max", &most.to_string())], flags)
+}
+
+/// A new file system of this type.
+fn fresh(kind: &str, options: &[(&str, &str)], flags: MountAttrFlags) -> rustix::io::Result<OwnedFd> {
+    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for (key, value) in options {
+        fsconfig_set_string(&context, *key, *value)?;
     }
     fsconfig_create(&context)?;
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags)

@@ -10,6 +10,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, statat};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io;
+use std::path::Path;
 
 /// The seven namespaces of a call.
 pub const NAMESPACES: [&str; 7] = ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup"];
@@ -42,10 +43,10 @@ pub struct Report {
 
 /// File systems that are this kernel's alone. Pid 1 must never wait: while it takes a lock it does not end with the call. A
 /// server or a FUSE process can let it.
-const LOCAL: [&str; 25] = [
-    "bcachefs", "btrfs", "cramfs", "devtmpfs", "erofs", "exfat", "ext2", "ext3", "ext4", "f2fs", "iso9660", "jfs",
-    "nilfs2", "ntfs3", "overlay", "proc", "ramfs", "reiserfs", "rootfs", "squashfs", "sysfs", "tmpfs", "vfat", "xfs",
-    "zfs",
+const LOCAL: [&str; 26] = [
+    "bcachefs", "btrfs", "cramfs", "devpts", "devtmpfs", "erofs", "exfat", "ext2", "ext3", "ext4", "f2fs", "iso9660",
+    "jfs", "nilfs2", "ntfs3", "overlay", "proc", "ramfs", "reiserfs", "rootfs", "squashfs", "sysfs", "tmpfs", "vfat",
+    "xfs", "zfs",
 ];
 
 /// Something is active that is not what the plan says.
@@ -172,7 +173,11 @@ fn mounts(plan: &Plan, covered: usize) -> Result<Mounts, StepError> {
         let Some((index, planned)) = planned else { return Err(differs(format!("{place}: unplanned mount"))) };
         seen[index] |= mount_point.as_os_str() == planned.path.as_os_str();
         covers += usize::from(planned.source == Source::Proc && mount_point != planned.path);
-        let device = planned.source == Source::Device;
+        let own_terminals = matches!(planned.source, Source::Terminals(_));
+        if own_terminals {
+            terminals(&planned.path, mount.file_system())?;
+        }
+        let device = own_terminals || planned.source == Source::Device;
         // One way only: a host's own mount may forbid more than the plan does.
         if (!has("nodev") && !device) || (has("rw") && !planned.write) || (!has("noexec") && !planned.exec) {
             return Err(differs(format!("{place}: flags")));
@@ -192,5 +197,16 @@ fn mounts(plan: &Plan, covered: usize) -> Result<Mounts, StepError> {
     match missing {
         Some((planned, _)) => Err(differs(format!("{}: not mounted", planned.path.display()))),
         None => Ok(all),
+    }
+}
+
+/// Nobody has a terminal in the call's devpts yet: it is not the host's.
+fn terminals(place: &Path, file_system: &[u8]) -> Result<(), StepError> {
+    let names = std::fs::read_dir(place).and_then(|entries| entries.map(|one| Ok(one?.file_name())).collect());
+    let names: Vec<_> = names.map_err(|error| unreadable("/dev/pts", error))?;
+    if file_system == b"devpts" && names == ["ptmx"] {
+        Ok(())
+    } else {
+        Err(differs(format!("{}: devpts", place.display())))
     }
 }

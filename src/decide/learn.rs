@@ -1,6 +1,7 @@
 //! Converts what a call looked for and did not get into the configuration change that would grant it.
 
-use super::verdict::{Remedy, View};
+use super::verdict::{Remedy, View, path_key};
+use crate::keys::Key;
 use crate::types::{Change, LookFor};
 use std::collections::BTreeSet;
 use std::ops::Bound;
@@ -28,6 +29,8 @@ pub struct Suggestion {
     pub write: Vec<PathBuf>,
     /// The hosts to connect to.
     pub hosts: Vec<(String, u16)>,
+    /// Whether terminals are needed.
+    pub pty: bool,
     /// What is not suggested, and why.
     pub refused: Vec<(String, String)>,
 }
@@ -64,6 +67,10 @@ impl Suggestion {
     }
 
     fn take(&mut self, view: &View<'_>, one: &Found, target: PathBuf, write: bool) {
+        if path_key(&one.path, write) == Key::Pty {
+            self.pty = true;
+            return;
+        }
         let narrow = |path: &Path| path.components().count() < 3;
         let remedy = if one.directory.is_none() && narrow(&target) {
             Remedy::Nothing(format!("only {} exists of it; create its directory first", target.display()))
@@ -108,6 +115,9 @@ impl Suggestion {
             if !paths.is_empty() {
                 add(view.grant_path(paths, write));
             }
+        }
+        if self.pty {
+            add(view.set(Key::Pty, true.into()));
         }
         // Tables first, then the method's own keys together.
         (!change.0.is_empty()).then_some(change)

@@ -73,6 +73,8 @@ pub enum Why {
     StandardLink,
     /// `tmp`.
     Tmp,
+    /// `pty`.
+    Pty,
     /// `interpreter`.
     Interpreter,
     /// `client` of a group.
@@ -99,6 +101,7 @@ impl std::fmt::Display for Why {
             Why::MadeUp => "made up",
             Why::StandardLink => "standard link",
             Why::Tmp => "tmp",
+            Why::Pty => "pty",
             Why::Interpreter => "interpreter",
             Why::EgressClient => "egress client",
             Why::Plugin => "plugin",
@@ -134,6 +137,8 @@ pub enum Source {
     },
     /// A new proc of the call's own pid namespace.
     Proc,
+    /// A new devpts, with at most this many terminals at a time.
+    Terminals(u32),
     /// A file of the sealed root.
     File(#[serde(skip)] Vec<u8>),
     /// A symbolic link of the sealed root.
@@ -254,6 +259,11 @@ impl Plan {
         self.mounts.iter().filter(|mount| mount.is_mount() && !mount.write).filter(in_writable)
     }
 
+    /// Whether the call can make pseudo terminals.
+    pub fn has_terminals(&self) -> bool {
+        self.mounts.iter().any(|mount| matches!(mount.source, Source::Terminals(_)))
+    }
+
     /// The same plan with only one mount.
     #[must_use]
     pub fn of_mount(&self, mount: &Mount) -> Plan {
@@ -312,13 +322,10 @@ pub fn plan(
     };
     mounts.extend(facts.interpreter_prefixes.iter().map(|path| host(path, false, false, Why::Interpreter)));
     mounts.extend(client.files.iter().map(|path| host(path, false, false, Why::EgressClient)));
+    let code = host(&facts.code.path, false, false, Why::Plugin);
     mounts.push(match facts.code.embedded {
-        Some(source) => Mount {
-            source: Source::File(source.to_vec()),
-            exec: false,
-            ..host(&facts.code.path, false, false, Why::Plugin)
-        },
-        None => host(&facts.code.path, false, false, Why::Plugin),
+        Some(source) => Mount { source: Source::File(source.to_vec()), exec: false, ..code },
+        None => code,
     });
     mounts.extend(grant.read.iter().map(|path| host(path, true, false, Why::Read)));
     mounts.extend(grant.write.iter().map(|path| host(path, true, true, Why::Write)));
@@ -439,6 +446,11 @@ fn base_mounts(grant: &Grant, facts: &Facts) -> Vec<Mount> {
     if facts.processors {
         // What counts processors reads it: libuv, JVMs, nproc.
         mounts.push(entry(PROCESSORS, Source::Host { mapped: false }, false, false, Why::System));
+    }
+    if grant.pty {
+        // Some 40 KiB of kernel memory each, which is not counted without a cgroup.
+        mounts.push(entry("/dev/pts", Source::Terminals(64), true, false, Why::Pty));
+        mounts.push(entry("/dev/ptmx", Source::Link("pts/ptmx".into()), true, false, Why::Pty));
     }
     for node in ["null", "zero", "full", "random", "urandom"] {
         mounts.push(entry(&format!("/dev/{node}"), Source::Device, true, false, Why::System));

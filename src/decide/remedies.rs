@@ -32,6 +32,11 @@ impl View<'_> {
                 }
                 Refused::Lock(why) => (self.rule(Key::Write), Remedy::Nothing(no_lock(why))),
                 Refused::UnixSocket => (self.rule(Key::UnixSockets), self.set(Key::UnixSockets, true.into())),
+                Refused::Terminal => {
+                    let why = "no program may type into a terminal, redirect the console or load a line discipline; programs write \
+                               to the side of /dev/ptmx";
+                    (self.rule(Key::Pty), nothing(why))
+                }
                 Refused::Filter => {
                     let verdict = self.syscall(&call.name);
                     let kernel = || nothing("the plan allows it; the kernel denied it");

@@ -166,12 +166,18 @@ impl View<'_> {
             ),
         };
         let remedy = (!yes).then(|| self.grant_for(path, path, write));
-        Verdict { yes, layer: "root", why, key: if write { Key::Write } else { Key::Read }, remedy }
+        Verdict { yes, layer: "root", why, key: path_key(path, write), remedy }
     }
 
     /// The change that grants `target` to allow `asked` inside it; none if either is a place with policy or secrets.
     #[must_use]
     pub fn grant_for(&self, asked: &Path, target: &Path, write: bool) -> Remedy {
+        if path_key(asked, write) == Key::Pty {
+            return match self.plan.has_terminals() {
+                true => Remedy::Nothing("/dev/pts has only terminals that the call itself has opened".to_owned()),
+                false => self.set(Key::Pty, true.into()),
+            };
+        }
         match places::unproposed(asked, write) {
             Some(why) if !config::is_reserved(asked) => Remedy::Nothing(why),
             _ => self.grant_path(&[target.to_owned()], write),
@@ -317,6 +323,18 @@ impl View<'_> {
         let refused = refused
             .map(|(key, write)| (self.rule(key), self.text(&self.grant_for(&path, &self.nearest(&path), write))));
         Some(Sought { refused, read: read.yes, write: write.yes, learn: learn.to_owned() })
+    }
+}
+
+/// The grant key that decides about a path.
+#[must_use]
+pub(crate) fn path_key(path: &Path, write: bool) -> Key {
+    // C libraries also look for those of BSD: /dev/ptyp0 and so on.
+    let bsd = || path.to_str().is_some_and(|path| path.starts_with("/dev/pty") && path.len() == 10);
+    match write {
+        _ if path.starts_with("/dev/ptmx") || path.starts_with("/dev/pts") || bsd() => Key::Pty,
+        true => Key::Write,
+        false => Key::Read,
     }
 }
 

@@ -160,7 +160,7 @@ fn seccomp() -> Finding {
     let acts = vec![act("getcwd, which the filter allows", "works"), act("chroot, which it denies", "denied")];
     attempt(Layer::Seccomp, acts, || {
         let fail = |error: io::Error| StepError::new(Step::Seccomp, "system call filter", error);
-        let filter = filter::plugin(&[], true).map_err(|error| fail(io::Error::other(error.to_string())))?;
+        let filter = filter::plugin(&[], true, false).map_err(|error| fail(io::Error::other(error.to_string())))?;
         crate::sys::seccomp::user_notification().map_err(fail)?;
         nix::sys::prctl::set_no_new_privs().map_err(|errno| StepError::new(Step::NoNewPrivs, "no_new_privs", errno))?;
         let silent = match crate::sys::seccomp::install_with_listener(&filter.program) {

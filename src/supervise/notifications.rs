@@ -92,6 +92,9 @@ impl<'a> Notifications<'a> {
                 self.record(&asked, syscall(Refused::UnixSocket), denials);
                 self.answer(asked.id, Errno::AFNOSUPPORT)
             }
+            Some(Handed::Terminal) if self.plan.has_terminals() => {
+                self.deny(&asked, syscall(Refused::Terminal), Errno::PERM, denials)
+            }
             Some(Handed::Addition) => match self.epoll.one(listener, asked.id).map_err(failed)? {
                 true => Ok(()),
                 // As the kernel answers at a user's limit.

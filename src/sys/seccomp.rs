@@ -210,7 +210,7 @@ mod tests {
     /// with and the notifications that came.
     fn confined(extra: &[&str], cases: &[Case]) -> (Vec<i32>, Vec<Notification>) {
         let extra: Vec<String> = extra.iter().map(ToString::to_string).collect();
-        let filter = filter::plugin(&extra, true).unwrap();
+        let filter = filter::plugin(&extra, true, false).unwrap();
         let (mut ours, theirs) = UnixStream::pair().unwrap();
         // SAFETY: the child makes system calls alone and leaves by `_exit`.
         let pid = unsafe { libc::fork() };
@@ -378,7 +378,7 @@ mod tests {
             }
             eax
         }
-        let filter = filter::plugin(&[], true).unwrap();
+        let filter = filter::plugin(&[], true, false).unwrap();
         assert_eq!(ended(&filter.program, || -i386(64)), libc::ENOSYS << 8);
         assert_eq!(ended(&filter.program, || raw(libc::SYS_getppid | 0x4000_0000, [0; 6])), libc::ENOSYS << 8);
         // The control: the same without x32's bit, and i386's without a filter that minds (where the kernel has it).

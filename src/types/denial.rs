@@ -171,6 +171,8 @@ pub enum Refused {
     Lock(NoLock),
     /// A UNIX socket that could be connected to a path.
     UnixSocket,
+    /// What no terminal of a call is asked.
+    Terminal,
 }
 
 /// Why a file lock was denied.

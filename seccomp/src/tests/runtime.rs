@@ -1,13 +1,15 @@
 //! A call's additions to the plugin's program.
 
 use super::*;
-use crate::runtime::{COUNT, Handed, LOCK, LockAct, UNIX_SOCKET, deaf, handed, plugin, watching};
+use crate::runtime::{
+    COUNT, Handed, LOCK, LockAct, TERMINAL, TERMINAL_ALSO, TERMINAL_NEVER, UNIX_SOCKET, deaf, handed, plugin, watching,
+};
 
 /// The plugin's filter in a call.
 fn filter(f: &Asked, added: &[&str], named_unix: bool) -> Asked {
     let number = |name: &str| f.table.number(name, f.arch);
     let added: Vec<u32> = added.iter().map(|name| number(name).unwrap()).collect();
-    f.with(plugin(&f.program, number, &added, named_unix))
+    f.with(plugin(&f.program, number, &added, named_unix, false))
 }
 
 #[test]
@@ -72,6 +74,39 @@ fn named_unix_sockets_go_where_directories_are_granted() {
             silent.expect(if refused { Action::EAFNOSUPPORT } else { Action::Allow }, name, args);
         }
         without.expect(Action::Notify, "ptrace", &[0]);
+    });
+}
+
+#[test]
+fn terminals_are_asked_what_programs_need_and_nothing_else() {
+    both(|f| {
+        let number = |name: &str| f.table.number(name, f.arch);
+        let all = |added: &[u32]| f.with(plugin(&f.program, number, added, true, true));
+        let (without, with, added) = (filter(f, &[], true), all(&[]), all(&[number("ioctl").unwrap()]));
+        for high in [0, 1 << 32, 0xffff_ffff_0000_0000] {
+            for request in TERMINAL_ALSO {
+                let args = [3, u64::from(request) | high];
+                without.expect(Action::Notify, "ioctl", &args);
+                with.expect(Action::Allow, "ioctl", &args);
+                with.expect(Action::Notify, "ptrace", &args);
+            }
+            for request in TERMINAL_NEVER {
+                let args = [3, u64::from(request) | high, 0, 0, 0, 0];
+                without.expect(Action::Notify, "ioctl", &args);
+                for f in [&with, &added] {
+                    f.returns(TERMINAL, "ioctl", &args);
+                    f.with(deaf(&f.program, Action::EPERM)).expect(Action::EPERM, "ioctl", &args);
+                }
+                assert_eq!((handed("ioctl", &args), handed("read", &args)), (Some(Handed::Terminal), None));
+            }
+        }
+        for request in
+            (0x5400..0x5500).filter(|request| ![&TERMINAL_ALSO[..], &TERMINAL_NEVER].concat().contains(request))
+        {
+            let args = [3, u64::from(request)];
+            assert_eq!(with.number(number("ioctl").unwrap(), &args), without.number(number("ioctl").unwrap(), &args));
+        }
+        added.expect(Action::Allow, "ioctl", &[3, 0x5424]);
     });
 }
 

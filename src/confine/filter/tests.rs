@@ -23,21 +23,24 @@ fn the_compiled_in_programs_are_those_of_the_profiles() {
 #[test]
 fn the_configuration_adds_calls() {
     let names = |n: &[&str]| n.iter().map(ToString::to_string).collect::<Vec<_>>();
-    let plain = plugin(&[], true).unwrap();
-    let more = plugin(&names(&["ptrace", "keyctl"]), true).unwrap();
+    let plain = plugin(&[], true, false).unwrap();
+    let more = plugin(&names(&["ptrace", "keyctl"]), true, false).unwrap();
     let mut added = [libc::SYS_ptrace, libc::SYS_keyctl].map(|nr| u32::try_from(nr).unwrap());
     added.sort_unstable();
-    assert_eq!(more.program, runtime::plugin(&DEFAULT, syscall_number, &added, true));
+    assert_eq!(more.program, runtime::plugin(&DEFAULT, syscall_number, &added, true, false));
     assert_eq!(more.len(), plain.len() + 4);
 
-    assert_eq!(more.sha256(), plugin(&names(&["keyctl", "ptrace", "keyctl"]), true).unwrap().sha256());
+    assert_eq!(more.sha256(), plugin(&names(&["keyctl", "ptrace", "keyctl"]), true, false).unwrap().sha256());
     assert_ne!(more.sha256(), plain.sha256());
     assert_eq!(plain.sha256().len(), 64);
 
-    assert_eq!(plugin(&names(&["ptrcae"]), true).unwrap_err(), FilterError::Unknown("ptrcae".into()));
+    assert_eq!(plugin(&names(&["ptrcae"]), true, false).unwrap_err(), FilterError::Unknown("ptrcae".into()));
     for name in ["openat2", "clone3", "io_uring_setup", "socket", "setsockopt", "seccomp", "renameat2", "chmod"] {
         let reason = fixed_reason(name).unwrap();
-        assert_eq!(plugin(&names(&[name]), true).unwrap_err(), FilterError::Fixed { name: name.to_owned(), reason });
+        assert_eq!(
+            plugin(&names(&[name]), true, false).unwrap_err(),
+            FilterError::Fixed { name: name.to_owned(), reason }
+        );
     }
     assert_eq!(fixed_reason("ptrace"), None);
 }

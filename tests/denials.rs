@@ -331,3 +331,38 @@ fn the_sandbox_is_proven(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let explained: Value = serde_json::from_str(&f.upm(["explain", "Probe", "run", "--json"]).run().stdout).unwrap();
     assert_eq!(explained["plan_sha256"], sandbox["plan_sha256"]);
 }
+
+/// A plugin that makes a program where temporary files go, and runs it. Control: with the grant that the answer names it runs.
+#[rstest]
+fn a_program_in_tmp(#[values(Mode::Root, Mode::User)] mode: Mode, #[values("/tmp", "/dev/shm")] place: &str) {
+    let tables = "[plugins.Maker]\nmodule = \"maker\"\nallowed_methods = [\"run\"]\n";
+    let Some(f) = Fixture::new(mode, tables) else { return };
+    f.python(
+        "maker",
+        "import os, subprocess, tempfile\nclass Maker:\n def run(self, place):\n  path = (place or tempfile.gettempdir()) + '/made'\n  \
+         with open(path, 'w') as made: made.write('#!/bin/sh\\necho ran')\n  os.chmod(path, 0o755)\n  \
+         return subprocess.run([path], capture_output=True, text=True).stdout\n",
+    );
+    let call = |place: Option<&str>| f.call("Maker", "run", &json!([place]));
+    let answer = call(Some(place));
+    let details = answer.failed("plugin_raised", 1)["details"].clone();
+    assert_eq!((&details["errno_name"], &details["filename"]), (&json!("EACCES"), &json!(format!("{place}/made"))));
+    let denial = one(&answer, "root", "exec");
+    assert_eq!(denial["object"], json!({ "path": format!("{place}/made") }));
+    let remedy = denial["remedy"].as_str().unwrap();
+    assert!(
+        remedy.starts_with(&format!("nothing: {place} is mounted noexec")) && remedy.contains("set TMPDIR"),
+        "{remedy}"
+    );
+    assert_eq!((&details["rule"], &details["remedy"]), (&denial["rule"], &denial["remedy"]));
+    let learnt = f.upm(["learn", "Maker", "run", &json!({ "args": [place] }).to_string(), "--json"]).run();
+    let learnt: Value = serde_json::from_str(&learnt.stdout).unwrap();
+    let why = remedy.trim_start_matches("nothing: ");
+    assert_eq!(learnt["not_suggested"], json!([{ "object": format!("{place}/made"), "why": why }]), "{learnt:#}");
+    let explained = f.upm(["explain", "Maker", "run"]).run().stdout;
+    assert_eq!(explained.matches("noexec: programs run from a write path").count(), 2, "{explained}");
+
+    f.config(&format!("{tables}write = [\"{{cache_dir}}\"]\nenv = {{ TMPDIR = \"{{cache_dir}}\" }}\n"));
+    assert_eq!(call(None).result(), "ran\n");
+    assert_eq!(call(Some(place)).denials("root", "exec").len(), 1);
+}

@@ -280,7 +280,11 @@ fn mounts(line: &mut dyn FnMut(std::fmt::Arguments<'_>), plan: &Plan) {
             Source::Host { mapped: true } => "host, owner's ids mapped when root calls".to_owned(),
             Source::Host { mapped: false } => "host".to_owned(),
             Source::Device => "device".to_owned(),
-            Source::Tmpfs { bytes, inodes } => format!("memory, {bytes} bytes, {inodes} inodes"),
+            Source::Tmpfs { bytes, inodes } => {
+                format!(
+                    "memory, {bytes} bytes, {inodes} inodes; noexec: programs run from a write path, with TMPDIR there"
+                )
+            }
             Source::Proc => "proc of the call".to_owned(),
             Source::Terminals(most) => format!("terminals of the call, at most {most}"),
             Source::File(_) => "made up".to_owned(),

@@ -1,6 +1,6 @@
 //! Converts what a call looked for and did not get into the configuration change that would grant it.
 
-use super::verdict::{Remedy, View, path_key};
+use super::verdict::{Remedy, View, no_exec, path_key};
 use crate::keys::Key;
 use crate::types::{Change, LookFor};
 use std::collections::BTreeSet;
@@ -45,6 +45,12 @@ impl Suggestion {
         let sought: BTreeSet<&Path> = found.iter().map(|one| one.path.as_path()).collect();
         for write in [true, false] {
             for one in found.iter().filter(|one| (one.act == LookFor::Write) == write) {
+                if one.act == LookFor::Execute
+                    && let Some(why) = no_exec(view.plan, &one.path)
+                {
+                    suggestion.refused.push((one.path.display().to_string(), why));
+                    continue;
+                }
                 // A directory on the way to another path that was looked for.
                 let behind = || sought.range::<Path, _>((Bound::Excluded(one.path.as_path()), Bound::Unbounded)).next();
                 let passage = one.directory == Some(true) && behind().is_some_and(|next| next.starts_with(&one.path));

@@ -1,7 +1,7 @@
 //! What would allow a denied act: a host, a larger limit, a value of a group.
 
 use super::names;
-use super::verdict::{Remedy, View};
+use super::verdict::{Remedy, View, no_exec};
 use crate::config;
 use crate::keys::Key;
 use crate::text::shorten;
@@ -44,6 +44,9 @@ impl View<'_> {
                 }
             },
             Denied::Limit(met) => self.limit(met.key),
+            Denied::NoExec { path } => {
+                (self.rule(Key::Write), Remedy::Nothing(no_exec(self.plan, path).unwrap_or_default()))
+            }
             Denied::EgressBytes { .. } => self.limit(Key::EgressBytes),
             Denied::Names { .. } => egress(nothing(
                 "a call may look up only this many names; grant the names themselves instead of a wildcard",

@@ -315,6 +315,12 @@ impl View<'_> {
         let path = config::normalize(&Path::new("/").join(name));
         let (read, write) = (self.path(&path, false), self.path(&path, true));
         let writing = matches!(exception.errno, Some(Errno::EROFS | Errno::EACCES | Errno::EPERM));
+        if exception.errno == Some(Errno::EACCES)
+            && let Some(why) = no_exec(self.plan, &path)
+        {
+            let refused = Some((self.rule(Key::Write), self.text(&Remedy::Nothing(why))));
+            return Some(Sought { refused, read: read.yes, write: write.yes, learn: learn.to_owned() });
+        }
         let refused = match (read.yes, write.yes) {
             (false, _) => Some((read.key, false)),
             (true, false) if writing => Some((write.key, true)),
@@ -324,6 +330,19 @@ impl View<'_> {
             .map(|(key, write)| (self.rule(key), self.text(&self.grant_for(&path, &self.nearest(&path), write))));
         Some(Sought { refused, read: read.yes, write: write.yes, learn: learn.to_owned() })
     }
+}
+
+/// Why a program at `path`, which the call itself may have written there, does not run; `None` if its mount lets programs run.
+#[must_use]
+pub(crate) fn no_exec(plan: &Plan, path: impl AsRef<Path>) -> Option<String> {
+    let path = path.as_ref();
+    let mount =
+        holder(plan, path).filter(|mount| mount.path != path && matches!(mount.source, Source::Tmpfs { .. }))?;
+    Some(format!(
+        "{} is mounted noexec, so that no program in it runs; a program runs from a `write` path: set TMPDIR to a directory there, \
+         such as by write = [\"{{cache_dir}}\"] and env = {{ TMPDIR = \"{{cache_dir}}\" }}",
+        mount.path.display()
+    ))
 }
 
 /// The grant key that decides about a path.

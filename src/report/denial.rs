@@ -48,6 +48,7 @@ pub(crate) fn object(denied: &Denied) -> Value {
             }
             Value::Object(object)
         }
+        Denied::NoExec { path } => json!({ "path": path }),
         Denied::Unroutable => json!({ "address": null, "errno": "ENETUNREACH" }),
         Denied::Resolve { name } => json!({ "name": name }),
         Denied::Names { name, most } => json!({ "name": name, "names": most }),
@@ -141,6 +142,7 @@ mod tests {
                 Denied::EgressBytes { name: name(), port, limit: 7 },
                 r#"limits egress_bytes {"limit":7,"used":7,"unit":"B","name":"a.org","port":443}"#,
             ),
+            (Denied::NoExec { path: "/tmp/a".to_owned() }, r#"root exec {"path":"/tmp/a"}"#),
             (Denied::Unroutable, r#"egress connect {"address":null,"errno":"ENETUNREACH"}"#),
             (Denied::Resolve { name: name() }, r#"egress resolve {"name":"a.org"}"#),
             (Denied::Names { name: name(), most: 64 }, r#"egress resolve {"name":"a.org","names":64}"#),

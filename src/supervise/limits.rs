@@ -3,8 +3,9 @@
 
 use super::denials::{self, Denials};
 use crate::decide::plan::{Mount, Plan, Source};
+use crate::decide::verdict::no_exec;
 use crate::keys::Key;
-use crate::types::{Code, Details, Exception, Failure};
+use crate::types::{Code, Denied, Details, Exception, Failure};
 use nix::errno::Errno;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -57,7 +58,7 @@ impl Tmp {
     }
 }
 
-/// Adds the limits that the call reached. What the kernel denied without a report is inferred from the error that the method
+/// Adds the limits that the call reached, and a program that could not run. What the kernel denied without a report is inferred from the error that the method
 /// failed with, or from a call that was seen at its limit: its next act would have been denied.
 pub(super) fn met(plan: &Plan, peaks: &Peaks, tmp: &Tmp, failure: Option<&Failure>, denials: &mut Denials) {
     let limits = &plan.limits;
@@ -68,6 +69,11 @@ pub(super) fn met(plan: &Plan, peaks: &Peaks, tmp: &Tmp, failure: Option<&Failur
         }
         _ => Vec::new(),
     };
+    for exception in raised.iter().filter(|exception| exception.errno == Some(Errno::EACCES)) {
+        if let Some(path) = exception.filename.filter(|path| no_exec(plan, path).is_some()) {
+            denials.add(Denied::NoExec { path: path.to_owned() }, 1);
+        }
+    }
     let errno = |errno| raised.iter().any(|exception| exception.errno == Some(errno));
     let mut add = |key, value, used| denials.add(denials::met(key, value, Some(used)), 1);
     if errno(Errno::EMFILE) || peaks.open_files >= limits.open_files {

@@ -51,6 +51,12 @@ pub enum Denied {
     /// A limit of the grant that the call reached.
     #[serde(skip)]
     Limit(Met),
+    /// A program below a directory that is mounted `noexec`, as the plugin's exception reports it.
+    #[serde(skip)]
+    NoExec {
+        /// The program.
+        path: String,
+    },
     /// Connections to addresses without a route; the kernel only counts them.
     #[serde(skip)]
     Unroutable,
@@ -126,6 +132,7 @@ impl Denied {
     pub fn layer(&self) -> Layer {
         match self {
             Denied::Syscall(_) => Layer::Seccomp,
+            Denied::NoExec { .. } => Layer::Root,
             Denied::Limit(_) | Denied::EgressBytes { .. } => Layer::Limits,
             _ => Layer::Egress,
         }
@@ -137,6 +144,7 @@ impl Denied {
         match self {
             Denied::Syscall(call) => &call.name,
             Denied::Limit(met) => met.key.name(),
+            Denied::NoExec { .. } => "exec",
             Denied::EgressBytes { .. } => Key::EgressBytes.name(),
             Denied::Resolve { .. } | Denied::Names { .. } => "resolve",
             Denied::Connect { .. } | Denied::ConnectAddress { .. } | Denied::Unroutable => "connect",

@@ -150,6 +150,7 @@ impl Observer {
         let given = match act {
             LookFor::Connect => granted(plan, &object),
             LookFor::Write => verdict::holds(plan, Path::new(&object), true),
+            LookFor::Execute if verdict::no_exec(plan, &object).is_some() => false,
             LookFor::Read | LookFor::Execute => verdict::holds(plan, Path::new(&object), false),
         };
         if given {

@@ -366,3 +366,17 @@ fn a_program_in_tmp(#[values(Mode::Root, Mode::User)] mode: Mode, #[values("/tmp
     assert_eq!(call(None).result(), "ran\n");
     assert_eq!(call(Some(place)).denials("root", "exec").len(), 1);
 }
+
+/// The mode of a refused call is written as chmod(1) writes it. Control: without the bit the same act is allowed.
+#[rstest]
+fn modes_are_octal(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let Some(f) = Fixture::new(mode, TABLES) else { return };
+    for (how, bits) in [("chmod", "0o4755"), ("fchmod", "0o2700"), ("fchmodat", "0o6755"), ("openat", "0o4700")] {
+        let answer = f.run("set_id", json!([how, format!("/tmp/{how}"), bits]));
+        assert_errno(&answer.result(), "EPERM");
+        assert_eq!(one(&answer, "seccomp", how)["object"]["mode"], bits, "{:#}", answer.data()["denials"]);
+        let record = f.audit().into_iter().rfind(|record| record["UPM_OBJECT"].to_string().contains(bits));
+        assert!(record.is_some(), "{:#?}", f.audit());
+    }
+    assert_ok(&f.act("set_id", json!(["chmod", "/tmp/plain", "0o755"])));
+}

@@ -38,7 +38,12 @@ pub(super) fn json(explained: &Explained) -> Value {
 pub(crate) fn object(denied: &Denied) -> Value {
     match denied {
         Denied::Syscall(call) => {
-            let values = call.values.iter().map(|(name, value)| ((*name).to_owned(), (*value).into()));
+            let shown = |name: &str, value: u64| match name {
+                // as chmod(1) and manual pages write it
+                "mode" => format!("{value:#o}").into(),
+                _ => value.into(),
+            };
+            let values = call.values.iter().map(|(name, value)| ((*name).to_owned(), shown(name, *value)));
             Value::Object(values.chain(no_lock(&call.refused)).collect())
         }
         Denied::Limit(met) => {
@@ -116,6 +121,12 @@ mod tests {
     fn each_denial_is_written_as_the_contract_says() {
         let name = || "a.org".to_owned();
         let met = |key, used, stream| Denied::Limit(Met { key, value: 8, used, stream });
+        let chmod = Syscall {
+            number: 6,
+            name: "fchmodat".into(),
+            values: vec![("dirfd", 3), ("mode", 0o4755)],
+            refused: Refused::Filter,
+        };
         let call = Syscall {
             number: 5,
             name: "kcmp".into(),
@@ -125,6 +136,7 @@ mod tests {
         let port = 443;
         let address = std::net::Ipv4Addr::new(10, 0, 0, 1);
         for (denied, written) in [
+            (Denied::Syscall(chmod), r#"seccomp fchmodat {"dirfd":3,"mode":"0o4755"}"#),
             (Denied::Syscall(call), r#"seccomp kcmp {"pid1":2,"type":0}"#),
             (met(Key::Timeout, Some(9), None), r#"limits timeout {"limit":8,"used":9,"unit":"ms"}"#),
             (met(Key::CpuTime, Some(9), None), r#"limits cpu_time {"limit":8,"used":9,"unit":"s"}"#),

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 
 /// What one `run` of the stages left.
 #[derive(Debug, Default)]
@@ -91,7 +91,11 @@ fn profile((key, value): (&str, &'static str)) -> (String, &'static str) {
 
 /// Boots the system `name` by `command` and gives what the stages left in `payload`.
 pub fn boot(name: &str, command: &mut Command, payload: &Path) -> BTreeMap<String, Ran> {
-    let output = command.env("UPM_TEST_CACHE", cache()).output().unwrap();
+    stages(name, &command.env("UPM_TEST_CACHE", cache()).output().unwrap(), payload)
+}
+
+/// What the stages of the system `name` left in `payload`. It was booted by a command that gave `output`.
+pub fn stages(name: &str, output: &Output, payload: &Path) -> BTreeMap<String, Ran> {
     let read = |name: &str| fs::read_to_string(payload.join(name)).unwrap_or_default();
     assert!(
         output.status.success() && payload.join("done").exists(),

@@ -167,6 +167,10 @@ fn keys_that_have_no_effect(#[values(Mode::Root, Mode::User)] mode: Mode) {
         &format!("{X}egress_bytes = \"1MiB\" #<-\n"),
         &format!("{group}{X}egress_bytes = \"1MiB\"\negress = [\"g\"]\n"),
     );
+    let paths = format!("{X}read = [\"data\"]\nunix_sockets = true #<-\n");
+    let none = format!("{X}unix_sockets = true #<-\n");
+    finds(&f, "warning", "X", "`unix_sockets` has no effect: no path", &none, &paths.replace("#<-", ""));
+    finds(&f, "note", "X", "unix_sockets: ", &paths, &paths.replace("true", "false").replace("#<-", ""));
     for own in ["localhost", "*.localhost", "sandbox"] {
         let granted = |host| format!("[egress.g]\nhosts = [\"{host}:8080\"] #<-\n{X}egress = [\"g\"]\n");
         finds(&f, "warning", "egress.g", "is the sandbox itself", &granted(own), &granted("sandbox.example"));

@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{Fixture, Mode, which};
+use common::{Answer, Fixture, Mode, which};
 use rstest::rstest;
 use serde_json::{Value, json};
 
@@ -213,7 +213,7 @@ fn ordinary_programs_run_as_they_do_outside(
     let Some(f) = Fixture::new(
         mode,
         &format!(
-            "[plugins.Ordinary]\nmodule = \"ordinary\"\nallowed_methods = [\"run\"]\ntimeout = \"120s\"\n{grant}\n"
+            "[plugins.Ordinary]\nmodule = \"ordinary\"\nallowed_methods = [\"run\"]\ntimeout = \"240s\"\n{grant}\n"
         ),
     ) else {
         return;
@@ -277,20 +277,38 @@ fn unix_sockets_are_granted_where_the_kernel_cannot_tell(#[values(Mode::Root, Mo
         "[plugins.Ordinary]\nmodule = \"ordinary\"\nallowed_methods = [\"run\"]\nwrite = [\"{project_root}\"]\n";
     let Some(f) = Fixture::new(mode, grant) else { return };
     f.python("ordinary", RUNNER);
-    let call = || f.call("Ordinary", "run", &json!([[["python", pool]]]));
+    let hosts = f.path("project/hosts");
+    let _listener = std::os::unix::net::UnixListener::bind(&hosts).unwrap();
+    std::fs::set_permissions(&hosts, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    let connect = |path: &str| format!("c = socket.socket(socket.AF_UNIX); c.connect('{path}')");
+    let of_the_host = format!("import socket; {}", connect(&f.text("project/hosts")));
+    assert!(f.as_caller("/usr/bin/python3".as_ref()).args(["-c", &of_the_host]).status().unwrap().success());
+    let own = f.text("project/own");
+    let own = format!(
+        "import os, socket; s = socket.socket(socket.AF_UNIX); s.bind('{own}'); s.listen(); {}; os.unlink('{own}')",
+        connect(&own)
+    );
+    let call = || f.call("Ordinary", "run", &json!([[["python", pool], ["python", own], ["python", of_the_host]]]));
+    let ends = |call: &Answer| [0, 1, 2].map(|at| call.result()[at][0] == 0);
     let refused = call();
     let abi = refused.data()["sandbox"]["layers"]["landlock"]["asked"]["abi"].as_u64().unwrap();
     if abi >= 9 {
-        assert_eq!(refused.result()[0][0], 0, "{:#}", refused.data());
+        for key in ["", "unix_sockets = true\n", "on_violation = \"kill\"\n"] {
+            f.config(&format!("{grant}{key}"));
+            let call = call();
+            assert_eq!(ends(&call), [true, true, false], "{key}: {:#}", call.data());
+            assert!(call.result()[2][1].as_str().unwrap().contains("PermissionError: [Errno 13]"), "{:#}", call.data());
+        }
         return;
     }
+    assert_eq!(ends(&refused), [false; 3], "{:#}", refused.data());
     assert!(refused.result()[0][1].as_str().unwrap().contains("[Errno 97]"), "{:#}", refused.data());
     let denial = &refused.denials("seccomp", "socket")[0];
     assert_eq!(denial["rule"], "unix_sockets (built-in)", "{denial:#}");
     assert_eq!(denial["remedy"], "[plugins.Ordinary.methods.run]\nunix_sockets = true", "{denial:#}");
     for key in ["unix_sockets = true\n", "unix_sockets = true\non_violation = \"kill\"\n"] {
         f.config(&format!("{grant}{key}"));
-        assert_eq!(call().result()[0][0], 0, "{key}");
+        assert_eq!(ends(&call()), [true; 3], "{key}");
     }
     // programs ask a name service cache by such a socket, and go on without
     f.config(&format!("{grant}on_violation = \"kill\"\n"));

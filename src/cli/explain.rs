@@ -9,7 +9,7 @@ use crate::config::{self, Config, Grant};
 use crate::confine::filter;
 use crate::confine::step::Step;
 use crate::decide::grant::Decision;
-use crate::decide::plan::{Plan, Source};
+use crate::decide::plan::{Plan, Source, UNIX_ABI};
 use crate::decide::verdict::{Act, Remedy, Verdict, View, path_key};
 use crate::host::facts;
 use crate::keys::Key;
@@ -340,9 +340,14 @@ fn render(config: &Path, plan: &Plan, origins: &Value) -> String {
         ));
     }
     line(format_args!("\nlayers"));
+    line(format_args!("  landlock ABI {}, every right of it for paths and scopes", plan.landlock_abi));
     line(format_args!(
-        "  landlock ABI {}, every right of it handled; TCP ports {:?} and 53",
-        plan.landlock_abi, plan.tcp_ports
+        "  UNIX sockets with a path {}",
+        match plan.named_unix {
+            false => "denied, because landlock before ABI 9 cannot keep them from those of the host (`unix_sockets`)",
+            true if plan.landlock_abi >= UNIX_ABI => "allowed, but landlock denies connecting to those of the host",
+            true => "allowed, also those of the host in granted paths",
+        }
     ));
     line(format_args!(
         "  seccomp default{}, a refused call {}",

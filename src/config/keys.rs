@@ -29,3 +29,11 @@ const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
 keys::table!(grants);
+
+impl Grant {
+    /// Whether host paths are granted.
+    #[must_use]
+    pub fn has_paths(&self) -> bool {
+        !(self.read.is_empty() && self.write.is_empty())
+    }
+}

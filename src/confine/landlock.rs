@@ -75,8 +75,8 @@ fn snake(of: &str, right: &impl std::fmt::Debug) -> String {
 }
 
 /// The plugin's ruleset: it handles all paths and scopes that `abi` has, as a hard requirement (the crate's default is best
-/// effort). It has no ports: the call's network namespace holds nothing but the call, so a program finds the same loopback
-/// with every ABI.
+/// effort). It has no ports, of TCP (ABI 4) or UDP (ABI 10): the call's network namespace holds nothing but the call, so they
+/// would take away ports of its own loopback and nothing else, and programs would find another loopback with every ABI.
 ///
 /// # Errors
 /// When the kernel lacks what its ABI number says.

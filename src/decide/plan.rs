@@ -19,6 +19,9 @@ pub const STUB_ADDRESS: std::net::Ipv4Addr = std::net::Ipv4Addr::new(127, 0, 0, 
 pub const HOST_NAME: &str = "sandbox";
 /// What sysfs tells of processors (sysfs-devices-system-cpu of the kernel's ABI documents).
 pub const PROCESSORS: &str = "/sys/devices/system/cpu";
+/// Since this ABI landlock tells sockets with a path that the host made from the call's own (landlock(7),
+/// `LANDLOCK_ACCESS_FS_RESOLVE_UNIX`), and denies connecting to the host's.
+pub const UNIX_ABI: u32 = 9;
 /// The runner's path in the sandbox.
 pub const RUNNER_PATH: &str = "/run/upm/runner.py";
 
@@ -364,8 +367,7 @@ pub fn plan(
         tcp_ports: egress.iter().map(|rule| rule.pattern.port).collect(),
         egress,
         syscalls: syscalls(grant),
-        // Since ABI 9, Landlock can deny connections to the sockets of host services in granted directories.
-        named_unix: grant.unix_sockets || facts.landlock_abi >= 9 || (grant.read.is_empty() && grant.write.is_empty()),
+        named_unix: grant.unix_sockets || facts.landlock_abi >= UNIX_ABI || !grant.has_paths(),
         on_violation: grant.on_violation,
         limits: Limits { timeout_ms: millis(environment.timeout), ..Limits::from(grant) },
         digest: OnceCell::new(),

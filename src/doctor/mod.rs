@@ -10,6 +10,7 @@ pub mod inside;
 mod whole;
 
 use crate::confine::step::{Step, StepError};
+use crate::decide::plan::UNIX_ABI;
 use crate::sys::clone::fork;
 use crate::types::{Code, Failure, Layer};
 use nix::errno::Errno;
@@ -133,7 +134,9 @@ fn conclude(layer: Layer, fine: &str, findings: &[Finding]) -> Trial {
             (Some(true), format!("tried alone: {}", acts.join("; ")), None)
         }
         (None, None, None) if layer == Layer::Landlock => {
-            (Some(true), format!("ABI {}: {fine}", crate::sys::process::landlock_abi()), None)
+            let abi = crate::sys::process::landlock_abi();
+            let sockets = if abi < UNIX_ABI { "; no rules for UNIX sockets (grant key `unix_sockets`)" } else { "" };
+            (Some(true), format!("ABI {abi}: {fine}{sockets}"), None)
         }
         (None, None, None) => (Some(true), fine.to_owned(), None),
     };

@@ -152,10 +152,10 @@ fn refusal(
     let mut log = Log::new(&request_id, "", "", caller);
     log.by_socket = by_socket;
     log.may_call = by_socket && config.is_some_and(|config| may_call(config, caller));
-    if config.is_some()
-        && let Err(error) = log.open(config)
-    {
-        complain(format_args!("{}", error.message));
+    if config.is_some() {
+        if let Err(error) = log.open(config) {
+            complain(format_args!("{}", error.message));
+        }
     }
     log.refused(failure);
     answer_of(failure, &Metadata::now(&request_id))
@@ -309,7 +309,7 @@ fn hold_grants(config: &Config, decision: &Decision) -> Result<(), Failure> {
         if let Some(shown) = config.reserved(path) {
             return refuse(config::shows_reserved(path, &shown));
         }
-        if write && let Some(what) = config.ruled_by(path) {
+        if let Some(what) = write.then(|| config.ruled_by(path)).flatten() {
             return refuse(format!(
                 "{}: write lets a plugin change {what}; grant a directory apart from it",
                 path.display()

@@ -218,10 +218,10 @@ pub fn of(fd: BorrowedFd<'_>) -> io::Result<Mount> {
 
 /// From `STATX_MNT_ID` (statx(2), since Linux 5.8), or from proc_pid_fdinfo(5) if the host's filter denies that call.
 fn mount_id(fd: BorrowedFd<'_>) -> io::Result<u64> {
-    if let Ok(found) = statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)
-        && found.stx_mask & StatxFlags::MNT_ID.bits() != 0
-    {
-        return Ok(found.stx_mnt_id);
+    if let Ok(found) = statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID) {
+        if found.stx_mask & StatxFlags::MNT_ID.bits() != 0 {
+            return Ok(found.stx_mnt_id);
+        }
     }
     let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))?;
     let id = text.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok());

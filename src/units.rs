@@ -122,7 +122,7 @@ pub(crate) fn size_text(bytes: u64) -> String {
 pub(crate) fn time_text(time: Duration) -> String {
     let ms = time.as_millis();
     let units = [("h", 3_600_000), ("m", 60_000), ("s", 1000)];
-    match units.iter().find(|(_, length)| ms.is_multiple_of(*length)) {
+    match units.iter().find(|(_, length)| ms % *length == 0) {
         Some((unit, length)) => format!("{}{unit}", ms / length),
         None => format!("{ms}ms"),
     }

@@ -214,18 +214,16 @@ impl Walker {
                 at = self.follow(next, absolute)?;
                 continue;
             }
-            if self.how == How::Trusted
-                && let Some((path, flaw)) = &next.flaw
-            {
+            if let (How::Trusted, Some((path, flaw))) = (self.how, &next.flaw) {
                 return Err(WalkError::Untrusted { path: path.clone(), flaw: flaw.clone() });
             }
             at = next;
         }
         // On the way a sticky bit is enough, but not in the object itself: others could add entries to it.
-        if self.how == How::Trusted
-            && let Some(flaw) = at.own_flaw(self.uid)
-        {
-            return Err(WalkError::Untrusted { path: at.path.clone(), flaw });
+        if self.how == How::Trusted {
+            if let Some(flaw) = at.own_flaw(self.uid) {
+                return Err(WalkError::Untrusted { path: at.path.clone(), flaw });
+            }
         }
         Ok(Walked { object: at, missing: Vec::new(), links: self.links })
     }

@@ -173,7 +173,7 @@ fn questions_end_with_yes_or_no(#[values(Mode::Root, Mode::User)] mode: Mode) {
 #[rstest]
 fn nobody_reads_stderr(#[values(Mode::Root, Mode::User)] mode: Mode) {
     let Some(f) = Fixture::probe(mode, "") else { return };
-    let (reader, writer) = std::io::pipe().unwrap();
+    let (reader, writer) = rustix::pipe::pipe().unwrap();
     drop(reader);
     let mut command = f.as_caller(&f.path("bin/upm"));
     // a value that there is something to say about

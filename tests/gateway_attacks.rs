@@ -286,9 +286,8 @@ fn gateway_of(supervisor: i32) -> i32 {
         let text = std::fs::read_to_string(format!("/proc/{supervisor}/task/{supervisor}/children"));
         let children = text.unwrap_or_default();
         let mut pids = children.split_ascii_whitespace().filter_map(|pid| pid.parse().ok());
-        if children.split_ascii_whitespace().count() == 2
-            && let Some(pid) = pids.find(|pid| network(*pid).is_some() && network(*pid) == network(supervisor))
-        {
+        let two = children.split_ascii_whitespace().count() == 2;
+        if let Some(pid) = pids.find(|pid| two && network(*pid).is_some() && network(*pid) == network(supervisor)) {
             return pid;
         }
         thread::sleep(Duration::from_millis(10));

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Fixture, Mode, has_program, repository};
+use common::{Fixture, Mode, cache, has_program, is_root, repository, skip};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
@@ -287,4 +287,19 @@ fn fish_completes() {
 #[test]
 fn zsh_completes() {
     offers("zsh");
+}
+
+/// A distribution builds with its own compiler and the crates of `Cargo.lock`.
+#[test]
+fn debian_13s_compiler_builds_all() {
+    if !is_root() {
+        return skip("the tree with the compiler is made by root");
+    }
+    if !has_program("mmdebstrap") {
+        return;
+    }
+    let mut command = Command::new(repository().join("tests/nspawn/compiler"));
+    command.args(["check", "--workspace", "--all-targets", "--locked", "--offline"]).env("UPM_TEST_CACHE", cache());
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }

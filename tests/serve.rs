@@ -730,8 +730,7 @@ fn a_service_that_is_stopped_answers(#[values(Mode::Root, Mode::User)] mode: Mod
     let running =
         f.upm(["--via", &service.socket, "Probe", "run", &json!({"args": ["sleep", 30, path]}).to_string()]).start();
     begun(&path);
-    let stop =
-        |pid: u32, signal| nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.cast_signed()), signal).unwrap();
+    let stop = |pid: u32, signal| nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), signal).unwrap();
     stop(service.pids()[0], Signal::SIGTERM);
     running.wait().failed("cancelled", 143);
     // killed: no answer, and nothing left

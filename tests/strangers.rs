@@ -31,7 +31,7 @@ fn counts(f: &Fixture) -> PathBuf {
 /// Puts the begin of every window that is open into the past, which is as if the time had passed.
 fn a_minute_later(path: &Path) {
     let mut bytes = fs::read(path).unwrap();
-    for slot in bytes.as_chunks_mut::<40>().0 {
+    for slot in bytes.chunks_exact_mut(40) {
         let begin = i64::from_le_bytes(slot[16..24].try_into().unwrap());
         if begin > 0 {
             slot[16..24].copy_from_slice(&(begin - WINDOW_US).to_le_bytes());

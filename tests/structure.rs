@@ -551,10 +551,10 @@ fn tests_of(source: &str) -> BTreeSet<String> {
     for line in code(source).lines().map(str::trim) {
         if line == "#[test]" || line == "#[rstest]" {
             is_test = true;
-        } else if let Some(rest) = line.strip_prefix("fn ").or_else(|| line.strip_prefix("pub fn "))
-            && std::mem::take(&mut is_test)
-        {
-            found.extend(words(rest).next().map(str::to_owned));
+        } else if let Some(rest) = line.strip_prefix("fn ").or_else(|| line.strip_prefix("pub fn ")) {
+            if std::mem::take(&mut is_test) {
+                found.extend(words(rest).next().map(str::to_owned));
+            }
         }
     }
     found

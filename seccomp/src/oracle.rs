@@ -37,9 +37,9 @@ pub(crate) fn run(program: &[Instruction], audit: u32, nr: u32, args: &[u64; 6])
             OFF_NR => nr,
             OFF_ARCH => audit,
             _ => {
-                assert!((OFF_ARGS..64).contains(&offset) && offset.is_multiple_of(4), "load of {offset}");
+                assert!((OFF_ARGS..64).contains(&offset) && offset % 4 == 0, "load of {offset}");
                 let arg = args[((offset - OFF_ARGS) / 8) as usize];
-                if offset.is_multiple_of(8) { arg as u32 } else { (arg >> 32) as u32 }
+                if offset % 8 == 0 { arg as u32 } else { (arg >> 32) as u32 }
             }
         }
     };

@@ -147,10 +147,10 @@ impl Log {
             Recording::Counted => return,
         }
         let event = if self.begun { Event::CallFinished } else { Event::CallRefused };
-        if let Err(error) = self.end(event, Some(failure.code), None)
-            && failure.code != Code::AuditUnavailable
-        {
-            complain(format_args!("this refusal is not recorded: {}", error.message));
+        if let Err(error) = self.end(event, Some(failure.code), None) {
+            if failure.code != Code::AuditUnavailable {
+                complain(format_args!("this refusal is not recorded: {}", error.message));
+            }
         }
     }
 

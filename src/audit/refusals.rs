@@ -71,7 +71,7 @@ impl Slot {
         let slot = Slot {
             uid: half(0),
             recorded: half(4),
-            counted: word(8).cast_unsigned(),
+            counted: word(8) as u64,
             since: word(16),
             first: word(24),
             last: word(32),
@@ -84,7 +84,7 @@ impl Slot {
         let mut bytes = [0; SLOT];
         bytes[..4].copy_from_slice(&self.uid.to_le_bytes());
         bytes[4..8].copy_from_slice(&self.recorded.to_le_bytes());
-        let words = [self.counted.cast_signed(), self.since, self.first, self.last];
+        let words = [self.counted as i64, self.since, self.first, self.last];
         for (at, word) in words.into_iter().enumerate() {
             bytes[8 + 8 * at..16 + 8 * at].copy_from_slice(&word.to_le_bytes());
         }
@@ -157,7 +157,7 @@ impl Refusals {
                 Err(errno) => return Err(errno.into()),
             }
         }
-        let slots = bytes.as_chunks::<SLOT>().0.iter().map(Slot::read).collect();
+        let slots = bytes.chunks_exact(SLOT).map(|slot| Slot::read(slot.try_into().expect("SLOT bytes"))).collect();
         Ok(Some(Refusals { file, slots }))
     }
 

@@ -187,12 +187,12 @@ impl Sinks {
             }
         }
         let journald_stored = !stored.sinks.is_empty();
-        if let Some(file) = &self.file
-            && (self.file_always || !journald_stored)
-        {
-            match file.append(record.line(&self.hostname, self.pid).as_bytes(), start + DEADLINE) {
-                Ok(()) => stored.sinks.push(file.path().display().to_string()),
-                Err(error) => stored.failed.push(error),
+        if let Some(file) = &self.file {
+            if self.file_always || !journald_stored {
+                match file.append(record.line(&self.hostname, self.pid).as_bytes(), start + DEADLINE) {
+                    Ok(()) => stored.sinks.push(file.path().display().to_string()),
+                    Err(error) => stored.failed.push(error),
+                }
             }
         }
         let journald_failed = || self.journald_failed.clone().filter(|_| !journald_stored);

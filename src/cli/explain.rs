@@ -139,11 +139,11 @@ fn may(
     patience: &Patience<'_>,
     as_json: bool,
 ) -> Result<(String, bool), Failure> {
-    if let Act::Syscall(name) = act
-        && filter::standing(name).is_none()
-    {
-        let why = format!("--may: {}: no system call of this architecture", shorten(name, 80));
-        return Err(Failure::new(Code::Usage, why));
+    if let Act::Syscall(name) = act {
+        if filter::standing(name).is_none() {
+            let why = format!("--may: {}: no system call of this architecture", shorten(name, 80));
+            return Err(Failure::new(Code::Usage, why));
+        }
     }
     let fits = |change: &Change| fits::made(config, decision, change).map(drop);
     let view = View { config, decision, plan, filter: &filter::standing_and_reason, fits: &fits };

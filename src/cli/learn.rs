@@ -318,10 +318,10 @@ impl Destination {
 fn allowed(view: &View<'_>, suggestion: Suggestion) -> (Option<Change>, Vec<(String, String)>) {
     let mut refused = suggestion.refused.clone();
     // Mostly all of it is fine.
-    if let Some(change) = suggestion.change(view)
-        && (view.fits)(&change).is_ok()
-    {
-        return (Some(change), refused);
+    if let Some(change) = suggestion.change(view) {
+        if (view.fits)(&change).is_ok() {
+            return (Some(change), refused);
+        }
     }
     let mut rest = Suggestion { refused: Vec::new(), ..Suggestion::default() };
     let mut try_one = |rest: Suggestion, what: String| -> Option<Suggestion> {

@@ -94,10 +94,10 @@ fn read(args: &[OsString], stdout_is_terminal: bool) -> Result<Request, UsageErr
     if matches!(args, [only] if only == inside::WORD) {
         return Ok(Request::DoctorInside);
     }
-    if args.iter().any(|arg| may_ask_for_text(arg))
-        && let Some(text) = text(args)?
-    {
-        return Ok(Request::Print(text));
+    if args.iter().any(|arg| may_ask_for_text(arg)) {
+        if let Some(text) = text(args)? {
+            return Ok(Request::Print(text));
+        }
     }
     let Some(at) = first_word(args) else {
         if args.is_empty() && stdout_is_terminal {

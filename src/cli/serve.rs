@@ -93,10 +93,10 @@ pub(super) fn run(args: &Args) -> i32 {
     });
     // A client that closes the connection early must not fill the journal; a call has its record.
     let gone = |error: &io::Error| matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset);
-    if let Err(error) = wire.finish(&answer)
-        && !gone(&error)
-    {
-        complain(format_args!("the answer could not be written: {error}"));
+    if let Err(error) = wire.finish(&answer) {
+        if !gone(&error) {
+            complain(format_args!("the answer could not be written: {error}"));
+        }
     }
     // What the engine could not do is the service's failure; all else is the caller's to know.
     if answer.exit == 125 { 125 } else { 0 }
@@ -351,7 +351,8 @@ impl<'a> Wire<'a> {
         self.partial = rest;
         let mut text = text.as_str();
         while !text.is_empty() {
-            let (piece, more) = text.split_at(text.floor_char_boundary(PIECE));
+            let end = (0..=text.len().min(PIECE)).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+            let (piece, more) = text.split_at(end);
             if !self.push(&wire::stderr(piece)) {
                 self.dropped += piece.len();
             }

@@ -284,11 +284,9 @@ impl<S: Sink> Screen<S> {
         let mut end = all.len();
         if all.last() == Some(&b'\r') {
             end -= 1;
-        } else if let Some(chunk) = all.utf8_chunks().last()
-            && let Err(error) = std::str::from_utf8(chunk.invalid())
-            && error.error_len().is_none()
-        {
-            end -= chunk.invalid().len();
+        } else if let Some(chunk) = all.utf8_chunks().last() {
+            let begun = std::str::from_utf8(chunk.invalid()).is_err_and(|error| error.error_len().is_none());
+            end -= if begun { chunk.invalid().len() } else { 0 };
         }
         self.partial = all.split_off(end);
         show_bytes(&all)

@@ -212,11 +212,11 @@ impl Exchange<'_> {
         let mut buffer = vec![0u8; CHUNK];
         loop {
             let now = Instant::now();
-            if let Some((signal, until)) = self.cancelled
-                && now >= until
-            {
-                // Closing the connection ends the call as well.
-                return Err(outcome::cancelled(signal));
+            if let Some((signal, until)) = self.cancelled {
+                if now >= until {
+                    // Closing the connection ends the call as well.
+                    return Err(outcome::cancelled(signal));
+                }
             }
             if self.deadline.is_some_and(|deadline| now >= deadline) {
                 return Err(self.failure("did not answer in time"));
@@ -233,8 +233,10 @@ impl Exchange<'_> {
                 self.cancel(signal)?;
             }
             self.send();
-            if ready && let Some(answered) = self.receive(&mut buffer)? {
-                return Ok(answered);
+            if ready {
+                if let Some(answered) = self.receive(&mut buffer)? {
+                    return Ok(answered);
+                }
             }
             self.progress.tick(self.begun.elapsed());
         }

@@ -147,10 +147,10 @@ fn request_of(texts: Texts, config: Option<&Path>) -> Result<Request, String> {
     if !is_plugin_name(&plugin) {
         return Err(format!("{}: {}", shorten(&plugin, 80), values::NOT_A_PLUGIN));
     }
-    if let Some(project) = &project
-        && !project.starts_with('/')
-    {
-        return Err(format!("`project` of the request: {}: expected an absolute path", shorten(project, 400)));
+    if let Some(project) = &project {
+        if !project.starts_with('/') {
+            return Err(format!("`project` of the request: {}: expected an absolute path", shorten(project, 400)));
+        }
     }
     let option = |name: &str, text: &str, why: String| format!("`{name}` of the request: {}: {why}", shorten(text, 80));
     let timeout = timeout.map(|text| values::timeout(OsStr::new(&text)).map_err(|why| option("timeout", &text, why)));

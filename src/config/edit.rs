@@ -53,7 +53,7 @@ pub fn apply(text: &str, is_json: bool, change: &Change) -> Result<String, Strin
                 table.set_implicit(!last);
                 Item::Table(table)
             });
-            if last && let Item::Table(table) = item {
+            if let (true, Item::Table(table)) = (last, &mut *item) {
                 table.set_implicit(false);
             }
             place = item

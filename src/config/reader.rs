@@ -85,10 +85,10 @@ impl Reader<'_> {
     where
         T: Clone,
     {
-        if let Data::String(text) = &node.value
-            && let Some((_, value)) = words.iter().find(|(word, _)| word == text)
-        {
-            return Ok(value.clone());
+        if let Data::String(text) = &node.value {
+            if let Some((_, value)) = words.iter().find(|(word, _)| word == text) {
+                return Ok(value.clone());
+            }
         }
         let words: Vec<String> = words.iter().map(|(word, _)| format!("\"{word}\"")).collect();
         Err(self.wrong(node, &words.join(" or ")))

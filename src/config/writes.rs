@@ -136,7 +136,7 @@ pub(super) fn check_writes(config: &Config) -> Result<(), ConfigError> {
                 if let Some(shown) = config.reserved(&path) {
                     return Err(error(shows_reserved(&path, &shown)));
                 }
-                if write && let Some(what) = config.ruled_by(&path) {
+                if let Some(what) = write.then(|| config.ruled_by(&path)).flatten() {
                     return Err(error(format!(
                         "write lets a plugin change {what}, because it grants {}; grant a directory apart from it",
                         path.display()

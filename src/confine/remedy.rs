@@ -239,11 +239,10 @@ impl Obstacles {
 
     fn landlock(&self, errno: Errno) -> String {
         let known = self.lsm.split(',').any(|module| module == "landlock");
-        if errno != Errno::EOPNOTSUPP
-            && let Some(filter) = self.filter(calls(Step::Landlock))
-            && (known || self.lsm.is_empty())
-        {
-            return filter;
+        if errno != Errno::EOPNOTSUPP && (known || self.lsm.is_empty()) {
+            if let Some(filter) = self.filter(calls(Step::Landlock)) {
+                return filter;
+            }
         }
         let order = if self.lsm.is_empty() { "…" } else { &self.lsm };
         format!(

@@ -87,7 +87,7 @@ fn open_one(
     let outside = plan.outside;
     let lent = as_root && wanted.source == (Source::Host { mapped: true });
     let owner = (stat.st_uid, stat.st_gid);
-    if lent && let Some(reason) = not_lent(&object, owner, wanted.write, plan) {
+    if let Some(reason) = lent.then(|| not_lent(&object, owner, wanted.write, plan)).flatten() {
         return Err(other(&reason));
     }
     if lent && owner != outside {

@@ -209,10 +209,10 @@ fn place(path: &Path, write: bool) -> Option<String> {
     if let Some(kept) = KEPT.iter().find(|kept| path.starts_with(kept)) {
         return inside(kept, "which contains confidential data of this host");
     }
-    if let Ok(rest) = path.strip_prefix("/etc")
-        && KEPT_ETC.iter().any(|kept| names(kept, rest))
-    {
-        return inside("/etc", "and contains this host's keys, passwords or access rules");
+    if let Ok(rest) = path.strip_prefix("/etc") {
+        if KEPT_ETC.iter().any(|kept| names(kept, rest)) {
+            return inside("/etc", "and contains this host's keys, passwords or access rules");
+        }
     }
     if !write {
         return None;

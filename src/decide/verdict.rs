@@ -203,9 +203,8 @@ impl View<'_> {
                 return Remedy::Nothing(why);
             }
             let runs = |mount: &&Mount| matches!(mount.why, Why::Interpreter | Why::Plugin | Why::EgressClient);
-            if write
-                && let Some(mount) = self.plan.mounts.iter().filter(runs).find(|mount| path.starts_with(&mount.path))
-            {
+            let below = |mount: &&Mount| write && path.starts_with(&mount.path);
+            if let Some(mount) = self.plan.mounts.iter().filter(runs).find(below) {
                 return Remedy::Nothing(format!(
                     "{} is in {}, which calls run or rely on ({})",
                     path.display(),
@@ -213,7 +212,7 @@ impl View<'_> {
                     mount.why
                 ));
             }
-            if write && let Some(what) = self.config.ruled_by(path) {
+            if let Some(what) = write.then(|| self.config.ruled_by(path)).flatten() {
                 return Remedy::Nothing(format!("write access to {} would let a plugin change {what}", path.display()));
             }
         }

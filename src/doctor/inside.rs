@@ -180,7 +180,7 @@ fn descriptors() -> io::Result<String> {
         let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
         let flags = flags.and_then(|text| i32::from_str_radix(text.trim(), 8).ok()).unwrap_or(0);
         // What this process opened itself, such as the directory that is being read, is close-on-exec.
-        if flags & rustix::fs::OFlags::CLOEXEC.bits().cast_signed() == 0 {
+        if flags & rustix::fs::OFlags::CLOEXEC.bits() as i32 == 0 {
             open.extend(number.parse::<u32>());
         }
     }

@@ -146,6 +146,6 @@ mod tests {
         let peer = peer(one.as_fd()).unwrap();
         let own = own();
         assert_eq!((peer.uid, peer.gid, &peer.groups), (own.uid, own.gid, &own.groups));
-        assert_eq!(peer.pid, Some(std::process::id().cast_signed()));
+        assert_eq!(peer.pid, Some(std::process::id() as i32));
     }
 }

@@ -48,10 +48,10 @@ pub fn open(path: &Path, mode: u32) -> io::Result<OwnedFd> {
         };
         let made = rustix::fs::mkdirat(at.fd(), name, Mode::from_raw_mode(mode));
         let path = at.path().join(name);
-        if let Err(errno) = made
-            && errno != Errno::EXIST
-        {
-            return Err(failed(&path, errno));
+        if let Err(errno) = made {
+            if errno != Errno::EXIST {
+                return Err(failed(&path, errno));
+            }
         }
         at = walk::child(&at, name).map_err(untrusted)?;
         if made.is_ok() {

@@ -146,17 +146,17 @@ impl Writable {
     /// If that is not enough: `EDQUOT`, or `EUSERS` for the caller's limit.
     fn make_room(&self) -> Result<(), Errno> {
         let all = self.all()?;
-        if let Some((caller, most)) = self.caller
-            && all.len() >= most
-        {
-            let mut own = Vec::new();
-            for key in &all {
-                if named_by(&self.target(key)?) == Some(caller) {
-                    own.push(key);
+        if let Some((caller, most)) = self.caller {
+            if all.len() >= most {
+                let mut own = Vec::new();
+                for key in &all {
+                    if named_by(&self.target(key)?) == Some(caller) {
+                        own.push(key);
+                    }
                 }
-            }
-            if own.len() >= most && own.len() - self.drop_gone(&own)? >= most {
-                return Err(Errno::USERS);
+                if own.len() >= most && own.len() - self.drop_gone(&own)? >= most {
+                    return Err(Errno::USERS);
+                }
             }
         }
         if all.len() < self.most {
@@ -245,9 +245,8 @@ pub fn look() -> Result<PathBuf, Failure> {
     }
     rustix::fs::access(there.path(), rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)
         .map_err(|errno| fail(format!("{}: nothing can be created there: {errno}", there.path().display())))?;
-    if own.is_root()
-        && let Some(shut) = there.chain().find(|object| object.stat().st_mode & 0o001 == 0)
-    {
+    let mut closed = there.chain().filter(|object| own.is_root() && object.stat().st_mode & 0o001 == 0);
+    if let Some(shut) = closed.next() {
         let remedy = format!("chmod a+x {}", shell(shut.path()));
         let message = format!(
             "{}: all users must be able to look up what root's calls may write, but they cannot enter {}, so upm finds no \

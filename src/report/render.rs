@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn a_reader_that_left_and_a_full_disk_are_errors() {
-        let (reader, writer) = std::io::pipe().unwrap();
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
         drop(reader);
         assert_eq!(write_all(&writer, b"x").unwrap_err().raw_os_error(), Some(Errno::PIPE.raw_os_error()));
         let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
@@ -86,12 +86,12 @@ mod tests {
     #[test]
     fn a_non_blocking_descriptor_gets_everything() {
         use std::io::Read;
-        let (mut reader, writer) = std::io::pipe().unwrap();
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
         rustix::io::ioctl_fionbio(&writer, true).unwrap();
         let text = vec![b'x'; 1 << 20];
         let drain = std::thread::spawn(move || {
             let mut all = Vec::new();
-            reader.read_to_end(&mut all).unwrap();
+            std::fs::File::from(reader).read_to_end(&mut all).unwrap();
             all.len()
         });
         write_all(&writer, &text).unwrap();

@@ -110,10 +110,10 @@ impl Child {
             self.killed = Some((Instant::now(), memory::spent(self.pid)));
         }
         // ESRCH: it has ended.
-        if let Err(error) = pidfd_send_signal(&self.pidfd, Signal::KILL)
-            && error != Errno::SRCH
-        {
-            self.ending = Some(Failure::new(Code::Internal, format!("ending the call: {error}")).into());
+        if let Err(error) = pidfd_send_signal(&self.pidfd, Signal::KILL) {
+            if error != Errno::SRCH {
+                self.ending = Some(Failure::new(Code::Internal, format!("ending the call: {error}")).into());
+            }
         }
         if let Ok(cgroup) = &self.cgroup {
             cgroup.kill();

@@ -132,7 +132,7 @@ impl Locks {
         }
         // The kernel takes an `unsigned int`.
         let fd = (notification.args[0] & 0xffff_ffff) as u32;
-        let request = Request { what, fd: fd.cast_signed() };
+        let request = Request { what, fd: fd as i32 };
         self.waiting.push_back(Wanted { notification, request, asker, waits, due: None });
         Step::Settled
     }

@@ -101,10 +101,10 @@ impl<'a> Notifications<'a> {
                 false => self.deny(&asked, syscall(Refused::Count), Errno::NOSPC, denials),
             },
             _ => {
-                if let Some(observer) = &mut self.observer
-                    && observer.observe(self.plan, listener, &asked).map_err(failed)?
-                {
-                    return Ok(());
+                if let Some(observer) = &mut self.observer {
+                    if observer.observe(self.plan, listener, &asked).map_err(failed)? {
+                        return Ok(());
+                    }
                 }
                 self.deny(&asked, syscall(Refused::Filter), Errno::PERM, denials)
             }

@@ -256,7 +256,7 @@ fn memory_exceeded(limit: u64, used: Option<u64>, by: CountedBy, sockets: Option
 }
 
 fn seconds(ms: u64) -> String {
-    if ms.is_multiple_of(1000) { format!("{} s", ms / 1000) } else { format!("{ms} ms") }
+    if ms % 1000 == 0 { format!("{} s", ms / 1000) } else { format!("{ms} ms") }
 }
 
 /// Each layer as requested and as read back.

@@ -51,7 +51,7 @@ impl Signals {
     /// The descriptor cannot be read.
     pub fn cancelled(&self) -> nix::Result<Option<i32>> {
         if let Some(signal) = self.signals.read_signal()? {
-            return Ok(Some(signal.ssi_signo.cast_signed()));
+            return Ok(Some(signal.ssi_signo as i32));
         }
         Ok(self.client.as_ref().and_then(Client::cancelled))
     }

@@ -85,11 +85,11 @@ pub(super) fn start<'a>(job: Job<'a>, watcher: &'a mut dyn Watcher) -> Result<Su
         denials: Denials::default(),
         buffer: vec![0; CHUNK],
     };
-    if let Err(error) = begun
-        // A child that failed first says more than the pipe that broke.
-        && error.source.raw_os_error() != Some(Errno::PIPE.raw_os_error())
-    {
-        supervision.child.end(error.into());
+    // A child that failed first says more than the pipe that broke.
+    if let Err(error) = begun {
+        if error.source.raw_os_error() != Some(Errno::PIPE.raw_os_error()) {
+            supervision.child.end(error.into());
+        }
     }
     Ok(supervision)
 }

@@ -263,9 +263,8 @@ mod tests {
             // SAFETY: two entries.
             let ready = unsafe { libc::poll(fds.as_mut_ptr(), 2, 10_000) };
             assert!(ready > 0, "the child hangs");
-            if fds[0].revents & libc::POLLIN != 0
-                && let Some(n) = notif_recv(listener.as_fd()).unwrap()
-            {
+            let asked = fds[0].revents & libc::POLLIN != 0;
+            if let Some(n) = asked.then(|| notif_recv(listener.as_fd()).unwrap()).flatten() {
                 assert!(notif_id_valid(listener.as_fd(), n.id).unwrap());
                 assert!(notif_send_errno(listener.as_fd(), n.id, 0).is_err());
                 assert!(notif_send_errno(listener.as_fd(), n.id, libc::EPERM).unwrap());

@@ -617,7 +617,7 @@ pub struct Running {
 impl Running {
     /// The supervisor's process id.
     pub fn pid(&self) -> i32 {
-        self.child.id().cast_signed()
+        self.child.id() as i32
     }
 
     /// Sends the supervisor a signal.

@@ -25,12 +25,12 @@ pub(super) enum Shelf {
 impl Shelf {
     /// Where a line lies, of which `at` is the place in its own file. Keeps it, where it cannot be read there again.
     pub(super) fn keep(&mut self, line: &[u8], at: u64) -> io::Result<u64> {
-        if let Shelf::Memory(kept) = self
-            && kept.len() + line.len() > IN_MEMORY
-        {
-            let file = spool()?;
-            file.write_all_at(kept, 0)?;
-            *self = Shelf::Spool(file, kept.len() as u64);
+        if let Shelf::Memory(kept) = self {
+            if kept.len() + line.len() > IN_MEMORY {
+                let file = spool()?;
+                file.write_all_at(kept, 0)?;
+                *self = Shelf::Spool(file, kept.len() as u64);
+            }
         }
         match self {
             Shelf::There(_) => Ok(at),

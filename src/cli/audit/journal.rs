@@ -75,17 +75,13 @@ fn drain(
             let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
             (stdout.is_some() && ready.next().unwrap_or(false), stderr.is_some() && ready.next().unwrap_or(false))
         };
-        if ready.0
-            && let Some(pipe) = &mut stdout
-        {
+        if let (true, Some(pipe)) = (ready.0, &mut stdout) {
             match pipe.read(&mut buffer)? {
                 0 => stdout = None,
                 count => records.push(&buffer[..count], wanted)?,
             }
         }
-        if ready.1
-            && let Some(pipe) = &mut stderr
-        {
+        if let (true, Some(pipe)) = (ready.1, &mut stderr) {
             match pipe.read(&mut buffer)? {
                 0 => stderr = None,
                 count => {

@@ -160,9 +160,8 @@ fn ask(wanted: BTreeSet<(String, u16)>) -> BTreeMap<(String, u16), Answers> {
     }
     drop(send);
     let mut answers = BTreeMap::new();
-    while open > 0
-        && let Ok((place, found)) = receive.recv_timeout(end.saturating_duration_since(Instant::now()))
-    {
+    while open > 0 {
+        let Ok((place, found)) = receive.recv_timeout(end.saturating_duration_since(Instant::now())) else { break };
         answers.insert(place, found);
         open -= 1;
     }

@@ -184,14 +184,14 @@ pub(super) fn plugins(report: &mut Report<'_>, decisions: &[Decision], patience:
             }
         };
         let grant = &decision.grant;
-        if let Some(why) = host::facts::shared_user(facts.outside_uid)
-            && !std::mem::replace(&mut shared, true)
-        {
-            let (subject, line) = match &grant.run_as {
-                Some(_) => report.origin(decision, Key::RunAs),
-                None => ("run_as".to_owned(), 1),
-            };
-            report.add(Severity::Warning, subject, line, why);
+        if let Some(why) = host::facts::shared_user(facts.outside_uid) {
+            if !std::mem::replace(&mut shared, true) {
+                let (subject, line) = match &grant.run_as {
+                    Some(_) => report.origin(decision, Key::RunAs),
+                    None => ("run_as".to_owned(), 1),
+                };
+                report.add(Severity::Warning, subject, line, why);
+            }
         }
         match &decision.entry {
             Entry::Exec { path } => executable(report, decision, path, &facts),

@@ -124,7 +124,7 @@ impl Grants<Vec<EgressGroup>> for Vec<String> {
 /// A time as shown by `upm explain` and the documents.
 pub(super) fn as_text<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     let ms = time.as_millis();
-    serializer.collect_str(&if ms.is_multiple_of(1000) { format!("{}s", ms / 1000) } else { format!("{ms}ms") })
+    serializer.collect_str(&if ms % 1000 == 0 { format!("{}s", ms / 1000) } else { format!("{ms}ms") })
 }
 
 /// The last of one or two types.

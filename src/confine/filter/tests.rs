@@ -47,7 +47,7 @@ fn the_configuration_adds_calls() {
 
 #[test]
 fn what_is_handed_over_is_told_by_number() {
-    let nr = |name| syscall_number(name).unwrap().cast_signed();
+    let nr = |name| syscall_number(name).unwrap() as i32;
     let (add, remove) = ([3, 1, 4, 0, 0, 0], [3, 2, 4, 0, 0, 0]);
     assert_eq!((handed(nr("epoll_ctl"), &add), handed(nr("epoll_ctl"), &remove)), (Some(Handed::Addition), None));
     assert_eq!((handed(nr("epoll_pwait"), &add), handed(-1, &add)), (None, None));

@@ -70,11 +70,10 @@ fn sweep(base: &Directory) {
     let names = entries.flatten().filter_map(|entry| entry.file_name().to_str().ok().map(str::to_owned));
     let mut removed = 0;
     for name in names.filter(|name| name.starts_with(PREFIX)) {
-        if let Ok(left) = base.child(&name)
-            && flock(&left.fd, FlockOperation::NonBlockingLockExclusive).is_ok()
-            && remove(base, &left, &name)
-        {
-            removed += 1;
+        if let Ok(left) = base.child(&name) {
+            if flock(&left.fd, FlockOperation::NonBlockingLockExclusive).is_ok() && remove(base, &left, &name) {
+                removed += 1;
+            }
         }
         if removed == SWEPT {
             break;

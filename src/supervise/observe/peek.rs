@@ -93,7 +93,7 @@ impl Peek {
             Question::Text(address) => (0u32, address, 0),
             Question::Bytes(address, length) => (1, address, length),
             Question::Directory => (2, 0, 0),
-            Question::Descriptor(fd) => (3, u64::from(fd.cast_unsigned()), 0),
+            Question::Descriptor(fd) => (3, u64::from(fd as u32), 0),
         };
         let mut request = [0u8; 20];
         request[..4].copy_from_slice(&what.to_ne_bytes());

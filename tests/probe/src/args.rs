@@ -44,7 +44,7 @@ impl<'a> Args<'a> {
 /// A JSON number (unsigned 64-bit ones wrap) or an expression of constants.
 pub fn number(value: &Value) -> Option<i64> {
     match value {
-        Value::Number(n) => n.as_i64().or_else(|| n.as_u64().map(u64::cast_signed)),
+        Value::Number(n) => n.as_i64().or_else(|| n.as_u64().map(|n| n as i64)),
         Value::Bool(b) => Some(i64::from(*b)),
         Value::String(text) => text.split('|').try_fold(0, |sum, word| Some(sum | one(word.trim())?)),
         _ => None,
@@ -53,7 +53,7 @@ pub fn number(value: &Value) -> Option<i64> {
 
 fn one(word: &str) -> Option<i64> {
     if let Some(hex) = word.strip_prefix("0x") {
-        return u64::from_str_radix(hex, 16).ok().map(u64::cast_signed);
+        return u64::from_str_radix(hex, 16).ok().map(|n| n as i64);
     }
     if let Some(octal) = word.strip_prefix("0o") {
         return i64::from_str_radix(octal, 8).ok();

@@ -34,7 +34,7 @@ pub fn fork_bomb(args: Args) -> Answer {
             }
         }
     }
-    std::thread::sleep(Duration::from_millis(args.int_or(1, 0)?.cast_unsigned()));
+    std::thread::sleep(Duration::from_millis(args.int_or(1, 0)? as u64));
     let forked = children.len();
     for pid in children {
         let _ = sys::call(libc::SYS_kill, &[i64::from(pid), i64::from(libc::SIGKILL)]);
@@ -54,7 +54,7 @@ pub fn memory_bomb(args: Args) -> Answer {
         chunk.resize(1 << 20, 1);
         held.push(std::hint::black_box(chunk));
     }
-    std::thread::sleep(Duration::from_millis(args.int_or(1, 0)?.cast_unsigned()));
+    std::thread::sleep(Duration::from_millis(args.int_or(1, 0)? as u64));
     Ok(json!({ "mib": held.len() }))
 }
 
@@ -65,13 +65,13 @@ pub fn memory_forked(args: Args) -> Answer {
     for _ in 0..n {
         children.push(sys::fork(|| {
             let held = vec![1_u8; (mib as usize) << 20];
-            std::thread::sleep(Duration::from_secs(seconds.cast_unsigned()));
+            std::thread::sleep(Duration::from_secs(seconds as u64));
             i32::from(std::hint::black_box(held).is_empty())
         })?);
     }
     let ended: Vec<String> = children
         .into_iter()
-        .map(|pid| format!("{:?}", sys::wait(pid, Duration::from_secs(seconds.cast_unsigned() + 5))))
+        .map(|pid| format!("{:?}", sys::wait(pid, Duration::from_secs(seconds as u64 + 5))))
         .collect();
     Ok(json!({ "ended": ended }))
 }
@@ -129,13 +129,13 @@ pub fn sleep(args: Args) -> Answer {
     if args.get(1).is_some() {
         fs::write(args.text(1)?, std::process::id().to_string())?;
     }
-    std::thread::sleep(Duration::from_secs(args.int(0)?.cast_unsigned()));
+    std::thread::sleep(Duration::from_secs(args.int(0)? as u64));
     Ok(json!({}))
 }
 
 /// `spin SECONDS`: of wall time, burning processor time.
 pub fn spin(args: Args) -> Answer {
-    let end = Instant::now() + Duration::from_secs(args.int(0)?.cast_unsigned());
+    let end = Instant::now() + Duration::from_secs(args.int(0)? as u64);
     let mut turns = 0_u64;
     while Instant::now() < end {
         turns += 1;
@@ -184,7 +184,7 @@ pub fn endless_line(args: Args) -> Answer {
 
 /// `grandchild_holds SECONDS`: a process that keeps all streams open while the plugin returns.
 pub fn grandchild_holds(args: Args) -> Answer {
-    let seconds = args.int(0)?.cast_unsigned();
+    let seconds = args.int(0)? as u64;
     sys::fork(|| {
         let _ = sys::call(libc::SYS_setsid, &[]);
         std::thread::sleep(Duration::from_secs(seconds));

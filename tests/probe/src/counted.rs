@@ -19,7 +19,7 @@ pub fn until(most: i64, hold_ms: i64, mut one: impl FnMut(i64) -> Result<(), Tro
             }
         }
     }
-    std::thread::sleep(Duration::from_millis(hold_ms.cast_unsigned()));
+    std::thread::sleep(Duration::from_millis(hold_ms as u64));
     Ok(json!({"made": made, "stopped_by": stopped, "stopped_by_name": crate::constants::errno_name(stopped)}))
 }
 

@@ -21,7 +21,7 @@ pub fn open(args: Args) -> Answer {
 /// `read PATH [MAX]`: the text, lossy.
 pub fn read(args: Args) -> Answer {
     let mut bytes = Vec::new();
-    fs::File::open(args.text(0)?)?.take(args.int_or(1, 65536)?.cast_unsigned()).read_to_end(&mut bytes)?;
+    fs::File::open(args.text(0)?)?.take(args.int_or(1, 65536)? as u64).read_to_end(&mut bytes)?;
     Ok(json!({"text": String::from_utf8_lossy(&bytes), "bytes": bytes.len()}))
 }
 
@@ -124,8 +124,8 @@ pub fn statfs(args: Args) -> Answer {
     // SAFETY: all-zero is a valid statfs.
     let mut data: libc::statfs = unsafe { std::mem::zeroed() };
     sys::call(libc::SYS_statfs, &[ptr(&path), &raw mut data as i64])?;
-    Ok(json!({"type": data.f_type, "bytes": data.f_blocks * data.f_bsize.cast_unsigned(), "files": data.f_files,
-              "free_bytes": data.f_bfree * data.f_bsize.cast_unsigned(), "free_files": data.f_ffree}))
+    Ok(json!({"type": data.f_type, "bytes": data.f_blocks * data.f_bsize as u64, "files": data.f_files,
+              "free_bytes": data.f_bfree * data.f_bsize as u64, "free_files": data.f_ffree}))
 }
 
 /// `exec PATH [ARG…]`: runs a program, bounded output.

@@ -102,7 +102,7 @@ fn misbehave(how: &str, args: Args) -> ! {
         }
         "good_then_sleep" => {
             send_line(GOOD);
-            std::thread::sleep(Duration::from_secs(n.cast_unsigned()));
+            std::thread::sleep(Duration::from_secs(n as u64));
         }
         // a line of n bytes all together
         "sized" => {
@@ -152,7 +152,7 @@ fn misbehave(how: &str, args: Args) -> ! {
         "closed" => sys::close(i64::from(CHANNEL)),
         "closed_sleep" => {
             sys::close(i64::from(CHANNEL));
-            std::thread::sleep(Duration::from_secs(n.cast_unsigned()));
+            std::thread::sleep(Duration::from_secs(n as u64));
         }
         _ => send_line(r#"{"type":"error","kind":"usage","message":"the probe knows no such frame"}"#),
     }

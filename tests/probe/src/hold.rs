@@ -10,7 +10,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
 fn pause(args: Args, at: usize) -> Result<(), Trouble> {
-    std::thread::sleep(Duration::from_millis(args.int_or(at, 0)?.cast_unsigned()));
+    std::thread::sleep(Duration::from_millis(args.int_or(at, 0)? as u64));
     Ok(())
 }
 
@@ -34,7 +34,7 @@ fn fill(fd: i32) -> u64 {
         let send =
             [i64::from(fd), chunk.as_ptr() as i64, size as i64, i64::from(libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)];
         while let Ok(count) = sys::call(libc::SYS_sendto, &send) {
-            sent += count.cast_unsigned();
+            sent += count as u64;
         }
     }
     sent

@@ -159,7 +159,7 @@ pub fn limits(_: Args) -> Answer {
         let mut limit = [0_u64; 2];
         let which = crate::constants::constant(name).unwrap_or(-1);
         crate::sys::call(libc::SYS_prlimit64, &[0, which, 0, limit.as_mut_ptr() as i64])?;
-        found.insert(name.into(), json!([limit[0].cast_signed(), limit[1].cast_signed()]));
+        found.insert(name.into(), json!([limit[0] as i64, limit[1] as i64]));
     }
     Ok(json!({ "limits": found }))
 }

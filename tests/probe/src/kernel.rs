@@ -190,7 +190,7 @@ pub fn clone3(args: Args) -> Answer {
 
 fn clone_by(flags: i64, third: bool) -> Answer {
     let attr: [u64; 11] = std::array::from_fn(|i| match i {
-        0 => flags.cast_unsigned(),
+        0 => flags as u64,
         4 => libc::SIGCHLD as u64,
         _ => 0,
     });

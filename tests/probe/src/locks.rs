@@ -63,7 +63,7 @@ pub fn lock(args: Args) -> Answer {
     } else {
         sys::call(libc::SYS_flock, &[fd, *operation])?;
     }
-    std::thread::sleep(Duration::from_millis(args.int_or(2, 0)?.cast_unsigned()));
+    std::thread::sleep(Duration::from_millis(args.int_or(2, 0)? as u64));
     Ok(json!({}))
 }
 

@@ -198,7 +198,7 @@ fn exchange(stream: &mut TcpStream, target: &SocketAddr, bytes: &[u8], limit: i6
     let _ = stream.set_read_timeout(Some(PATIENCE));
     let sent = stream.write_all(bytes);
     let mut got = Vec::new();
-    let read = stream.take(limit.cast_unsigned()).read_to_end(&mut got);
+    let read = stream.take(limit as u64).read_to_end(&mut got);
     let errno = |error: std::io::Error| error.raw_os_error().unwrap_or(-1);
     json!({"peer": target.to_string(), "sent": sent.map_or_else(errno, |()| 0), "read_errno": read.map_or_else(errno, |_| 0),
            "received": got.len(), "text": String::from_utf8_lossy(&got),
@@ -289,7 +289,7 @@ pub fn unix_connect(args: Args) -> Answer {
 /// `unix_bind PATH|@ABSTRACT [HOLD_MS]`
 pub fn unix_bind(args: Args) -> Answer {
     let listener = unix::UnixListener::bind_addr(&unix_address(args.text(0)?)?)?;
-    std::thread::sleep(Duration::from_millis(args.int_or(1, 0)?.cast_unsigned()));
+    std::thread::sleep(Duration::from_millis(args.int_or(1, 0)? as u64));
     drop(listener);
     Ok(json!({}))
 }

@@ -59,7 +59,7 @@ fn without(text: &str) -> Result<(), Trouble> {
         let (name, argument) = match call.strip_suffix(')').and_then(|call| call.split_once('(')) {
             Some((name, value)) => {
                 let (value, at) = value.split_once('@').unwrap_or((value, "0"));
-                let as_number = |text: &str| number(&Value::from(text)).map(i64::cast_unsigned);
+                let as_number = |text: &str| number(&Value::from(text)).map(|n| n as u64);
                 let both = as_number(value).zip(as_number(at));
                 (name, Some(both.ok_or_else(|| Trouble::usage(format!("{value}@{at}: no numbers")))?))
             }
@@ -68,14 +68,14 @@ fn without(text: &str) -> Result<(), Trouble> {
         let nr = number(&Value::from(name)).ok_or_else(|| Trouble::usage(format!("no call is called {name}")))?;
         program.push(insn(LOAD, 0, NR));
         match argument {
-            None => program.push(insn(EQUAL, 1, nr.cast_unsigned())),
+            None => program.push(insn(EQUAL, 1, nr as u64)),
             Some((value, at)) => program.extend([
-                insn(EQUAL, 3, nr.cast_unsigned()),
+                insn(EQUAL, 3, nr as u64),
                 insn(LOAD, 0, FIRST + 8 * at),
                 insn(EQUAL, 1, value & 0xFFFF_FFFF),
             ]),
         }
-        program.push(insn(RETURN, 0, ERRNO | errno.cast_unsigned()));
+        program.push(insn(RETURN, 0, ERRNO | errno as u64));
     }
     program.push(insn(RETURN, 0, ALLOW));
     let fprog = [program.len() as u64, program.as_ptr() as u64];

@@ -134,7 +134,7 @@ pub fn sched_setscheduler(args: Args) -> Answer {
 
 /// `orphan SECONDS [MARKER]`: a grandchild in its own session with all descriptors closed, its parent gone.
 pub fn orphan(args: Args) -> Answer {
-    let seconds = args.int(0)?.cast_unsigned();
+    let seconds = args.int(0)? as u64;
     let marker = args.0.get(1).and_then(Value::as_str).unwrap_or("").to_owned();
     let child = sys::fork(|| {
         let _ = sys::call(libc::SYS_setsid, &[]);

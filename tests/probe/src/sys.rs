@@ -75,7 +75,7 @@ pub fn wait(pid: i32, limit: Duration) -> Ended {
 /// The same with a bound of milliseconds and without looking again and again; only a child that is late is killed.
 pub fn wait_at_most(pid: i32, milliseconds: i64) -> Result<Ended, Trouble> {
     let pidfd = call(libc::SYS_pidfd_open, &[i64::from(pid), 0])?;
-    let poll = [(pidfd as u64) | (u64::from(libc::POLLIN.cast_unsigned()) << 32)];
+    let poll = [(pidfd as u64) | (u64::from(libc::POLLIN as u16) << 32)];
     let limit = [milliseconds / 1000, milliseconds % 1000 * 1_000_000];
     let ready = call(libc::SYS_ppoll, &[poll.as_ptr() as i64, 1, limit.as_ptr() as i64, 0, 0]);
     close(pidfd);

@@ -8,8 +8,8 @@ use common::guest::{self, Kernel, Place, Tests};
 use rstest::rstest;
 
 const TESTS: &[Tests] = &[
-    // one of four: each act is a program of its own, twice, which takes a minute without KVM
-    of("ordinary", &["mode_2_Mode__User::grant_1", "unix_sockets_are_granted"]),
+    // one of four, and one of two: each act is a program of its own, twice, which takes a minute without KVM
+    of("ordinary", &["mode_2_Mode__User::grant_1", "cannot_tell::mode_2_Mode__User"]),
     of("filesystem", &["a_socket_in_a_granted_directory"]),
     of("sockets", &["reaches_nobody"]),
     of("egress", &["a_granted_name_is_reached", "only_the_granted_port"]),

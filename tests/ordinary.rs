@@ -280,6 +280,8 @@ fn unix_sockets_are_granted_where_the_kernel_cannot_tell(#[values(Mode::Root, Mo
     let hosts = f.path("project/hosts");
     let _listener = std::os::unix::net::UnixListener::bind(&hosts).unwrap();
     std::fs::set_permissions(&hosts, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    // a call of root's can write nothing that is another's
+    f.of_another("project/hosts");
     let connect = |path: &str| format!("c = socket.socket(socket.AF_UNIX); c.connect('{path}')");
     let of_the_host = format!("import socket; {}", connect(&f.text("project/hosts")));
     assert!(f.as_caller("/usr/bin/python3".as_ref()).args(["-c", &of_the_host]).status().unwrap().success());

@@ -1,6 +1,6 @@
 //! What programs find inside is the same on every kernel: tests of other files run on Debian 12's and 13's, and on the newest,
 //! booted under qemu (see `tests/qemu/`). There landlock has ABI 2, 6, and 10 or newer: 9 adds UNIX sockets with a path, 10
-//! ports of UDP, which the gateway needs to look up names.
+//! ports of UDP, which the gateway needs to look up names and to answer.
 
 mod common;
 

@@ -20,7 +20,7 @@ class Ordinary:
     def act(self, program, code):
         argv = {"python": [sys.executable, "-I", "-c", code], "sh": ["/bin/sh", "-ec", code]}[program]
         with tempfile.TemporaryDirectory() as directory:
-            done = subprocess.run(argv, cwd=directory, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+            done = subprocess.run(argv, cwd=directory, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=200)
         return [done.returncode, (done.stdout + done.stderr)[-600:]]
 "#;
 

@@ -93,6 +93,15 @@ pub fn unscoped(number: u32) -> Result<RulesetCreated, StepError> {
     create(number, AccessNet::from_all(abi(number)), BitFlags::EMPTY)
 }
 
+/// The gateway's ruleset: [`unscoped`] without sending by UDP (ABI 10). The gateway answers questions for names, which come from
+/// ports of the call's choice, and a rule names one port.
+///
+/// # Errors
+/// As [`ruleset`].
+pub fn gateway(number: u32) -> Result<RulesetCreated, StepError> {
+    create(number, AccessNet::from_all(abi(number)) & !AccessNet::ConnectSendUdp, BitFlags::EMPTY)
+}
+
 fn create(number: u32, net: BitFlags<AccessNet>, scopes: BitFlags<Scope>) -> Result<RulesetCreated, StepError> {
     let abi = abi(number);
     if abi == ABI::Unsupported {
@@ -140,12 +149,13 @@ pub fn dialling(
     ports: impl IntoIterator<Item = u16>,
 ) -> Result<RulesetCreated, StepError> {
     let all = AccessNet::from_all(abi);
-    let dial = all & !AccessNet::BindTcp & !AccessNet::BindUdp;
-    if dial.is_empty() {
+    if !all.contains(AccessNet::ConnectTcp) {
         return Ok(rules);
     }
     for port in ports {
-        rules = rules.add_rule(NetPort::new(port, dial)).map_err(|error| fail(&format!("port {port}"), error))?;
+        rules = rules
+            .add_rule(NetPort::new(port, AccessNet::ConnectTcp))
+            .map_err(|error| fail(&format!("port {port}"), error))?;
     }
     // A datagram socket is bound to a port of the kernel's choice by its first datagram.
     if all.contains(AccessNet::BindUdp) {

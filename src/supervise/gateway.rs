@@ -122,7 +122,7 @@ fn restrict(plan: &Plan) -> Result<(), StepError> {
         StepError::new(Step::Landlock, format!("gateway: {what}"), std::io::Error::other(error.to_string()))
     };
     let abi = landlock::abi(plan.landlock_abi);
-    let mut rules = landlock::unscoped(plan.landlock_abi)?;
+    let mut rules = landlock::gateway(plan.landlock_abi)?;
     for path in gateway::readable_paths() {
         // Not every host has every one of them.
         let Ok(object) = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) else { continue };

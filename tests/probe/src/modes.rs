@@ -8,6 +8,9 @@ use std::os::unix::fs::MetadataExt;
 
 const CWD: i64 = libc::AT_FDCWD as i64;
 
+/// The same number on every architecture; libc has no name for it on aarch64.
+const SYS_FCHMODAT2: i64 = 452;
+
 /// `set_id HOW PATH [MODE]`: sets `MODE` (default 06755) by the call `HOW`. Answers the permissions that the file has
 /// afterwards; for the `chmod` family it makes the file first. The umask is 0 meanwhile.
 pub fn set_id(args: Args) -> Answer {
@@ -76,7 +79,7 @@ fn by_call(how: &str, p: i64, mode: i64, create: i64, regular: i64) -> Result<i6
         }
         "fchmodat2" => {
             sys::close(made()?);
-            sys::call(libc::SYS_fchmodat2, &[CWD, p, mode, 0])
+            sys::call(SYS_FCHMODAT2, &[CWD, p, mode, 0])
         }
         _ => Err(Trouble::usage(format!("no call is called {how}"))),
     }

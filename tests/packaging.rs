@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Fixture, Mode, cache, has_program, is_root, repository, skip};
+use common::{Fixture, Mode, booted, cache, has_program, is_root, repository, skip};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
@@ -195,11 +195,38 @@ fn both_packages_hold_the_same_files() {
                 continue;
             } else if path.is_dir() {
                 todo.push(path);
-            } else if !["packaging/build", "packaging/tools", "packaging/README.md"].contains(&below.as_str()) {
+            } else if !["packaging/build", "packaging/cross", "packaging/tools", "packaging/README.md"]
+                .contains(&below.as_str())
+            {
                 assert!(has(&below), "{below} is in no package");
             }
         }
     }
+}
+
+/// `packaging/build --arch arm64`: what it says of itself, what it needs, and the program in it.
+#[test]
+fn the_packages_for_arm64_are_for_arm64() {
+    if cfg!(not(target_arch = "x86_64")) || !booted::can_cross() {
+        return;
+    }
+    let (deb, rpm) = booted::build_packages(&["--arch", "arm64"], &booted::cross_target());
+    let dpkg = |option: &str, rest: &[&str]| {
+        let output = Command::new("dpkg-deb").arg(option).arg(&deb).args(rest).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert_eq!(dpkg("--field", &["Architecture"]), "arm64\n");
+    // Debian 12 has 2.36
+    let depends = dpkg("--field", &["Depends"]);
+    let libc = depends.split("libc6 (>= 2.").nth(1).and_then(|rest| rest.split(')').next()?.parse::<u32>().ok());
+    assert!(libc.is_some_and(|minor| minor <= 36), "{depends}");
+    assert!(rpm.to_str().unwrap().ends_with(".aarch64.rpm"), "{rpm:?}");
+    let root = tempfile::tempdir().unwrap();
+    dpkg("--extract", &[root.path().to_str().unwrap()]);
+    let program = fs::read(root.path().join("usr/bin/upm")).unwrap();
+    // elf(5): e_machine, EM_AARCH64
+    assert_eq!((&program[..4], &program[18..20]), (&b"\x7fELF"[..], &[183, 0][..]));
 }
 
 /// What each shell offers for these lines, from the configuration that is there.

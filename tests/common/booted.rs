@@ -1,6 +1,6 @@
 //! What the stages on a booted system need and leave: see `tests/nspawn/stage`.
 
-use super::{assert_schema, cache, repository};
+use super::{assert_schema, cache, is_root, repository, skip};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
@@ -65,24 +65,61 @@ pub fn package() -> PathBuf {
     packages().0
 }
 
-/// The `.deb` and the `.rpm`, built once for all tests of a file: as a release is, but for optimisation, which takes minutes.
+/// The `.deb` and the `.rpm` for this machine, built once for all tests of a file.
 pub fn packages() -> (PathBuf, PathBuf) {
-    static BUILT: std::sync::LazyLock<(PathBuf, PathBuf)> = std::sync::LazyLock::new(|| {
-        let out = cache().join("packages");
-        let built = Command::new(repository().join("packaging/build"))
-            .arg(&out)
-            .env("UPM_TEST_CACHE", cache())
-            .env("CARGO_TARGET_DIR", cache().join("target-packages"))
-            .envs([("LTO", "off"), ("OPT_LEVEL", "1"), ("CODEGEN_UNITS", "16")].map(profile))
-            .output()
-            .unwrap();
-        let text = String::from_utf8_lossy(&built.stdout).into_owned();
-        assert!(built.status.success(), "{text}\n{}", String::from_utf8_lossy(&built.stderr));
-        let named =
-            |end: &str| text.lines().find(|line| line.ends_with(end)).unwrap_or_else(|| panic!("{end}: {text}"));
-        (named(".deb").into(), named(".rpm").into())
-    });
+    static BUILT: std::sync::LazyLock<(PathBuf, PathBuf)> =
+        std::sync::LazyLock::new(|| build_packages(&[], &cache().join("target-packages")));
     BUILT.clone()
+}
+
+/// The `.deb` and the `.rpm`: as a release is, but for optimisation, which takes minutes. `target` keeps what was built.
+pub fn build_packages(options: &[&str], target: &Path) -> (PathBuf, PathBuf) {
+    let built = Command::new(repository().join("packaging/build"))
+        .args(options)
+        .arg(cache().join("packages"))
+        .env("UPM_TEST_CACHE", cache())
+        .env("CARGO_TARGET_DIR", target)
+        .envs([("LTO", "off"), ("OPT_LEVEL", "1"), ("CODEGEN_UNITS", "16")].map(profile))
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&built.stdout).into_owned();
+    assert!(built.status.success(), "{text}\n{}", String::from_utf8_lossy(&built.stderr));
+    let named = |end: &str| text.lines().find(|line| line.ends_with(end)).unwrap_or_else(|| panic!("{end}: {text}"));
+    (named(".deb").into(), named(".rpm").into())
+}
+
+/// What `packaging/cross` builds for the tests is kept here.
+pub fn cross_target() -> PathBuf {
+    cache().join("target-arm64")
+}
+
+/// `packaging/cross`. Its programs are small and quick, since they run on a machine that is emulated.
+pub fn cross() -> Command {
+    let mut command = Command::new(repository().join("packaging/cross"));
+    let profile = [("DEBUG", "false"), ("STRIP", "symbols"), ("OPT_LEVEL", "1")];
+    command.envs(profile.map(|(key, value)| (format!("CARGO_PROFILE_DEV_{key}"), value)));
+    command.env("UPM_TEST_CACHE", cache()).env("CARGO_TARGET_DIR", cross_target());
+    command
+}
+
+/// Whether programs for arm64 can be built here; if not, the test is skipped. That Debian unstable has not got the packages today is no
+/// failure of this repository.
+pub fn can_cross() -> bool {
+    if !is_root() {
+        skip("only root can make the tree that builds for arm64");
+        return false;
+    }
+    if !super::has_program("mmdebstrap") {
+        return false;
+    }
+    let made = cross().output().unwrap();
+    let why = String::from_utf8_lossy(&made.stderr);
+    if made.status.code() == Some(75) {
+        println!("skipped: {why}");
+        return false;
+    }
+    assert!(made.status.success(), "{why}");
+    true
 }
 
 fn profile((key, value): (&str, &'static str)) -> (String, &'static str) {

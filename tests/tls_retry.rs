@@ -2,12 +2,11 @@
 
 mod common;
 
+use common::tls::TlsServer;
 use common::{Fixture, Mode, has_program, is_root, skip};
 use rstest::rstest;
 use serde_json::{Value, json};
-use std::fs;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
 
 /// Speaks TLS 1.3 by hand, with OpenSSL's own bytes: the client offers a key of X25519, and the server takes P-384 alone.
 const PLUGIN: &str = r#"
@@ -60,59 +59,6 @@ class Retry:
             return {"kind": answer[0] if answer else None, "received": len(answer)}
 "#;
 
-/// OpenSSL's own server. What it says of each message goes to a file.
-struct TlsServer {
-    child: Child,
-    port: u16,
-    log: std::path::PathBuf,
-}
-
-impl TlsServer {
-    fn start(f: &Fixture) -> TlsServer {
-        let key = f.text("key.pem");
-        let made = Command::new("openssl")
-            .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"])
-            .args(["-subj", "/CN=good.test", "-keyout", &key, "-out", &key])
-            .output()
-            .unwrap();
-        assert!(made.status.success(), "{made:?}");
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let log = f.path("tls.log");
-        let child = Command::new("openssl")
-            .args(["s_server", "-accept", &port.to_string(), "-groups", "P-384", "-tls1_3", "-www", "-msg"])
-            .args(["-cert", &key, "-key", &key])
-            .stdin(Stdio::null())
-            .stdout(fs::File::create(&log).unwrap())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let end = Instant::now() + Duration::from_secs(10);
-        while !fs::read_to_string(&log).unwrap_or_default().contains("ACCEPT") {
-            assert!(Instant::now() < end, "the server does not start");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        TlsServer { child, port, log }
-    }
-
-    /// ClientHellos that have arrived.
-    fn hellos(&self) -> usize {
-        // It writes after it has answered.
-        std::thread::sleep(Duration::from_millis(200));
-        fs::read_to_string(&self.log)
-            .unwrap()
-            .lines()
-            .filter(|line| line.contains("<<<") && line.contains("ClientHello"))
-            .count()
-    }
-}
-
-impl Drop for TlsServer {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 #[rstest]
 fn the_second_hello_must_name_the_host(#[values(Mode::Root, Mode::User)] mode: Mode) {
     if !is_root() {
@@ -122,7 +68,7 @@ fn the_second_hello_must_name_the_host(#[values(Mode::Root, Mode::User)] mode: M
         return;
     }
     let Some(f) = Fixture::bare(mode) else { return };
-    let server = TlsServer::start(&f);
+    let server = TlsServer::start(&f, &["-groups", "P-384", "-tls1_3"]);
     let port = server.port;
     f.config(&format!(
         "[egress.test]\nhosts = [\"good.test:{port}\"]\nallow_private = true\n[plugins.Retry]\nmodule = \"retry_plugin\"\n\

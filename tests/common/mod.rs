@@ -8,6 +8,7 @@
 pub mod booted;
 pub mod guest;
 pub mod service;
+pub mod tls;
 
 use serde_json::{Value, json};
 use std::ffi::OsString;

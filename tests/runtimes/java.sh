@@ -1,0 +1,2 @@
+#!/bin/sh
+exec java -cp "$CLASSES" Plugin <&3 >&3

@@ -276,7 +276,7 @@ run scope-half in_cgroup user/app/scope $exec_as_user ./upm --config half.toml P
 "#;
 
 fn boot() -> Option<BTreeMap<String, Ran>> {
-    if !guest::can_boot() {
+    if !Kernel::Oldest.can_boot() {
         return None;
     }
     let payload = tempfile::tempdir().unwrap();

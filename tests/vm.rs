@@ -115,12 +115,12 @@ fn boot(kernel: Kernel, suite: &str) -> Option<BTreeMap<String, Ran>> {
     put("hungry.py", PLUGIN.as_bytes());
     put("hungry.toml", TABLE.as_bytes());
     let mut command = Command::new(repository().join("tests/qemu/boot"));
-    command.arg(payload.path()).args([kernel.suite(), suite]).env("UPM_TEST_CACHE", cache());
+    command.arg(payload.path()).args([kernel.name(), suite]).env("UPM_TEST_CACHE", cache());
     let output = command.output().unwrap();
     if kernel.cannot_be_had(&output) {
         return None;
     }
-    let name = format!("vm-{}", kernel.suite());
+    let name = format!("vm-{}", kernel.name());
     let ran = booted::stages(&name, &output, payload.path());
     kernel.assert_runs(&ran["uname"]);
     let uptime = |name: &str| ran[name].ok().split_once('.').unwrap().0.to_owned();

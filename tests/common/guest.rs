@@ -1,24 +1,14 @@
 //! A guest with Debian 12's userland and a kernel of choice, as `tests/qemu/guest` starts it, and tests of other files that
 //! run in it.
 
-use super::booted::Ran;
+use super::booted::{self, Ran};
 use super::{built_probe, cache, has_program, repository, skip};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
-/// Whether a guest can be booted here; when not, the test is skipped.
-pub fn can_boot() -> bool {
-    let programs = ["qemu-system-x86_64", "mkfs.ext4", "cpio", "busybox", "strace", "setcap", "apt-get"];
-    if cfg!(not(target_arch = "x86_64")) {
-        skip("the guest is an x86_64 machine");
-        return false;
-    }
-    programs.into_iter().all(has_program)
-}
-
-/// A kernel of Debian's, by the suite that it is of.
+/// A kernel of Debian's. The programs for all of them are built on an x86_64 host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kernel {
     /// Debian 12's.
@@ -27,16 +17,33 @@ pub enum Kernel {
     Trixie,
     /// Unstable's, whichever it has.
     Newest,
+    /// Debian 12's of another machine: see `packaging/cross`.
+    Arm64,
 }
 
 impl Kernel {
-    /// The suite, for `tests/qemu/boot`.
-    pub fn suite(self) -> &'static str {
+    /// Its name for `tests/qemu/boot`.
+    pub fn name(self) -> &'static str {
         match self {
             Kernel::Oldest => "bookworm",
             Kernel::Trixie => "trixie",
             Kernel::Newest => "unstable",
+            Kernel::Arm64 => "arm64",
         }
+    }
+
+    /// Whether a guest can be booted here; if not, the test is skipped.
+    pub fn can_boot(self) -> bool {
+        if cfg!(not(target_arch = "x86_64")) {
+            skip("the host is not an x86_64 machine");
+            return false;
+        }
+        let programs = ["mkfs.ext4", "cpio", "busybox", "strace", "setcap", "apt-get"];
+        programs.into_iter().all(has_program)
+            && match self {
+                Kernel::Arm64 => has_program("qemu-system-aarch64") && booted::can_cross(),
+                _ => has_program("qemu-system-x86_64"),
+            }
     }
 
     /// Asserts that what `uname -r` printed is of it.
@@ -46,27 +53,51 @@ impl Kernel {
         let mut numbers = release.split('.').map_while(|number| number.parse::<u32>().ok());
         let version = (numbers.next().unwrap(), numbers.next().unwrap());
         match self {
-            Kernel::Oldest => assert_eq!(version, (6, 1), "{release}"),
+            Kernel::Oldest | Kernel::Arm64 => assert_eq!(version, (6, 1), "{release}"),
             Kernel::Trixie => assert_eq!(version, (6, 12), "{release}"),
             Kernel::Newest => assert!(version >= (7, 2), "{release}"),
         }
+        assert_eq!(release.contains("arm64"), self == Kernel::Arm64, "{release}");
     }
 
-    /// Whether `output` of `tests/qemu/boot` says that this kernel cannot be had. The newest is then left out, even with
-    /// `UPM_TESTS_MUST_RUN=1`: unstable may have no complete kernel for a day.
+    /// Whether `output` of `tests/qemu/boot` says that this kernel cannot be had. The newest and arm64's are then left out, even with
+    /// `UPM_TESTS_MUST_RUN=1`: Debian may not have the packages for a day.
     pub fn cannot_be_had(self, output: &Output) -> bool {
-        let cannot = self == Kernel::Newest && output.status.code() == Some(77);
+        let cannot = matches!(self, Kernel::Newest | Kernel::Arm64) && output.status.code() == Some(77);
         if cannot {
-            println!("skipped: unstable gives no kernel: {}", String::from_utf8_lossy(&output.stderr).trim());
+            println!("skipped: no kernel {}: {}", self.name(), String::from_utf8_lossy(&output.stderr).trim());
         }
         cannot
     }
+
+    /// The cargo that builds for it, with all packages that a guest needs.
+    fn cargo(self) -> Command {
+        if self == Kernel::Arm64 {
+            let mut command = booted::cross();
+            command.arg("cargo");
+            return command;
+        }
+        Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    }
+
+    /// Where `upm` and the probe are; built before, except for another machine.
+    fn programs(self) -> PathBuf {
+        let upm = Path::new(env!("CARGO_BIN_EXE_upm"));
+        if self != Kernel::Arm64 {
+            built_probe();
+            return upm.parent().unwrap().into();
+        }
+        let built =
+            self.cargo().args(["build", "--workspace", "--exclude=xtask", "--locked", "--quiet"]).output().unwrap();
+        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+        booted::cross_target().join("aarch64-unknown-linux-gnu/debug")
+    }
 }
 
-/// Boots `kernel` with `payload` and gives what its commands came to; `None` where it cannot be had.
+/// Boots `kernel` with `payload` and returns the results of its commands; `None` where it cannot be had.
 pub fn boot(payload: &Path, kernel: Kernel) -> Option<BTreeMap<String, Ran>> {
     let mut command = Command::new(repository().join("tests/qemu/boot"));
-    let output = command.arg(payload).arg(kernel.suite()).env("UPM_TEST_CACHE", cache()).output().unwrap();
+    let output = command.arg(payload).arg(kernel.name()).env("UPM_TEST_CACHE", cache()).output().unwrap();
     if kernel.cannot_be_had(&output) {
         return None;
     }
@@ -133,10 +164,13 @@ fn places(tests: &[Tests]) -> BTreeSet<Place> {
     tests.iter().map(|tests| tests.place).collect()
 }
 
+/// The engine's unit tests.
+pub const LIB: &str = "lib";
+
 /// Tests of another file.
 #[derive(Debug)]
 pub struct Tests {
-    /// The file, without `.rs`.
+    /// The file, without `.rs`, or [`LIB`].
     pub file: &'static str,
     /// Where they run.
     pub place: Place,
@@ -183,21 +217,26 @@ pub fn wrong(names: &BTreeSet<String>, ran: &Ran) -> Option<String> {
 
 /// Runs them in one guest, on this kernel.
 pub fn run(tests: &[Tests], kernel: Kernel) {
-    if !can_boot() {
+    if !kernel.can_boot() {
         return;
     }
-    let programs = built(tests);
+    let own = built(tests, Kernel::Oldest);
+    let programs = if kernel == Kernel::Arm64 { built(tests, kernel) } else { own.clone() };
+    let beside = kernel.programs();
     let payload = tempfile::tempdir().unwrap();
     let disk = payload.path().join("disk");
     fs::create_dir(&disk).unwrap();
-    let upm = Path::new(env!("CARGO_BIN_EXE_upm"));
     for (name, program) in &programs {
         stripped(program, &disk.join(name));
     }
-    stripped(upm, &disk.join("upm"));
-    stripped(&built_probe(), &disk.join("upm-probe"));
-    fs::copy(repository().join("response.schema.json"), disk.join("response.schema.json")).unwrap();
-    fs::write(payload.path().join("commands"), commands(tests, upm.parent().unwrap())).unwrap();
+    for name in ["upm", "upm-probe"] {
+        stripped(&beside.join(name), &disk.join(name));
+    }
+    for name in READ {
+        let copied = Command::new("cp").arg("-r").arg(repository().join(name)).arg(&disk).status();
+        assert!(copied.is_ok_and(|status| status.success()), "{name}");
+    }
+    fs::write(payload.path().join("commands"), commands(tests, &beside)).unwrap();
     let Some(ran) = boot(payload.path(), kernel) else { return };
     for place in places(tests) {
         let doctor = ran[place.command()].layer("cgroup");
@@ -205,24 +244,32 @@ pub fn run(tests: &[Tests], kernel: Kernel) {
         assert_eq!(counted, place != Place::Apart, "{place:?}: {doctor:#}");
     }
     let wrong = |(at, tests): (usize, &Tests)| {
-        let wrong = wrong(&tests.names(&programs[tests.file]), &ran[&at.to_string()])?;
+        let wrong = wrong(&tests.names(&own[tests.file]), &ran[&at.to_string()])?;
         Some(format!("{}, {:?}: {wrong}", tests.file, tests.place))
     };
     let wrong: Vec<String> = tests.iter().enumerate().filter_map(wrong).collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
 }
 
-/// The test programs, built by the same cargo. Where all tests were built before, there is nothing to build.
-fn built(tests: &[Tests]) -> BTreeMap<&'static str, PathBuf> {
+/// What test programs read of the repository.
+const READ: [&str; 3] = ["response.schema.json", "seccomp", "plugins"];
+
+/// The test programs; those of this machine by the same cargo. Where all tests were built before, there is nothing to build.
+fn built(tests: &[Tests], kernel: Kernel) -> BTreeMap<&'static str, PathBuf> {
     let own = std::env::current_exe().unwrap();
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
+    let mut command = kernel.cargo();
     command.args(["test", "--no-run", "--workspace", "--locked", "--quiet", "--message-format=json"]);
     let files: BTreeSet<&str> = tests.iter().map(|tests| tests.file).collect();
     for file in &files {
-        command.args(["--test", file]);
+        if *file == LIB {
+            command.arg("--lib")
+        } else {
+            command.args(["--test", file])
+        };
     }
-    if !cfg!(debug_assertions) {
+    if kernel == Kernel::Arm64 {
+        command.arg("--exclude=xtask");
+    } else if !cfg!(debug_assertions) {
         command.arg("--release");
     }
     let output = command.current_dir(repository()).output().unwrap();
@@ -231,8 +278,11 @@ fn built(tests: &[Tests]) -> BTreeMap<&'static str, PathBuf> {
     for line in String::from_utf8_lossy(&output.stdout).lines() {
         let Ok(message) = serde_json::from_str::<serde_json::Value>(line) else { continue };
         let Some(program) = message["executable"].as_str().map(PathBuf::from) else { continue };
-        if let Some(file) = tests.iter().map(|tests| tests.file).find(|file| message["target"]["name"] == *file) {
-            assert_eq!(program.parent(), own.parent(), "{command:?} builds elsewhere");
+        let target = &message["target"];
+        let is =
+            |file: &str| target["name"] == if file == LIB { "upm" } else { file } && message["profile"]["test"] == true;
+        if let Some(file) = tests.iter().map(|tests| tests.file).find(|file| is(file)) {
+            assert!(kernel == Kernel::Arm64 || program.parent() == own.parent(), "{command:?} builds elsewhere");
             all.insert(file, program);
         }
     }
@@ -240,20 +290,29 @@ fn built(tests: &[Tests]) -> BTreeMap<&'static str, PathBuf> {
     all
 }
 
-/// A copy without what only a debugger reads, which is most of it.
+/// A copy without what only a debugger reads, which is most of it. The host's `strip` does not know another machine's programs, and
+/// they have been stripped.
 fn stripped(program: &Path, to: &Path) {
-    if !Command::new("strip").arg("-o").arg(to).arg(program).status().is_ok_and(|status| status.success()) {
+    if !Command::new("strip")
+        .arg("-o")
+        .arg(to)
+        .arg(program)
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+    {
         fs::copy(program, to).unwrap();
     }
 }
 
 fn commands(tests: &[Tests], beside: &Path) -> String {
     let (repository, beside) = (repository().display(), beside.display());
+    let read = READ.map(|name| format!("/disk/{name}")).join(" ");
     let mut all = format!(
         r#"
 # where the tests look for them
 mkdir -p '{repository}' '{beside}'
-ln -s /disk/response.schema.json '{repository}/'
+ln -s {read} '{repository}/'
 ln -s /disk/upm /disk/upm-probe '{beside}/'
 export UPM_TESTS_MUST_RUN=1 UPM_TEST_PATIENCE=240
 tree=/sys/fs/cgroup

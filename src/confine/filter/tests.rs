@@ -35,7 +35,7 @@ fn the_configuration_adds_calls() {
     assert_eq!(plain.sha256().len(), 64);
 
     assert_eq!(plugin(&names(&["ptrcae"]), true, false).unwrap_err(), FilterError::Unknown("ptrcae".into()));
-    for name in ["openat2", "clone3", "io_uring_setup", "socket", "setsockopt", "seccomp", "renameat2", "chmod"] {
+    for name in ["openat2", "clone3", "io_uring_setup", "socket", "setsockopt", "seccomp", "renameat2", "fchmodat"] {
         let reason = fixed_reason(name).unwrap();
         assert_eq!(
             plugin(&names(&[name]), true, false).unwrap_err(),

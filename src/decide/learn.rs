@@ -45,9 +45,8 @@ impl Suggestion {
         let sought: BTreeSet<&Path> = found.iter().map(|one| one.path.as_path()).collect();
         for write in [true, false] {
             for one in found.iter().filter(|one| (one.act == LookFor::Write) == write) {
-                if one.act == LookFor::Execute
-                    && let Some(why) = no_exec(view.plan, &one.path)
-                {
+                let refused = || no_exec(view.plan, &one.path);
+                if let Some(why) = (one.act == LookFor::Execute).then(refused).flatten() {
                     suggestion.refused.push((one.path.display().to_string(), why));
                     continue;
                 }

@@ -314,9 +314,8 @@ impl View<'_> {
         let path = config::normalize(&Path::new("/").join(name));
         let (read, write) = (self.path(&path, false), self.path(&path, true));
         let writing = matches!(exception.errno, Some(Errno::EROFS | Errno::EACCES | Errno::EPERM));
-        if exception.errno == Some(Errno::EACCES)
-            && let Some(why) = no_exec(self.plan, &path)
-        {
+        let denied = exception.errno == Some(Errno::EACCES);
+        if let Some(why) = denied.then(|| no_exec(self.plan, &path)).flatten() {
             let refused = Some((self.rule(Key::Write), self.text(&Remedy::Nothing(why))));
             return Some(Sought { refused, read: read.yes, write: write.yes, learn: learn.to_owned() });
         }

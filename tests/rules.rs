@@ -206,11 +206,11 @@ fn how(answer: &Value) -> String {
     answer["errno_name"].as_str().or(answer["how"].as_str()).map_or_else(|| answer.to_string(), str::to_owned)
 }
 
-/// Whether the result is the same inside and outside. A call that reads its stack as a signal frame ends by a random signal.
-fn alike(inside: &Value, outside: &Value) -> bool {
-    let signal = |how: &str| how.starts_with("signal") && how != "signal 31";
+/// Whether the result is the same inside and outside. `rt_sigreturn` reads its stack as a signal frame: it ends by a random signal, or on
+/// aarch64 works, but not by the filter's.
+fn alike(name: &str, inside: &Value, outside: &Value) -> bool {
     let (inside, outside) = (how(inside), how(outside));
-    inside == outside || signal(&inside) && signal(&outside)
+    inside == outside || name == "rt_sigreturn" && inside != "signal 31"
 }
 
 /// The count of each operation of some denials.
@@ -286,7 +286,7 @@ fn what_a_rule_allows_is_let_through(#[values(Mode::Root, Mode::User)] mode: Mod
     for ((one, (answer, denials)), control) in tries.iter().zip(&answers).zip(&control) {
         assert_eq!(denials, &json!([]), "all of these are allowed");
         assert!(
-            alike(answer, control),
+            alike(&one.name, answer, control),
             "{} {:?}, rule {:?}: {} inside, {} outside",
             one.name,
             one.args,

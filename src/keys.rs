@@ -90,6 +90,9 @@ macro_rules! table {
         Tmp tmp: u64 = 256 * MIB, size(MAX_SIZE),
             "size of `/tmp`, which uses memory",
             unit Bytes, held "the size of its tmpfs";
+        Shm shm: u64 = 16 * MIB, size(MAX_SIZE),
+            "size of `/dev/shm`, which uses memory: shared memory and semaphores of POSIX, as Python's multiprocessing and browsers use them",
+            unit Bytes, held "the size of its tmpfs";
         Output output: u64 = 4 * MIB, size(MAX_HELD),
             "bytes of stdout, and of stderr, that are kept",
             unit Bytes, limit output, held "the supervisor keeps at most this much of each stream";

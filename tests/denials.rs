@@ -125,6 +125,7 @@ fn dialled_addresses_are_counted(#[values(Mode::Root, Mode::User)] mode: Mode) {
 #[case::output("output = \"1KiB\"", "print", json!(["stdout", 3000]), "output")]
 #[case::processes("processes = 8", "fork_bomb", json!([20, 400]), "processes")]
 #[case::tmp("tmp = \"1MiB\"", "write_big", json!(["/tmp/big", 2]), "tmp")]
+#[case::shm("shm = \"1MiB\"", "write_big", json!(["/dev/shm/big", 2]), "shm")]
 #[case::result("result = \"4KiB\"", "frame_sized", json!([6000]), "result")]
 fn a_limit(
     #[values(Mode::Root, Mode::User)] mode: Mode,
@@ -147,6 +148,38 @@ fn a_limit(
     f.config(TABLES);
     let answer = f.run(act, args);
     assert_eq!(answer.denials("limits", key), Vec::<Value>::new(), "{:#}", answer.data()["denials"]);
+}
+
+/// A child that dies of SIGBUS because a directory in memory is full, while the plugin itself goes on.
+#[rstest]
+fn a_child_that_fills_memory_is_seen(#[values(Mode::Root, Mode::User)] mode: Mode) {
+    let plugin = r#"
+import mmap, os
+
+class Filling:
+    def run(self, path):
+        with open(path, "wb") as f:
+            f.truncate(2 << 20)
+        child = os.fork()
+        if child == 0:
+            with open(path, "r+b") as f, mmap.mmap(f.fileno(), 0) as pages:
+                for at in range(0, 2 << 20, 4096):
+                    pages[at] = 1
+            os._exit(0)
+        return os.WTERMSIG(os.waitpid(child, 0)[1])
+"#;
+    let table = "[plugins.Filling]\nmodule = \"filling\"\nallowed_methods = [\"run\"]\n";
+    for (path, key) in [("/tmp/x", "tmp"), ("/dev/shm/x", "shm")] {
+        let Some(f) = Fixture::new(mode, &format!("{table}{key} = \"1MiB\"\n")) else { return };
+        f.python("filling", plugin);
+        let answer = f.call("Filling", "run", &json!([path]));
+        assert_eq!(answer.result(), 7, "SIGBUS: {:#}", answer.data());
+        assert_eq!(one(&answer, "limits", key)["object"]["limit"], 1 << 20);
+        // the control: with room for it, the child succeeds
+        f.config(&format!("{table}{key} = \"3MiB\"\n"));
+        let answer = f.call("Filling", "run", &json!([path]));
+        assert_eq!((answer.result(), answer.data()["denials"].clone()), (json!(0), json!([])));
+    }
 }
 
 const RAISING: &str = r#"

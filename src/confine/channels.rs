@@ -13,7 +13,7 @@ pub enum Tag {
     Go = b'G',
     /// The gateway's sockets follow as descriptors.
     Sockets = b'S',
-    /// What was read back, as JSON; the call's `/tmp` and its network namespace's counters follow as descriptors.
+    /// What was read back, as JSON; the call's directories in memory and its network namespace's counters follow as descriptors.
     Verified = b'V',
     /// The filter's listener follows as a descriptor.
     Listener = b'L',

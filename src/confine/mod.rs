@@ -121,10 +121,10 @@ fn steps(plan: &Plan, prepared: Prepared, ends: ChildEnds) -> Result<std::conver
     drop(counters);
     let lockable = report.lockable.clone();
     let report = serde_json::to_vec(&report).map_err(|error| unsent(error.into()))?;
-    let (tmp, packets) = (root::tmp()?, network::counters()?);
-    let shown: Vec<_> = std::iter::once(&tmp).chain(&packets).map(AsFd::as_fd).collect();
+    let (in_memory, packets) = (root::in_memory()?, network::counters()?);
+    let shown: Vec<_> = in_memory.iter().chain(&packets).map(AsFd::as_fd).collect();
     tell(&ends.status, Tag::Verified, &report, &shown)?;
-    drop((tmp, packets));
+    drop((in_memory, packets));
     let status = init::step(ends.status, ends.failure.as_fd(), deadline, &lockable)?;
     // One more layer than pid 1 has: landlock then denies ptrace of it, and signals where the ABI scopes them.
     landlock::restrict(layer)?;

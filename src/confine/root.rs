@@ -3,7 +3,7 @@
 use super::proc;
 use super::step::{Step, StepError, Subject};
 use super::trees::Tree;
-use crate::decide::plan::{Plan, RUNNER_PATH, Source};
+use crate::decide::plan::{IN_MEMORY, Plan, RUNNER_PATH, Source};
 use crate::sys::mount;
 use rustix::fs::{Mode, OFlags, ResolveFlags, mkdirat, openat, openat2, symlinkat};
 use rustix::mount::{
@@ -91,12 +91,13 @@ pub fn step(plan: &Plan, runner: &[u8], trees: Vec<Tree>) -> Result<usize, StepE
     rustix::process::chdir("/").map_err(fail("/")).map(|()| covered)
 }
 
-/// The call's `/tmp`, for the supervisor to see how full it is.
+/// The call's directories in memory, in the order of [`IN_MEMORY`], for the supervisor to see how full they are.
 ///
 /// # Errors
 /// Where the root has none.
-pub fn tmp() -> Result<OwnedFd, StepError> {
-    rustix::fs::open("/tmp", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(fail("/tmp"))
+pub fn in_memory() -> Result<Vec<OwnedFd>, StepError> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    IN_MEMORY.iter().map(|(_, path)| rustix::fs::open(*path, flags, Mode::empty()).map_err(fail(path))).collect()
 }
 
 /// Mounts each directory that leads from something writable to `path` on itself, so that the plugin cannot rename it

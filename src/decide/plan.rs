@@ -3,6 +3,7 @@
 
 use crate::config::Grant;
 pub use crate::config::Limits;
+use crate::keys::Key;
 use crate::types::{EgressRule, Entry, OnViolation};
 use crate::units::millis;
 use serde::Serialize;
@@ -65,6 +66,9 @@ pub struct PluginCode {
     pub embedded: Option<&'static [u8]>,
 }
 
+/// The directories of a call that are in memory, with the keys of their sizes.
+pub const IN_MEMORY: [(Key, &str); 2] = [(Key::Tmp, "/tmp"), (Key::Shm, "/dev/shm")];
+
 /// Why a mount exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Why {
@@ -76,6 +80,8 @@ pub enum Why {
     StandardLink,
     /// `tmp`.
     Tmp,
+    /// `shm`.
+    Shm,
     /// `pty`.
     Pty,
     /// `interpreter`.
@@ -104,6 +110,7 @@ impl std::fmt::Display for Why {
             Why::MadeUp => "made up",
             Why::StandardLink => "standard link",
             Why::Tmp => "tmp",
+            Why::Shm => "shm",
             Why::Pty => "pty",
             Why::Interpreter => "interpreter",
             Why::EgressClient => "egress client",
@@ -416,6 +423,10 @@ fn base_mounts(grant: &Grant, facts: &Facts) -> Vec<Mount> {
     let entry = |path: &str, source, write, exec, why| Mount { path: PathBuf::from(path), source, write, exec, why };
     let file = |path: &str, text: String| entry(path, Source::File(text.into_bytes()), false, false, Why::MadeUp);
     let link = |path: &str, to: &str| entry(path, Source::Link(PathBuf::from(to)), false, false, Why::StandardLink);
+    // An inode takes about a kilobyte of kernel memory that does not count in the size.
+    let inodes = |bytes: u64| (bytes / 4096).clamp(1024, 65_536);
+    let in_memory =
+        |path: &str, bytes, why| entry(path, Source::Tmpfs { bytes, inodes: inodes(bytes) }, true, false, why);
     let mut mounts = Vec::new();
     let system = facts.root_entries.iter().map(|found| ("/", true, found));
     for (below, exec, (name, target)) in system.chain(facts.etc_entries.iter().map(|found| ("/etc/", false, found))) {
@@ -434,16 +445,8 @@ fn base_mounts(grant: &Grant, facts: &Facts) -> Vec<Mount> {
         link("/dev/stdin", "/proc/self/fd/0"),
         link("/dev/stdout", "/proc/self/fd/1"),
         link("/dev/stderr", "/proc/self/fd/2"),
-        // POSIX semaphores and shared memory; small, because it counts as memory.
-        entry("/dev/shm", Source::Tmpfs { bytes: 16 << 20, inodes: 1024 }, true, false, Why::System),
-        // An inode takes about a kilobyte of kernel memory that does not count in the size.
-        entry(
-            "/tmp",
-            Source::Tmpfs { bytes: grant.tmp, inodes: (grant.tmp / 4096).clamp(1024, 65_536) },
-            true,
-            false,
-            Why::Tmp,
-        ),
+        in_memory("/dev/shm", grant.shm, Why::Shm),
+        in_memory("/tmp", grant.tmp, Why::Tmp),
     ]);
     if facts.processors {
         // What counts processors reads it: libuv, JVMs, nproc.

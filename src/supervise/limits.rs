@@ -2,7 +2,7 @@
 //! answers.
 
 use super::denials::{self, Denials};
-use crate::decide::plan::{Mount, Plan, Source};
+use crate::decide::plan::{IN_MEMORY, Mount, Plan, Source};
 use crate::decide::verdict::no_exec;
 use crate::keys::Key;
 use crate::types::{Code, Denied, Details, Exception, Failure};
@@ -31,36 +31,31 @@ impl Peaks {
     }
 }
 
-/// The call's `/tmp`, which exists as long as it has a descriptor.
+/// The call's directories in memory ([`IN_MEMORY`]), which exist as long as they have a descriptor.
 #[derive(Debug, Default)]
-pub struct Tmp {
-    directory: Option<OwnedFd>,
-    full: bool,
+pub struct InMemory {
+    directories: Vec<OwnedFd>,
+    full: [bool; IN_MEMORY.len()],
 }
 
-impl Tmp {
-    /// From the descriptor that the child sends.
+impl InMemory {
+    /// From the descriptors that the child sends.
     #[must_use]
-    pub fn new(directory: OwnedFd) -> Self {
-        Tmp { directory: Some(directory), full: false }
+    pub fn new(directories: Vec<OwnedFd>) -> Self {
+        InMemory { directories, ..InMemory::default() }
     }
 
-    /// Checks whether it is full. Once full, it counts as full.
+    /// Checks which are full, whichever process filled them. Once full, one counts as full.
     pub fn look(&mut self) {
-        if self.full {
-            return;
+        for (full, directory) in self.full.iter_mut().zip(&self.directories).filter(|(full, _)| !**full) {
+            *full = rustix::fs::fstatvfs(directory).is_ok_and(|stat| stat.f_bfree == 0 || stat.f_ffree == 0);
         }
-        self.full = self
-            .directory
-            .as_ref()
-            .and_then(|directory| rustix::fs::fstatvfs(directory).ok())
-            .is_some_and(|stat| stat.f_bfree == 0 || stat.f_ffree == 0);
     }
 }
 
 /// Adds the limits that the call reached, and a program that could not run. What the kernel denied without a report is inferred from the error that the method
 /// failed with, or from a call that was seen at its limit: its next act would have been denied.
-pub(super) fn met(plan: &Plan, peaks: &Peaks, tmp: &Tmp, failure: Option<&Failure>, denials: &mut Denials) {
+pub(super) fn met(plan: &Plan, peaks: &Peaks, in_memory: &InMemory, failure: Option<&Failure>, denials: &mut Denials) {
     let limits = &plan.limits;
     // The exception and its cause.
     let raised: Vec<Exception<'_>> = match failure {
@@ -91,17 +86,19 @@ pub(super) fn met(plan: &Plan, peaks: &Peaks, tmp: &Tmp, failure: Option<&Failur
     if raised.iter().any(|exception| exception.out_of_memory) || errno(Errno::ENOMEM) {
         add(Key::Memory, limits.memory, peaks.data.max(peaks.resident));
     }
-    let below_tmp = |exception: &Exception<'_>| exception.filename.is_some_and(|name| name.starts_with("/tmp/"));
-    let in_tmp = errno(Errno::ENOSPC) && raised.iter().any(below_tmp);
-    if tmp.full || in_tmp {
-        let size = plan.mounts.iter().find_map(size_of_tmp).unwrap_or_default();
-        add(Key::Tmp, size, size);
+    for ((key, path), full) in IN_MEMORY.into_iter().zip(in_memory.full) {
+        let below =
+            |exception: &Exception<'_>| exception.filename.is_some_and(|name| Path::new(name).starts_with(path));
+        if full || errno(Errno::ENOSPC) && raised.iter().any(below) {
+            let size = plan.mounts.iter().find_map(|mount| size(mount, path)).unwrap_or_default();
+            add(key, size, size);
+        }
     }
 }
 
-fn size_of_tmp(mount: &Mount) -> Option<u64> {
+fn size(mount: &Mount, path: &str) -> Option<u64> {
     match mount.source {
-        Source::Tmpfs { bytes, .. } if mount.path == Path::new("/tmp") => Some(bytes),
+        Source::Tmpfs { bytes, .. } if mount.path == Path::new(path) => Some(bytes),
         _ => None,
     }
 }

@@ -44,13 +44,13 @@ pub(super) fn conclude(left: Supervision<'_>, gone: Gone) -> Result<Outcome<Deni
     });
     let (result, afterwards) = answered(answer, end, wait_status);
     let failure = afterwards.as_ref().or(result.as_ref().err());
-    let (mut peaks, tmp) = left.watch.finish(&mut denials);
+    let (mut peaks, in_memory) = left.watch.finish(&mut denials);
     limits_met(&plan.limits, failure, gone.wall, cpu, &mut denials);
     if cgroup.as_ref().is_ok_and(|cgroup| cgroup.pids) {
         // The cgroup counts each process that was refused.
         peaks.processes = 0;
     }
-    super::limits::met(plan, &peaks, &tmp, failure, &mut denials);
+    super::limits::met(plan, &peaks, &in_memory, failure, &mut denials);
     if let Some((denied, count)) = cgroup::refused(plan, &counts) {
         denials.add(denied, count);
     }

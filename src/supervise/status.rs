@@ -36,7 +36,7 @@ pub(super) struct Status {
 pub(super) enum Said {
     /// The sockets of the stub, then one for each granted port.
     Sockets(Vec<OwnedFd>),
-    /// What is to be watched: `/tmp`, and the counters of the network namespace.
+    /// What is to be watched: the directories in memory, and the counters of the network namespace.
     Verified(Vec<OwnedFd>),
     /// The filter has no listener.
     Deaf,

@@ -3,10 +3,11 @@
 use super::child::{Child, Ending};
 use super::denials::Denials;
 use super::effort::Effort;
-use super::limits::{Peaks, Tmp};
+use super::limits::{InMemory, Peaks};
 use super::sockets::Sockets;
 use super::unroutable::Counters;
 use super::{lost, memory};
+use crate::decide::plan::IN_MEMORY;
 use crate::types::{Denied, Layer};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -21,7 +22,7 @@ pub(super) struct Watch {
     pub effort: Effort,
     pub sockets: Sockets,
     peaks: Peaks,
-    tmp: Tmp,
+    in_memory: InMemory,
     unroutable: Counters,
 }
 
@@ -32,7 +33,7 @@ impl Watch {
             effort: Effort::begin(),
             sockets: Sockets::default(),
             peaks: Peaks::default(),
-            tmp: Tmp::default(),
+            in_memory: InMemory::default(),
             unroutable: Counters::default(),
         }
     }
@@ -40,7 +41,7 @@ impl Watch {
     /// Takes the descriptors that the sandbox sends once it is verified.
     pub fn open(&mut self, fds: Vec<OwnedFd>) {
         let mut fds = fds.into_iter();
-        self.tmp = fds.next().map_or_else(Tmp::default, Tmp::new);
+        self.in_memory = InMemory::new(fds.by_ref().take(IN_MEMORY.len()).collect());
         if let Some(counts) = fds.next() {
             self.sockets.watch(counts);
         }
@@ -68,7 +69,7 @@ impl Watch {
     /// Looks at what the sandbox uses now, and ends it if that is more than `memory`.
     pub fn look(&mut self, child: &Child, memory: u64) -> Result<(), Ending> {
         let mark = Effort::mark();
-        self.tmp.look();
+        self.in_memory.look();
         let looked = self.look_at_memory(child, memory);
         self.effort.leave_out(mark);
         looked
@@ -87,11 +88,11 @@ impl Watch {
     }
 
     /// What was seen; connections without a route are denials.
-    pub fn finish(self, denials: &mut Denials) -> (Peaks, Tmp) {
+    pub fn finish(self, denials: &mut Denials) -> (Peaks, InMemory) {
         match self.unroutable.count() {
             0 => {}
             count => denials.add(Denied::Unroutable, count),
         }
-        (self.peaks, self.tmp)
+        (self.peaks, self.in_memory)
     }
 }

@@ -229,3 +229,20 @@ fn named_project(config: &Config, dir: &ProjectDir) -> Result<PathBuf, DecideErr
     let allowed = std::iter::once(root).chain(config.projects.iter().map(|pattern| pattern.text.clone())).collect();
     Err(DecideError::ProjectNotAllowed { project: dir.path().to_owned(), allowed })
 }
+
+/// The system calls of inotify(7), which `file_watches` adds to the filter.
+pub const WATCH_CALLS: &[&str] = if cfg!(target_arch = "x86_64") {
+    &["inotify_init", "inotify_init1", "inotify_add_watch", "inotify_rm_watch"]
+} else {
+    &["inotify_init1", "inotify_add_watch", "inotify_rm_watch"]
+};
+
+/// The system calls that the grant adds to the filter.
+pub(super) fn syscalls(grant: &Grant) -> Vec<String> {
+    let mut all = grant.syscalls.clone();
+    if grant.file_watches > 0 {
+        let missing = WATCH_CALLS.iter().filter(|name| !grant.syscalls.iter().any(|added| added == *name));
+        all.extend(missing.map(|name| (*name).to_owned()));
+    }
+    all
+}

@@ -1,6 +1,7 @@
 //! The grant resolved for this host. Pure data: `upm explain` prints the same value that is enforced.
 #![forbid(unsafe_code)]
 
+use super::grant::syscalls;
 use crate::config::Grant;
 pub use crate::config::Limits;
 use crate::keys::Key;
@@ -290,23 +291,6 @@ impl Plan {
             crate::types::sha256_hex(&serde_json::to_vec(&same).unwrap_or_default())
         })
     }
-}
-
-/// The system calls of inotify(7), which `file_watches` adds to the filter.
-pub const WATCH_CALLS: &[&str] = if cfg!(target_arch = "x86_64") {
-    &["inotify_init", "inotify_init1", "inotify_add_watch", "inotify_rm_watch"]
-} else {
-    &["inotify_init1", "inotify_add_watch", "inotify_rm_watch"]
-};
-
-/// The system calls that the grant adds to the filter.
-fn syscalls(grant: &Grant) -> Vec<String> {
-    let mut all = grant.syscalls.clone();
-    if grant.file_watches > 0 {
-        let missing = WATCH_CALLS.iter().filter(|name| !grant.syscalls.iter().any(|added| added == *name));
-        all.extend(missing.map(|name| (*name).to_owned()));
-    }
-    all
 }
 
 /// Creates the plan. `egress`: the destinations of the granted groups, including those of clients; `client`: what those

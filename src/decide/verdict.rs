@@ -1,10 +1,11 @@
 //! Whether a call may do something, which grant decides, and which configuration change would allow it. `upm explain
 //! --may`, the denials of an answer and `upm learn` all use this, with the plan that is enforced.
 
+use super::grant::WATCH_CALLS;
 use super::grant::{Decision, levels};
 use super::names;
 use super::places;
-use super::plan::{Mount, Plan, Source, WATCH_CALLS, Why};
+use super::plan::{Mount, Plan, Source, Why};
 use crate::config::{self, At, Config, GrantKeys};
 use crate::keys::Key;
 use crate::types::{Change, Exception, Said, Setting, Sought, Standing};

@@ -3,9 +3,9 @@
 use super::{Report, Severity};
 use crate::config::{Base, Level};
 use crate::confine::filter;
-use crate::decide::grant::Decision;
+use crate::decide::grant::{Decision, WATCH_CALLS};
 use crate::decide::names;
-use crate::decide::plan::{UNIX_ABI, WATCH_CALLS};
+use crate::decide::plan::UNIX_ABI;
 use crate::keys::Key;
 use crate::types::{EgressGroup, EgressSource, Entry, HostPattern, Proxy, Standing};
 use std::collections::BTreeSet;
@@ -119,22 +119,8 @@ fn table(report: &mut Report<'_>, table: Table<'_>, decisions: &[Decision]) {
                 warn(line, what.to_owned());
             }
             Key::UnixSockets if users.iter().any(|user| user.grant.unix_sockets) => {
-                let abi = crate::sys::process::landlock_abi();
-                if !users.iter().any(|user| user.grant.has_paths()) {
-                    warn(line, "`unix_sockets` has no effect: no path is granted where it holds; remove it".to_owned());
-                    continue;
-                }
-                let what = if abi < UNIX_ABI {
-                    "the plugin can also connect to the sockets of the host's servers in granted paths: landlock cannot deny it before ABI 9"
-                } else {
-                    "no effect on this host, where landlock denies connecting to the host's sockets; before ABI 9 it does not"
-                };
-                report.add(
-                    Severity::Note,
-                    table.subject(),
-                    line,
-                    format!("unix_sockets: {what} (this host has ABI {abi})"),
-                );
+                let (severity, what) = unix_sockets(&users);
+                report.add(severity, table.subject(), line, what);
             }
             Key::EnvPass => {
                 for (name, line) in users[0].grant.env_pass.iter().zip(items()) {
@@ -162,6 +148,21 @@ fn table(report: &mut Report<'_>, table: Table<'_>, decisions: &[Decision]) {
             _ => {}
         }
     }
+}
+
+/// What `unix_sockets` gives on this host.
+fn unix_sockets(users: &[&Decision]) -> (Severity, String) {
+    if !users.iter().any(|user| user.grant.has_paths()) {
+        let what = "`unix_sockets` has no effect: no path is granted where it holds; remove it";
+        return (Severity::Warning, what.to_owned());
+    }
+    let abi = crate::sys::process::landlock_abi();
+    let what = if abi < UNIX_ABI {
+        "the plugin can also connect to the sockets of the host's servers in granted paths: landlock cannot deny it before ABI 9"
+    } else {
+        "no effect on this host, where landlock denies connecting to the host's sockets; before ABI 9 it does not"
+    };
+    (Severity::Note, format!("unix_sockets: {what} (this host has ABI {abi})"))
 }
 
 /// `projects`, where no grant is of the project.

@@ -176,7 +176,8 @@ impl Lab {
             "[egress.test]\nhosts = [\"good.test:{port}\"]\nallow_private = true\ntls = {tls}\n\
              [plugins.Runtime]\n{entry}\nallowed_methods = [\"local\", \"granted\", \"denied\", \"alone\"]\nenv = {{ {env} }}\n"
         ));
-        f.write("hosts", "127.0.0.1 localhost good.test other.test\n");
+        let own = nix::unistd::gethostname().unwrap();
+        f.write("hosts", format!("127.0.0.1 localhost {} good.test other.test\n", own.display()));
         let env = env.split(", ").filter_map(|pair| pair.split_once(" = "));
         let env = env.map(|(key, value)| (key.to_owned(), value.trim_matches('\'').to_owned())).collect();
         let host = "mount --bind \"$0\" /etc/hosts && exec \"$@\"".to_owned();

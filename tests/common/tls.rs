@@ -26,7 +26,7 @@ impl TlsServer {
                 .unwrap();
             assert!(made.status.success(), "{made:?}");
         };
-        make(&["-subj", "/CN=upm tests", "-keyout", &ca_key, "-out", &ca]);
+        make(&["-subj", "/CN=upm tests", "-addext", "keyUsage=critical,keyCertSign", "-keyout", &ca_key, "-out", &ca]);
         let name = ["-subj", "/CN=good.test", "-addext", "subjectAltName=DNS:good.test"];
         let signed = ["-addext", "basicConstraints=critical,CA:FALSE", "-CA", &ca, "-CAkey", &ca_key];
         make(&[&name[..], &signed, &["-keyout", &key, "-out", &cert]].concat());

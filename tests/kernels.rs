@@ -9,7 +9,10 @@ use rstest::rstest;
 
 const TESTS: &[Tests] = &[
     // one of four, and one of two: each act is a program of its own, twice, which takes a minute without KVM
-    of("ordinary", &["mode_2_Mode__User::grant_1", "cannot_tell::mode_2_Mode__User"]),
+    of(
+        "ordinary",
+        &["mode_2_Mode__User::grant_1", "are_granted::mode_2_Mode__User::grant_2", "cannot_tell::mode_2_Mode__User"],
+    ),
     of("filesystem", &["a_socket_in_a_granted_directory"]),
     of("sockets", &["reaches_nobody"]),
     of("egress", &["a_granted_name_is_reached", "only_the_granted_port"]),

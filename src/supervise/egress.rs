@@ -18,8 +18,8 @@ use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-/// How long the gateway may take to report its last records.
-const GRACE: Duration = Duration::from_millis(500);
+/// How long the gateway may take to report its last records: longer than it gives itself, so that a busy host loses none.
+const GRACE: Duration = Duration::from_secs(2);
 /// Connections that the answer lists; the sums count all.
 const MAX_RECORDS: usize = 1000;
 

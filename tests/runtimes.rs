@@ -177,7 +177,7 @@ impl Lab {
              [plugins.Runtime]\n{entry}\nallowed_methods = [\"local\", \"granted\", \"denied\", \"alone\"]\nenv = {{ {env} }}\n"
         ));
         let own = nix::unistd::gethostname().unwrap();
-        f.write("hosts", format!("127.0.0.1 localhost {} good.test other.test\n", own.display()));
+        f.write("hosts", format!("127.0.0.1 localhost {} good.test other.test\n", own.to_string_lossy()));
         let env = env.split(", ").filter_map(|pair| pair.split_once(" = "));
         let env = env.map(|(key, value)| (key.to_owned(), value.trim_matches('\'').to_owned())).collect();
         let host = "mount --bind \"$0\" /etc/hosts && exec \"$@\"".to_owned();

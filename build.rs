@@ -47,8 +47,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Links the C compiler's unwinder into the program: as a shared library it would be the one that each call loads besides the
-/// C library's. Where the compiler has no archive of it, nothing changes.
+/// Links the C compiler's unwinder into the program: as a shared library each call would load it. Where the compiler has no
+/// archive of it, nothing changes.
 fn link_unwinder() {
     let linker = env::var("RUSTC_LINKER").unwrap_or_else(|_| "cc".to_owned());
     let asked = Command::new(linker).arg("-print-file-name=libgcc_eh.a").output();

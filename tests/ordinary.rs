@@ -178,19 +178,10 @@ fn arguments(acts: &[Act]) -> Value {
 /// What does not work in bubblewrap, and why.
 const NOT_IN_BUBBLEWRAP: &[(&str, &str)] =
     &[("the own host name", "it has the host's /etc/hosts, which does not name the sandbox's host")];
-const BUBBLEWRAP: [&str; 12] = [
-    "--unshare-all",
-    "--die-with-parent",
-    "--hostname",
-    "sandbox",
-    "--ro-bind",
-    "/",
-    "/",
-    "--dev",
-    "/dev",
-    "--proc",
-    "/proc",
-    "--tmpfs",
+#[rustfmt::skip]
+const BUBBLEWRAP: &[&str] = &[
+    "bwrap", "--unshare-all", "--die-with-parent", "--hostname", "sandbox", "--ro-bind", "/", "/", "--dev", "/dev",
+    "--proc", "/proc", "--tmpfs", "/tmp",
 ];
 
 /// Each act outside of upm, by the same user, `through` another program or directly.
@@ -240,7 +231,7 @@ fn terminals_are_there_where_they_are_granted(
 fn compare(f: &Fixture, acts: &[Act]) {
     f.python("ordinary", RUNNER);
     let host = outside(f, acts, &[]);
-    let bubblewrap = which("bwrap").map(|_| outside(f, acts, &[&["bwrap"], &BUBBLEWRAP[..], &["/tmp"]].concat()));
+    let bubblewrap = which(BUBBLEWRAP[0]).map(|_| outside(f, acts, BUBBLEWRAP));
     let answer = f.call("Ordinary", "run", &json!([arguments(acts)]));
     let inside: Vec<(i64, String)> = serde_json::from_value(answer.result()).unwrap();
     let mut wrong = Vec::new();

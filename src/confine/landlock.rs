@@ -31,7 +31,8 @@ pub fn abi(number: u32) -> ABI {
     ABI::from(i32::try_from(number).unwrap_or(0))
 }
 
-/// What a path gives: reading, running and, where granted, every way of writing but devices (terminals of the call's own can be used). Rules of one layer add up on
+/// What a path gives: reading, running and, where granted, every way of writing but devices (the call's own terminals can be
+/// used). Rules of one layer add up on
 /// the way to `/`, mounts included, so that what lies below something writable is writable to landlock, whatever its own
 /// rule and however many layers there are: each layer must let new files be made in the outer directory, and what is above
 /// those is above the inner one. [`Plan::read_only_by_mount`] lists what is held by its mount alone, and the answer says so.

@@ -335,8 +335,7 @@ impl View<'_> {
 #[must_use]
 pub(crate) fn no_exec(plan: &Plan, path: impl AsRef<Path>) -> Option<String> {
     let path = path.as_ref();
-    let mount =
-        holder(plan, path).filter(|mount| mount.path != path && matches!(mount.source, Source::Tmpfs { .. }))?;
+    let mount = in_memory(plan, path).filter(|mount| mount.path != path)?;
     Some(format!(
         "{} is mounted noexec, so that no program in it runs; a program runs from a `write` path: set TMPDIR to a directory there, \
          such as by write = [\"{{cache_dir}}\"] and env = {{ TMPDIR = \"{{cache_dir}}\" }}",
@@ -370,6 +369,11 @@ pub fn holds(plan: &Plan, path: &Path, write: bool) -> bool {
 #[must_use]
 pub fn normal(path: &Path) -> PathBuf {
     config::normalize(path)
+}
+
+/// The call's directory in memory that contains `path`.
+pub(crate) fn in_memory<'p>(plan: &'p Plan, path: &Path) -> Option<&'p Mount> {
+    holder(plan, path).filter(|mount| matches!(mount.source, Source::Tmpfs { .. }))
 }
 
 /// The deepest entry of the root that contains `path`.

@@ -53,8 +53,8 @@ impl InMemory {
     }
 }
 
-/// Adds the limits that the call reached, and a program that could not run. What the kernel denied without a report is inferred from the error that the method
-/// failed with, or from a call that was seen at its limit: its next act would have been denied.
+/// Adds the limits that the call reached, and a program that could not run. What the kernel denied without a report is inferred
+/// from the error that the method failed with, or from a call that was seen at its limit: its next act would have been denied.
 pub(super) fn met(plan: &Plan, peaks: &Peaks, in_memory: &InMemory, failure: Option<&Failure>, denials: &mut Denials) {
     let limits = &plan.limits;
     // The exception and its cause.

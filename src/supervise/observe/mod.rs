@@ -6,7 +6,7 @@ mod peek;
 
 use crate::confine::step::{Step, StepError};
 use crate::decide::names;
-use crate::decide::plan::{Plan, Source};
+use crate::decide::plan::Plan;
 use crate::decide::verdict;
 use crate::sys;
 use crate::sys::seccomp::Notification;
@@ -261,9 +261,7 @@ impl Observer {
 fn granted(plan: &Plan, object: &str) -> bool {
     if let Some(path) = object.strip_prefix("unix:") {
         // The call's own are those without a path, and those in its memory.
-        let holds = plan.mounts.iter().filter(|mount| Path::new(path).starts_with(&mount.path));
-        let innermost = holds.max_by_key(|mount| mount.path.components().count());
-        return path.starts_with('@') || innermost.is_some_and(|mount| matches!(mount.source, Source::Tmpfs { .. }));
+        return path.starts_with('@') || verdict::in_memory(plan, Path::new(path)).is_some();
     }
     let named = object.rsplit_once(':').and_then(|(name, port)| Some((name, port.parse().ok()?)));
     named.is_some_and(|(name, port)| names::rule_for(&plan.egress, name, port).is_some())
